@@ -1,0 +1,1 @@
+"""Proof systems behind one small interface: prepare, prove, verify (``interface.py``)."""

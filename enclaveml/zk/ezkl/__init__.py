@@ -1,0 +1,1 @@
+"""The ezkl proof system (halo2 over BN254, KZG). Only ``child.py`` imports ezkl."""

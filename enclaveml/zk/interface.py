@@ -1,0 +1,274 @@
+"""What a proof system offers: prepare a circuit for a model, prove bundles of rows, verify them.
+
+Letters: N rows in the dataset, B rows per bundle (one proof), n <= B rows actually in a bundle (the
+rest are copies of its last row), D flat outputs per row, S sample rows, ``row_shape`` the shape of
+one input row.
+
+The aggregator calls :meth:`ProofSystem.prepare` once, sends the circuit's folder to the workers,
+workers call :meth:`ProofSystem.prover`, the aggregator :meth:`ProofSystem.verifier`. Nothing here
+imports JAX, MPI or a proof system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from enclaveml.errors import EnvironmentFault, FormatError
+
+#: Codes of ``Verdict.status``; the numbers are those of the results file's row status.
+VERIFIED, REJECTED, INCONSISTENT = 1, 2, 3
+
+#: How a circuit shows its inputs (job key ``proof.inputs``).
+INPUT_MODES = ("public", "committed", "hashed")
+
+#: Name of the document in a circuit's folder that :func:`load_circuit` reads.
+MANIFEST = "circuit.json"
+
+#: How a bundle with fewer than B rows is filled. Part of every ``circuit_id``.
+PADDING = "repeat-last-row"
+
+
+@dataclass(frozen=True)
+class ModelFunction:
+    """A model as the proof system sees it.
+
+    ``apply`` maps rows (B, *row_shape) to flat outputs (B, D) float32, traceable by JAX at any B;
+    ``dtype`` of the rows is float32 or int32. ``fingerprint`` is a hex digest of everything that
+    ``apply`` depends on (code, arguments, weights): equal fingerprints mean the same function, and
+    a cached circuit is found by it without exporting the model again. Empty: never cached.
+    """
+
+    apply: Callable[[Any], Any]
+    row_shape: tuple[int, ...]
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class CircuitRequest:
+    """What a job asks of a circuit. None means: chosen by the circuit plan.
+
+    tolerance: largest allowed |proved - float| per output, absolute. expected_rows: how many rows
+    the circuit will prove in all (B is not chosen larger than pays). memory_gb: GB (1e9 bytes) that
+    set-up, or all the children of one rank together, may take. cores: how many children will prove
+    at a time, over all ranks.
+    """
+
+    inputs: str = "public"
+    tolerance: float | None = None
+    rows_per_proof: int | None = None
+    scale: int | None = None
+    expected_rows: int = 1
+    memory_gb: float = 8.0
+    cores: int = 1
+    setup_timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.inputs not in INPUT_MODES:
+            raise ValueError(f"inputs is {self.inputs!r}; allowed: {', '.join(INPUT_MODES)}")
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A circuit that was set up for one model, with its keys in ``folder``.
+
+    ``files`` maps the name of each file in ``folder`` to its SHA-256 (hex); they are all that a
+    prover or a verifier needs. ``deviation`` is the largest |witness - float| over ``samples``
+    sample rows, ``agreement`` the share of them with the same argmax. ``inputs_bounded`` says
+    whether the circuit itself bounds the inputs' range; where it is False, the statement holds for
+    a verifier who fixes the input values himself. ``proof_bytes`` is the exact length of a proof.
+    ``measured`` holds seconds and peak memory (bytes) seen at preparation; it is in no hash.
+    """
+
+    system: str
+    version: str
+    circuit_id: str
+    model_hash: str
+    rows: int
+    outputs: int
+    row_shape: tuple[int, ...]
+    dtype: str
+    input_scale: int
+    output_scale: int
+    tolerance: float
+    inputs: str
+    inputs_bounded: bool
+    deviation: float
+    agreement: float
+    samples: int
+    logrows: int
+    proof_bytes: int
+    srs_origin: str
+    settings: Mapping[str, Any]
+    measured: Mapping[str, float]
+    files: Mapping[str, str]
+    folder: Path
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""
+        document = asdict(self)
+        del document["folder"]
+        document["row_shape"] = list(self.row_shape)
+        document["format"] = "enclaveml-circuit-1"
+        return document
+
+    def check_files(self, names: tuple[str, ...] | None = None) -> None:
+        """Compare the SHA-256 of the files (all, or ``names``) with the manifest.
+
+        Raises EnvironmentFault naming the first file that is missing or differs.
+        """
+        for name in names if names is not None else tuple(self.files):
+            path = self.folder / name
+            try:
+                with open(path, "rb") as handle:
+                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+            except OSError as error:
+                raise EnvironmentFault(f"{path}: cannot be read: {error.strerror}") from error
+            if found != self.files[name]:
+                raise EnvironmentFault(
+                    f"{path}: SHA-256 is {found}, the circuit's manifest says {self.files[name]}"
+                )
+
+
+def circuit_from_manifest(document: Mapping[str, Any], folder: Path) -> Circuit:
+    """A circuit from its manifest (as ``json.load`` gives it) and the folder with its files.
+
+    Raises FormatError for a document that is not a circuit's manifest.
+    """
+    try:
+        given = dict(document)
+        if given.pop("format") != "enclaveml-circuit-1":
+            raise ValueError("format is not enclaveml-circuit-1")
+        given["row_shape"] = tuple(int(n) for n in given["row_shape"])
+        circuit = Circuit(folder=Path(folder), **given)
+        if circuit.rows < 1 or circuit.outputs < 1 or not math.isfinite(circuit.tolerance):
+            raise ValueError("rows, outputs or tolerance out of range")
+        if any("/" in name or name.startswith(".") for name in circuit.files):
+            raise ValueError("a file name with a path in it")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"{folder}: not a circuit manifest: {error}") from error
+    return circuit
+
+
+def load_circuit(folder: Path) -> Circuit:
+    """Read the circuit whose files are in ``folder`` (digests are not checked here).
+
+    Raises EnvironmentFault when the manifest cannot be read, FormatError when it is none.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentFault(f"{path}: cannot be read: {error}") from error
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise FormatError(f"{path}: not a circuit manifest: {error}") from error
+    return circuit_from_manifest(document, Path(folder))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The three proof sections of an envelope, as a prover makes them.
+
+    computation: the proof's bytes. commitment: what ties the input (public: empty; committed: the
+    64-byte commitment; hashed: the 32-byte hash). outputs: (B, D) int64, fixed point at the
+    circuit's output scale; a value v stands for v / 2**output_scale.
+    """
+
+    computation: bytes
+    commitment: bytes
+    outputs: np.ndarray
+
+
+@dataclass(frozen=True)
+class ProofResult:
+    """What became of one submitted bundle: a proof, or ``error`` says why there is none."""
+
+    task: int
+    proof: Proof | None
+    error: str
+    witness_seconds: float
+    prove_seconds: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Rank 0's finding about one bundle of n rows.
+
+    status: (n,) uint8, VERIFIED, REJECTED or INCONSISTENT. text: why, empty when every row is
+    verified. proved: (n, D) float64, the values the proof is about (NaN where rejected).
+    deviation: (n,) float64, largest |proved - float| of the row (NaN where it is not a number).
+    argmax_differs: (n,) bool.
+    """
+
+    task: int
+    status: np.ndarray
+    text: str
+    proved: np.ndarray
+    deviation: np.ndarray
+    argmax_differs: np.ndarray
+    seconds: float
+
+
+class Prover(Protocol):
+    """Proves bundles in child processes, several at a time; no call blocks on a proof."""
+
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
+        """Queue rows (n <= B, *row_shape); ``timeout_s`` counts from when a child takes them up."""
+
+    def poll(self) -> list[ProofResult]:
+        """The results that are ready, in the order they came; never blocks."""
+
+    @property
+    def outstanding(self) -> int:
+        """Bundles submitted whose result was not yet returned by poll."""
+
+    def close(self) -> None:
+        """Kill the children and remove their scratch files."""
+
+
+class Verifier(Protocol):
+    """Verifies bundles against statements built from rank 0's own rows; no call blocks."""
+
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+        """Queue a check: rows (n, *row_shape) rank 0's own, float_outputs (n, D) float32 as gathered."""
+
+    def poll(self) -> list[Verdict]:
+        """The verdicts that are ready; never blocks."""
+
+    @property
+    def outstanding(self) -> int:
+        """Bundles submitted whose verdict was not yet returned by poll."""
+
+    def close(self) -> None:
+        """Kill the children and remove their scratch files."""
+
+
+class ProofSystem(Protocol):
+    """One way of proving. ``enclaveml.zk.ezkl.system.EzklSystem`` is the first."""
+
+    def prepare(
+        self,
+        function: ModelFunction,
+        sample_rows: np.ndarray,
+        request: CircuitRequest,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> Circuit:
+        """Choose, set up and register a circuit for the model, or take it from the cache."""
+
+    def prover(
+        self, folder: Path, children: int, threads_per_child: int = 1, scratch: Path | None = None
+    ) -> Prover:
+        """A prover for the circuit in ``folder``, whose files' digests are checked first."""
+
+    def verifier(self, circuit: Circuit, processes: int = 1) -> Verifier:
+        """A verifier for a circuit that this process prepared or loaded itself."""
