@@ -1,0 +1,83 @@
+"""What holds between keys, and between the job and the files that it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from enclaveml.cluster import computing
+from enclaveml.errors import Fault
+from enclaveml.job_files import class_missing, missing
+from enclaveml.job_values import Values
+from enclaveml.schema import FLAX
+
+
+def check(values: Values, job: Path) -> Iterator[Fault]:
+    """Faults that no key shows alone. Keys that are faulty themselves are passed over."""
+    yield from _files(values, job)
+    yield from _model_file(values, job)
+    yield from _output(values, job)
+    yield from _cluster(values)
+
+
+def _files(values: Values, job: Path) -> Iterator[Fault]:
+    for key in ("model.weights", "input.path"):
+        written = values.of.get(key)
+        if written is not None:
+            problem = missing(Path(os.path.normpath(job.parent / written)))
+            if problem:
+                yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
+
+
+def _model_file(values: Values, job: Path) -> Iterator[Fault]:
+    flax = values.of.get("model.flax")
+    match = FLAX.fullmatch(flax) if flax is not None else None
+    if match is None or not match["module"].endswith(".py"):
+        return
+    path = Path(os.path.normpath(job.parent / match["module"]))
+    problem = missing(path) or class_missing(path, match["name"])
+    if problem:
+        yield Fault(values.marks["model.flax"], "model.flax", f"found {flax!r}; {problem}")
+
+
+def _output(values: Values, job: Path) -> Iterator[Fault]:
+    written = values.of.get("output.path")
+    if written is None:
+        return
+    where, path = values.marks["output.path"], Path(os.path.normpath(job.parent / written))
+    if os.path.isdir(path):
+        yield Fault(where, "output.path", f"found {written!r}; a folder; allowed: a file's path")
+    elif not os.path.isdir(path.parent):
+        yield Fault(where, "output.path", f"found {written!r}; the folder {str(path.parent)!r} does not exist")
+    taken = {"the job file": job.name} | {
+        f"{key}": values.of[key] for key in ("input.path", "model.weights") if values.of.get(key) is not None
+    }
+    for name, other in taken.items():
+        if os.path.realpath(path) == os.path.realpath(job.parent / other):
+            yield Fault(where, "output.path", f"found {written!r}; that is {name}, and would be overwritten")
+
+
+def _cluster(values: Values) -> Iterator[Fault]:
+    ranks = values.of.get("cluster.ranks")
+    computes = values.of.get("cluster.aggregator_computes", ...)
+    if not ranks or computes is ...:
+        return
+    first: dict[str, str] = {}
+    for index, entry in enumerate(ranks):
+        key = f"cluster.ranks.{index}.node_id"
+        name = entry["node_id"]
+        if name in first:
+            yield Fault(values.marks[key], key, f"found {name!r}, as at {first[name]}; allowed: a name of its own")
+        first.setdefault(name, values.marks[key])
+    workers = sum(computing(computes, len(ranks)))
+    if workers == 0:
+        yield Fault(
+            values.marks["cluster.aggregator_computes"], "cluster.aggregator_computes",
+            "found false with one rank described, so no rank computes; allowed: true, or more ranks",
+        )
+    elif values.of.get("split.strategy") == "redundant" and values.of.get("split.replicas", 0) > workers:
+        yield Fault(
+            values.marks["split.replicas"], "split.replicas",
+            f"found {values.of['split.replicas']}; allowed: 1 to {workers}, the workers that cluster.ranks describes",
+        )

@@ -1,0 +1,77 @@
+"""Files that a job names: reading small ones, and what to say of those that are not there."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+
+from enclaveml.errors import Fault
+from enclaveml.schema import nearest
+
+LARGEST_TEXT = 1 << 20  # bytes; PyYAML reads some 100 KB a second
+
+
+def read_text(path: Path, where: str, key: str) -> tuple[str | None, list[Fault]]:
+    """A YAML file's text, or None and the fault. ``where`` and ``key`` name who asks for it."""
+    problem = missing(path)
+    if problem:
+        return None, [Fault(where, key, problem)]
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_TEXT + 1)
+    except OSError as error:
+        return None, [Fault(where, key, f"cannot be read: {error.strerror}")]
+    if len(data) > LARGEST_TEXT:
+        return None, [Fault(where, key, f"larger than 1 MiB ({path.stat().st_size} bytes); is it a job file?")]
+    try:
+        return data.decode("utf-8-sig"), []
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return None, [Fault(f"{path}:{line}", key, f"not UTF-8: byte 0x{data[error.start]:02x}")]
+
+
+def missing(path: Path) -> str:
+    """Why ``path`` cannot be read as a file, with the nearest name in its folder; "" if it can."""
+    if os.path.isfile(path):
+        return ""
+    if os.path.isdir(path):
+        inside = nearest("job.yaml", _listing(path))
+        return "a folder; allowed: a file" + (f"; did you mean {str(path / inside)!r}?" if inside else "")
+    if not os.path.isdir(path.parent):
+        return f"no such file: the folder {str(path.parent)!r} does not exist"
+    close = nearest(path.name, _listing(path.parent))
+    return f"no such file in {str(path.parent)!r}" + (f"; did you mean {close!r}?" if close else "")
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def class_missing(path: Path, name: str) -> str:
+    """Why ``path``, a Python file, defines no ``name``; "" if it does or may. Runs nothing of it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        return f"{path.name}, line {error.lineno}: {error.msg}"
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        return f"{path.name} cannot be read as Python: {error}"
+    classes: list[str] = []
+    others: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            classes.append(node.name)
+        elif isinstance(node, ast.FunctionDef):
+            others.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            others.add(node.id)
+        elif isinstance(node, ast.alias):
+            others.add(node.asname or node.name)
+    if name in classes or name in others or "*" in others:
+        return ""
+    close = nearest(name, classes)
+    found = ", ".join(classes) or "none"
+    return f"{path.name} defines no {name!r}; classes there: {found}" + (f"; did you mean {close!r}?" if close else "")

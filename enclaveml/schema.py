@@ -1,0 +1,210 @@
+"""The job file's schema, as data: one table of keys, from which everything else follows.
+
+Validation (``job_values``), defaults, ``--set`` and the README's table are all made
+from ``KEYS``; ``python -m enclaveml.schema`` prints that table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+HEX_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+FLAX = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*|.*\.py):(?P<name>[^\W\d]\w*)")
+LABEL_BYTES = 255
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``; ``open`` leaves out ``low`` itself."""
+
+    low: float
+    high: float | None = None
+    open: bool = False
+
+    def holds(self, value: float) -> bool:
+        above = value > self.low if self.open else value >= self.low
+        return above and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high is not None:
+            return f"above {self.low:g}, up to {self.high:g}" if self.open else f"from {self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.open else f"from {self.low:g}"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Text that matches ``regex`` as a whole; ``words`` say so to people."""
+
+    regex: re.Pattern[str]
+    words: str
+
+    def holds(self, value: str) -> bool:
+        return self.regex.fullmatch(value) is not None
+
+    def __str__(self) -> str:
+        return self.words
+
+
+@dataclass(frozen=True)
+class Label:
+    """Printable text of at most ``LABEL_BYTES`` bytes of UTF-8: names travel in envelopes."""
+
+    def holds(self, value: str) -> bool:
+        return bool(value.strip()) and value.isprintable() and len(value.encode()) <= LABEL_BYTES
+
+    def __str__(self) -> str:
+        return f"printable text of 1 to {LABEL_BYTES} bytes"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the job file.
+
+    ``type`` is text, names (a text or a list of texts), path, flag, whole, number,
+    mapping or ranks (a list of mappings, each with the keys of ``RANK_KEYS``).
+    ``default`` is the value as it would stand in YAML; None with ``required`` false
+    means "not given", and ``default_words`` then says what happens.
+    """
+
+    path: str
+    type: str
+    default: Any
+    unit: str
+    meaning: str
+    choices: tuple[str, ...] = ()
+    check: Range | Pattern | Label | None = None
+    required: bool = False
+    default_words: str = ""
+
+    @property
+    def section(self) -> str:
+        return self.path.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.partition(".")[2]
+
+    def allowed(self) -> str:
+        """What may stand here, as error texts and the README say it."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if isinstance(self.check, Range):
+            return f"a {'whole number' if self.type == 'whole' else 'number'} {self.check}"
+        if self.check is not None:
+            return str(self.check)
+        return {
+            "text": "text",
+            "names": "text, or a list of texts",
+            "path": "a path",
+            "flag": "true or false",
+            "whole": "a whole number",
+            "number": "a number",
+            "mapping": "a mapping of keyword arguments",
+            "ranks": "a list of mappings, each with " + ", ".join(k.path for k in RANK_KEYS),
+        }[self.type]
+
+
+RANK_KEYS: tuple[Key, ...] = (
+    Key("node_id", "text", None, "", "the rank's name in the log, the envelopes and the file; each one different",
+        check=Label(), required=True),
+    Key("host", "text", None, "", "the host that the entry is for, as the host names itself, with or without domain",
+        check=Label(), default_words="any host that is left"),
+    Key("device", "text", "cpu", "", "what the rank computes on", choices=("cpu", "cuda", "metal")),
+    Key("memory_gb", "number", None, "GB", "the device's memory: the rank's capacity",
+        check=Range(0, open=True), required=True),
+)
+
+KEYS: tuple[Key, ...] = (
+    Key("job.name", "text", None, "", "the job's name, in the log, the envelopes and the file",
+        check=Label(), default_words="the job file's folder"),
+    Key("model.flax", "text", None, "", "the Flax model's class (NNX or Linen); a file is relative to the job file",
+        check=Pattern(FLAX, "package.module:Class or file.py:Class"), required=True),
+    Key("model.args", "mapping", {}, "", "keyword arguments for the class"),
+    Key("model.weights", "path", None, "", "weights, in safetensors",
+        default_words="as the class initialises them"),
+    Key("model.hash", "text", None, "", "the model hash that the model must have (`enclaveml hash` prints it)",
+        check=Pattern(HEX_DIGEST, "64 hexadecimal digits"), default_words="any"),
+    Key("input.path", "path", None, "", "the dataset: .npy, .npz, HDF5 or CSV, one row per sample", required=True),
+    Key("input.key", "names", None, "", "array in an npz, dataset in an HDF5 file, columns of a CSV",
+        default_words="the only array, or x"),
+    Key("input.labels", "text", None, "", "true classes beside the rows: gives accuracy in log and file",
+        default_words="none"),
+    Key("split.strategy", "text", "by_capacity", "",
+        "equal shards, shards in proportion to memory, or each row to several workers",
+        choices=("equal", "by_capacity", "redundant")),
+    Key("split.replicas", "whole", 2, "workers", "how many workers get each row; `redundant` only",
+        check=Range(1)),
+    Key("split.reassign", "flag", True, "", "give rows that failed to another worker, which then sees them"),
+    Key("proof.coverage", "number", 1.0, "of rows", "the part of the rows that is proved; drawn after the outputs are in",
+        check=Range(0, 1)),
+    Key("proof.inputs", "text", "public", "",
+        "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
+        "inputs that are easily guessed can be found from a commitment or hash by trying",
+        choices=("public", "committed", "hashed")),
+    Key("proof.tolerance", "number", None, "output", "largest absolute deviation of a float output from the proved one",
+        check=Range(0, open=True), default_words="0.01, or what the check on sample rows needs"),
+    Key("proof.timeout_s", "number", 600.0, "s", "longest time for one proof", check=Range(0, open=True)),
+    Key("proof.max_rejections", "whole", 1, "proofs", "rejected proofs after which a worker gets no more rows",
+        check=Range(1)),
+    Key("proof.strict", "flag", False, "", "exit status 3 if any row ends unverified"),
+    Key("proof.rows_per_proof", "whole", None, "rows", "rows in one proof", check=Range(2, 65536),
+        default_words="the circuit plan's choice"),
+    Key("proof.scale", "whole", None, "bits", "fractional bits of the fixed-point numbers in the proof",
+        check=Range(1, 30), default_words="the circuit plan's choice"),
+    Key("combine.strategy", "text", "average", "", "how results become one: a row's replicas, and the rows of the job",
+        choices=("average", "weighted_average", "majority_vote", "soft_vote", "median")),
+    Key("combine.input", "text", "logits", "", "what the model's outputs are", choices=("logits", "probabilities")),
+    Key("cluster.aggregator_computes", "flag", None, "", "whether rank 0 computes besides aggregating",
+        default_words="only when it is alone"),
+    Key("cluster.ranks", "ranks", (), "", "the machine, an entry for each rank", default_words="not described"),
+    Key("output.path", "path", "results.h5", "", "the results file, HDF5"),
+)
+
+SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(key.section for key in KEYS))
+BY_PATH: dict[str, Key] = {key.path: key for key in KEYS}
+
+
+def names(section: str) -> tuple[str, ...]:
+    """The names of a section's keys, in the table's order."""
+    return tuple(key.name for key in KEYS if key.section == section)
+
+
+def nearest(name: str, among: Iterable[str]) -> str | None:
+    """The name that was probably meant, or None: case and ``-`` do not count."""
+    plain = {candidate.lower().replace("-", "_"): candidate for candidate in reversed(list(among))}
+    close = difflib.get_close_matches(name.strip().lower().replace("-", "_"), list(plain), n=1, cutoff=0.6)
+    return plain[close[0]] if close else None
+
+
+def keys_table() -> str:
+    """The keys as a Markdown table for the README: key, type, default, unit, meaning, allowed."""
+    rows = ["| key | type | default | unit | meaning | allowed |", "|---|---|---|---|---|---|"]
+    for key in KEYS:
+        rows.append(_table_row(key, key.path))
+        if key.type == "ranks":
+            rows += [_table_row(entry, f"{key.path}[].{entry.path}") for entry in RANK_KEYS]
+    return "\n".join(rows) + "\n"
+
+
+def _table_row(key: Key, path: str) -> str:
+    if key.required:
+        default = "**required**"
+    elif key.default_words:
+        default = key.default_words
+    elif key.type == "flag":
+        default = f"`{str(key.default).lower()}`"
+    elif isinstance(key.default, float):
+        default = f"`{key.default:g}`"
+    else:
+        default = f"`{key.default}`"
+    allowed = ", ".join(f"`{choice}`" for choice in key.choices) or key.allowed()
+    kind = {"ranks": "list", "names": "text or list"}.get(key.type, key.type)
+    return f"| `{path}` | {kind} | {default} | {key.unit} | {key.meaning} | {allowed} |"
+
+
+if __name__ == "__main__":
+    print(keys_table(), end="")
