@@ -1,0 +1,127 @@
+"""What a proof is a proof of: the public instances, and the proof document rebuilt around them.
+
+Pure functions of bytes and numbers: rank 0 calls them with inputs that it quantised itself, an
+auditor with instances or a commitment from a results file. No field of a prover's own document is
+ever used (``ezkl.verify`` ignores most of them).
+
+Instances are one column: input values or their hash (none where inputs are committed), then the
+B * D output values. With committed inputs the first 64 bytes of the proof are the commitment, x and
+y big-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from enclaveml.errors import FormatError
+from enclaveml.zk.interface import PADDING, Proof
+from enclaveml.zk.ezkl import field
+
+COMMITMENT_BYTES = 64
+HASH_BYTES = 32
+
+#: Length of the commitment section by input mode.
+SECTION_BYTES = {"public": 0, "committed": COMMITMENT_BYTES, "hashed": HASH_BYTES}
+
+
+def padded(rows: np.ndarray, bundle: int) -> np.ndarray:
+    """Rows (n, ...) filled up to (B, ...) with copies of the last one; 1 <= n <= B."""
+    if not 1 <= len(rows) <= bundle:
+        raise ValueError(f"{len(rows)} rows for a bundle of {bundle}")
+    return np.concatenate([rows, np.repeat(rows[-1:], bundle - len(rows), axis=0)])
+
+
+def input_felts(rows: np.ndarray, bundle: int, scale: int) -> bytes:
+    """Field elements of a bundle's input, row-major, padding included.
+
+    Raises ValueError for rows that have no fixed-point value at this scale.
+    """
+    return field.to_felts(field.quantise(padded(rows, bundle), scale))
+
+
+def check_sections(proof: Proof, inputs: str, rows: int, outputs: int, proof_bytes: int) -> np.ndarray:
+    """The outputs (B, D) int64 of a proof whose sections have exactly the right form.
+
+    Raises FormatError naming the section that has not. Lengths are pinned because
+    ``ezkl.verify`` reads past neither an extra instance nor bytes after the proof.
+    """
+    found = len(proof.computation)
+    if found != proof_bytes:
+        raise FormatError(f"computation proof is {found} bytes, a proof of this circuit is {proof_bytes}")
+    if len(proof.commitment) != SECTION_BYTES[inputs]:
+        raise FormatError(
+            f"commitment section is {len(proof.commitment)} bytes, {SECTION_BYTES[inputs]} for {inputs} inputs"
+        )
+    values = np.asarray(proof.outputs)
+    if values.dtype != np.int64 or values.shape != (rows, outputs):
+        raise FormatError(f"proved outputs are {values.dtype}{values.shape}, expected int64({rows}, {outputs})")
+    if values.size and not (-field.MAX_MAGNITUDE <= values.min() and values.max() <= field.MAX_MAGNITUDE):
+        raise FormatError("a proved output is out of the signed range")
+    return values
+
+
+def commitment_from_point(x: str, y: str) -> bytes:
+    """The 64 bytes of a commitment from a point's little-endian hex coordinates."""
+    return bytes.fromhex(x)[::-1] + bytes.fromhex(y)[::-1]
+
+
+def proof_document(
+    inputs: str, computation: bytes, outputs: np.ndarray, *, felts: bytes = b"", digest: bytes = b"",
+    commitment: bytes = b"",
+) -> str:
+    """The document that ``ezkl.verify`` reads, made of nothing but what is given.
+
+    felts: the input's field elements (public inputs). digest: the input's Poseidon hash, one field
+    element (hashed). commitment: 64 bytes that replace the proof's first 64 (committed).
+    """
+    if inputs == "committed":
+        if len(commitment) != COMMITMENT_BYTES:
+            raise ValueError("a commitment is 64 bytes")
+        computation = commitment + computation[COMMITMENT_BYTES:]
+    instances = {"public": felts, "hashed": digest, "committed": b""}[inputs] + field.to_felts(outputs)
+    document = {
+        "protocol": None,
+        "instances": [field.hex_felts(instances)],
+        "proof": list(computation),
+        "hex_proof": None,
+        "split": None,
+        "pretty_public_inputs": None,
+        "timestamp": None,
+        "version": None,
+    }
+    return json.dumps(document, separators=(",", ":"))
+
+
+def canonical_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the time they were made, lists whose order is arbitrary sorted."""
+    fixed = dict(settings)
+    fixed["timestamp"] = None
+    for name in ("required_lookups", "required_range_checks"):
+        fixed[name] = sorted(fixed[name], key=lambda item: json.dumps(item, sort_keys=True))
+    return fixed
+
+
+def circuit_id(files: Mapping[str, str], settings: Mapping[str, Any], version: str) -> str:
+    """SHA-256 (hex) over what fixes a statement: keys, settings, SRS, padding and ezkl's version.
+
+    ``files`` holds the SHA-256 of ``verification.key`` and ``verifier.srs``. The settings hold
+    scales and visibilities; they are named again so that a reader can recompute the id by hand.
+    """
+    document = {
+        "format": "enclaveml-ezkl-circuit-1",
+        "ezkl": version,
+        "padding": PADDING,
+        "verification_key": files["verification.key"],
+        "srs": files["verifier.srs"],
+        "settings": canonical_settings(settings),
+        "input_scales": settings["model_input_scales"],
+        "output_scales": settings["model_output_scales"],
+        "visibility": [settings["run_args"][f"{part}_visibility"] for part in ("input", "param", "output")],
+    }
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
