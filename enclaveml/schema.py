@@ -184,6 +184,9 @@ def keys_table() -> str:
     """The keys as a Markdown table for the README: key, type, default, unit, meaning, allowed."""
     rows = ["| key | type | default | unit | meaning | allowed |", "|---|---|---|---|---|---|"]
     for key in KEYS:
+        if key.section == "cluster" and not any(row.startswith("| `cluster") for row in rows):
+            rows.append("| `cluster` | path or mapping | not described |  | the machine: a YAML file with the keys below "
+                        "(as in `configs/`), or the keys themselves | a path, or a mapping |")
         rows.append(_table_row(key, key.path))
         if key.type == "ranks":
             rows += [_table_row(entry, f"{key.path}[].{entry.path}") for entry in RANK_KEYS]
@@ -202,7 +205,7 @@ def _table_row(key: Key, path: str) -> str:
     else:
         default = f"`{key.default}`"
     allowed = ", ".join(f"`{choice}`" for choice in key.choices) or key.allowed()
-    kind = {"ranks": "list", "names": "text or list"}.get(key.type, key.type)
+    kind = {"ranks": "list", "names": "text or list", "flag": "boolean", "whole": "integer"}.get(key.type, key.type)
     return f"| `{path}` | {kind} | {default} | {key.unit} | {key.meaning} | {allowed} |"
 
 

@@ -1,0 +1,220 @@
+"""The command line: parses, calls, and turns errors into messages and exit statuses.
+
+A verb is one entry of ``VERBS``. Its function imports what it needs when it is called:
+``--help`` and checking a job import neither MPI, JAX nor h5py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from enclaveml import __version__
+from enclaveml.errors import EnclaveError, JobError, RemoteFailure
+from enclaveml.options import RunOptions
+
+STATUSES = """\
+exit status:
+  0    complete, by the job's own policy
+  1    internal error
+  2    bad job: job file, command line, model or data
+  3    rows unverified, and the job is strict
+  4    environment: a file, a library, MPI or a device does not serve
+  75   stopped early, resumable with --resume
+  130  interrupted (143: terminated)
+"""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: ``arguments`` adds its own to a parser, ``call`` does it and returns the exit status."""
+
+    name: str
+    summary: str
+    examples: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    call: Callable[[argparse.Namespace], int]
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", type=Path, help="the job file, YAML")
+    parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
+                        help="override a key of the job file, as in split.strategy=equal; may be repeated; "
+                             "paths are relative to the current folder")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the results file, instead of output.path")
+    parser.add_argument("--input", metavar="FILE", type=Path, help="data to use instead of the job's input")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the short answer here, beside the results")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on where a stopped job was; starts if there is none")
+    existing.add_argument("--force", action="store_true", help="replace existing results")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, show the shard plan, run nothing")
+    parser.add_argument("--ranks", metavar="P", type=_positive,
+                        help="with --dry-run: plan for P ranks (default: those that cluster.ranks describes, or 1)")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:10]) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number from 1 to 1000000")
+    return int(text)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.ranks is not None and not args.dry_run:
+        raise JobError("--ranks is for --dry-run; mpirun -np sets the ranks of a run")
+    if args.dry_run:
+        from enclaveml.dryrun import dry_run
+        from enclaveml.job import load_job
+
+        print(dry_run(load_job(args.job, args.overrides, args.output, args.input), args.ranks), end="")
+        return 0
+    from enclaveml.run import run
+
+    return run(
+        RunOptions(
+            job=args.job,
+            output=args.output,
+            overrides=tuple(args.overrides),
+            input=args.input,
+            json=args.json,
+            resume=args.resume,
+            force=args.force,
+        )
+    )
+
+
+def _hash(args: argparse.Namespace) -> int:
+    from enclaveml.hash import print_hash
+
+    return print_hash(args.job, tuple(args.overrides))
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "run",
+        "infer, prove, verify and combine; one results file",
+        """\
+examples:
+  mpirun -np 4 enclaveml-run job.yaml            four ranks: one aggregator, three workers
+  enclaveml run job.yaml                         the same on one rank
+  enclaveml run job.yaml --dry-run --ranks 4     check the job and show who would get what
+  enclaveml run job.yaml --set proof.coverage=0.1 --set cluster=configs/laptop.yaml
+  enclaveml run job.yaml -o other.h5 --resume    go on with a stopped job
+""",
+        _run_arguments,
+        _run,
+    ),
+    Verb(
+        "hash",
+        "print the model hash, for model.hash and for auditors",
+        """\
+examples:
+  enclaveml hash job.yaml
+  enclaveml hash job.yaml --set model.weights=other.safetensors
+""",
+        _job_arguments,
+        _hash,
+    ),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a usage error once, and not once a rank: each rank parses the same words."""
+
+    def error(self, message: str) -> NoReturn:
+        if _launched_rank(os.environ) == 0:
+            self.print_usage(sys.stderr)
+            print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(JobError.exit_code)
+
+
+def _launched_rank(environment: Mapping[str, str]) -> int:
+    """This process's rank as its launcher says it, before MPI is there; 0 without a launcher."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+        if environment.get(name, "").isdigit():
+            return int(environment[name])
+    return 0
+
+
+def build_parser(prog: str = "enclaveml") -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    width = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog=prog,
+        formatter_class=width,
+        description="Batch inference over MPI ranks, every row with a zero-knowledge proof that rank 0 verifies.",
+        epilog=f"examples:\n  mpirun -np 4 {prog} run job.yaml\n  {prog} run job.yaml --dry-run\n"
+               f"  {prog} VERB --help\n\n{STATUSES}",
+    )
+    parser.add_argument("--version", action="version", version=f"enclaveml {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for verb in VERBS:
+        _add_verb(verbs.add_parser(verb.name, help=verb.summary, formatter_class=width), verb)
+    return parser
+
+
+def _add_verb(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    parser.description = verb.summary[0].upper() + verb.summary[1:] + "."
+    parser.epilog = f"{verb.examples}\n{STATUSES}"
+    verb.arguments(parser)
+    parser.set_defaults(call=verb.call)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "enclaveml") -> int:
+    """Console script ``enclaveml`` and ``python -m enclaveml``. Returns the exit status."""
+    return _guarded(build_parser(prog), arguments)
+
+
+def run_main(arguments: Sequence[str] | None = None) -> int:
+    """Console script ``enclaveml-run``: the verb ``run``."""
+    parser = _Parser(prog="enclaveml-run", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"enclaveml {__version__}")
+    _add_verb(parser, VERBS[0])
+    return _guarded(parser, arguments)
+
+
+def _guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    try:
+        args = parser.parse_args(arguments)
+        status = int(args.call(args))
+        sys.stdout.flush()
+        return status
+    except EnclaveError as error:
+        _tell(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away; as the docs of `signal` advise, so that the flush
+        # at exit does not complain. 141 is what a shell shows for SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _tell(error: EnclaveError) -> None:
+    """Print an error on stderr. What another rank failed of is that rank's and rank 0's to say."""
+    rank = _launched_rank(os.environ)
+    if isinstance(error, RemoteFailure) and rank != 0:
+        return
+    if isinstance(error, JobError):
+        count = len(error.faults)
+        text = f"this job cannot be run: {count} fault{'' if count == 1 else 's'}\n{error}"
+    else:
+        text = str(error)
+    print(f"enclaveml: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
