@@ -27,7 +27,6 @@ added; over rows, sums are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,7 +141,7 @@ def probabilities(outputs: np.ndarray, input: str = "logits") -> np.ndarray:
 
 
 def elected(votes: np.ndarray, broken: np.ndarray) -> np.ndarray:
-    """``votes`` (…, C) to the class index (…, 1) float64; NaN without votes and where ``broken`` (…) is set."""
+    """From ``votes`` (…, C) the class index (…, 1) float64; NaN without votes or where ``broken`` (…)."""
     winner = np.argmax(votes, axis=-1).astype(np.float64)
     return np.where(broken | (votes.sum(axis=-1) == 0), np.nan, winner)[..., None]
 
@@ -166,7 +165,7 @@ def _ordered_sum(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 def _weighted_mean(outputs: np.ndarray, weights: np.ndarray, valid: np.ndarray) -> np.ndarray:
     weights = np.where(valid, weights, 0.0)
-    # Relative to the largest, equal weights are exactly 1: the plain mean, and one replica is returned as it is.
+    # Relative to the largest, equal weights are exactly 1: the plain mean, and one replica as it is.
     weights = weights / weights.max(axis=0)
     total = _ordered_sum(weights[..., None], valid)
     return _ordered_sum(outputs * weights[..., None], valid) / total
@@ -199,7 +198,11 @@ def _checked(
             f"{shape} for both, or {shape[:1]} for weights, allowed"
         )
     check_weights(weights)
-    return outputs, np.broadcast_to(weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim)), shape), valid
+    return (
+        outputs,
+        np.broadcast_to(weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim)), shape),
+        valid,
+    )
 
 
 def check_names(strategy: str, input: str) -> None:

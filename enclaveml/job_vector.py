@@ -148,7 +148,9 @@ class JobVector:
             weights = np.ones(len(values))
         elif weights is None or np.shape(weights) != (len(values),):
             found = "none" if weights is None else str(np.shape(weights))
-            raise ValueError(f"weights: {found} found; ({len(values)},) allowed, the capacity of each row's rank")
+            raise ValueError(
+                f"weights: {found} found; ({len(values)},) allowed, the capacity of each row's rank"
+            )
         weights = np.asarray(weights, dtype=np.float64)
         check_weights(weights)
         # One sum for each distinct weight (a rank's capacity) keeps the weighted sum exact as well.

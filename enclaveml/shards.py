@@ -98,8 +98,8 @@ def split(
         raise JobError(f"split.replicas: {replicas} found; 1 or more allowed")
     if replicas > able:
         raise JobError(
-            f"split.replicas: {replicas} found; at most {able} allowed, because {able} of {len(weights)} ranks "
-            f"can take rows; lower split.replicas or start more ranks"
+            f"split.replicas: {replicas} found; at most {able} allowed, because {able} of {len(weights)} "
+            f"ranks can take rows; lower split.replicas or start more ranks"
         )
     counts = _capped(n, replicas, weights)
     places = np.arange(n * replicas, dtype=np.int64) % max(n, 1)
@@ -213,7 +213,7 @@ def _largest_remainder(n: int, weights: Sequence[Fraction]) -> list[int]:
 
 
 def _capped(n: int, replicas: int, weights: Sequence[Fraction]) -> list[int]:
-    """n * replicas places in proportion to ``weights``, none above n. At least ``replicas`` weights are > 0."""
+    """n * replicas places in proportion to ``weights``, none above n. At least ``replicas`` are > 0."""
     counts = [0] * len(weights)
     left, free = n * replicas, [p for p, w in enumerate(weights) if w > 0]
     while left:

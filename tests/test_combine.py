@@ -73,7 +73,10 @@ def test_only_valid_replicas_take_part(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_row_without_valid_replica_is_nan(strategy):
     result = combine_rows(strategy, np.ones((2, 3, 4)), np.ones((2, 3)), np.array([[True] * 3, [False] * 3]))
-    assert np.isnan(result.value).tolist() == [[False] * result.value.shape[1], [True] * result.value.shape[1]]
+    assert np.isnan(result.value).tolist() == [
+        [False] * result.value.shape[1],
+        [True] * result.value.shape[1],
+    ]
     assert result.count.tolist() == [3, 0]
     if strategy == "majority_vote":
         assert result.votes.tolist() == [[3, 0, 0, 0], [0, 0, 0, 0]]
@@ -136,7 +139,9 @@ def test_order_of_replicas_chunks_and_padding_do_not_matter(data, shape, strateg
 def test_against_plain_numpy(outputs):
     ones = np.ones(len(outputs))
     assert combine("average", outputs, ones).value == pytest.approx(outputs.mean(axis=0), rel=1e-12, abs=1e-6)
-    assert np.array_equal(combine("weighted_average", outputs, 3 * ones).value, combine("average", outputs, ones).value)
+    assert np.array_equal(
+        combine("weighted_average", outputs, 3 * ones).value, combine("average", outputs, ones).value
+    )
     assert np.array_equal(combine("median", outputs, ones).value, np.median(outputs, axis=0))
     shares = combine("soft_vote", outputs, ones).value
     assert ((shares >= 0) & (shares <= 1)).all()
@@ -155,7 +160,10 @@ def test_one_replica_is_returned_as_it_is(row, weight):
 
 def test_entries_of_replicas_are_packed_by_row():
     rows, outputs, weights, valid = replicas_by_row(
-        np.array([7, 3, 7, 7]), np.array([[1.0], [2], [3], [4]]), np.array([1.0, 2, 3, 4]), np.array([1, 1, 0, 1], bool)
+        np.array([7, 3, 7, 7]),
+        np.array([[1.0], [2], [3], [4]]),
+        np.array([1.0, 2, 3, 4]),
+        np.array([1, 1, 0, 1], bool),
     )
     assert rows.tolist() == [3, 7]
     assert outputs[..., 0].tolist() == [[2, 0, 0], [1, 3, 4]]
@@ -170,7 +178,8 @@ def test_entries_of_replicas_are_packed_by_row():
     [
         (
             lambda: combine("mean", THREE, ONES),
-            "combine.strategy: 'mean' found; average, weighted_average, majority_vote, soft_vote, median allowed",
+            "combine.strategy: 'mean' found; "
+            "average, weighted_average, majority_vote, soft_vote, median allowed",
         ),
         (
             lambda: combine("average", THREE, ONES, "scores"),
@@ -178,7 +187,8 @@ def test_entries_of_replicas_are_packed_by_row():
         ),
         (
             lambda: combine("average", THREE, np.ones(2)),
-            "weights (2,) and valid (3,) found beside outputs (3, 3); (3,) for both, or (3,) for weights, allowed",
+            "weights (2,) and valid (3,) found beside outputs (3, 3); "
+            "(3,) for both, or (3,) for weights, allowed",
         ),
         (
             lambda: combine("average", np.ones((0, 3)), np.ones(0)),

@@ -15,7 +15,9 @@ from enclaveml.combine import STRATEGIES, Combined, combine, combine_rows
 from enclaveml.job_vector import ExactSum, JobVector
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-tables = hnp.arrays(np.float64, st.tuples(st.integers(0, 12), st.integers(1, 3)), elements=st.floats(-1e6, 1e6))
+tables = hnp.arrays(
+    np.float64, st.tuples(st.integers(0, 12), st.integers(1, 3)), elements=st.floats(-1e6, 1e6)
+)
 
 
 @settings(deadline=None)
@@ -127,7 +129,8 @@ def test_rows_with_replicas_count_once_and_lost_rows_not_at_all(strategy):
     [
         (
             lambda: JobVector("mode", 2),
-            "combine.strategy: 'mode' found; average, weighted_average, majority_vote, soft_vote, median allowed",
+            "combine.strategy: 'mode' found; "
+            "average, weighted_average, majority_vote, soft_vote, median allowed",
         ),
         (lambda: JobVector("average", 2).add(np.ones((4, 3))), "outputs (4, 3) found; (n, 2) allowed"),
         (
@@ -143,7 +146,9 @@ def test_rows_with_replicas_count_once_and_lost_rows_not_at_all(strategy):
             "weights: a negative or non-finite number found; finite numbers, 0 or more, allowed",
         ),
         (
-            lambda: JobVector("average", 2).add_combined(Combined("median", np.ones((1, 2)), None, np.ones(1))),
+            lambda: JobVector("average", 2).add_combined(
+                Combined("median", np.ones((1, 2)), None, np.ones(1))
+            ),
             "rows combined by 'median' found; 'average' allowed",
         ),
     ],

@@ -40,7 +40,9 @@ def test_four_machines_share_in_proportion_to_memory():
 
 
 def test_the_aggregator_that_does_not_compute_gets_nothing():
-    shards = split("by_capacity", np.arange(34), np.array([48.0, 12, 6, 16]), np.array([False, True, True, True]))
+    shards = split(
+        "by_capacity", np.arange(34), np.array([48.0, 12, 6, 16]), np.array([False, True, True, True])
+    )
     assert shards.counts.tolist() == [0, 12, 6, 16]
 
 
@@ -130,9 +132,10 @@ def test_replicas_go_to_different_ranks(n, places, replicas):
         assert segment == sorted(set(segment))
         assert not segment or (eligible[p] and capacities[p] > 0)
     # Among ranks that are not full, places are in proportion to capacity; a full rank is at or above that.
-    load = [Fraction(int(c)) / Fraction(w) for c, w, e in zip(shards.counts, capacities, eligible) if e and w > 0]
-    slack = [1 / Fraction(w) for w, e in zip(capacities, eligible) if e and w > 0]
-    open_ranks = [i for i, c in enumerate(shards.counts[eligible & (capacities > 0)]) if c < n]
+    held = eligible & (capacities > 0)
+    slack = [1 / Fraction(w) for w in capacities[held]]
+    load = [int(c) * s for c, s in zip(shards.counts[held], slack, strict=True)]
+    open_ranks = np.flatnonzero(shards.counts[held] < n)
     for i in open_ranks:
         for j in open_ranks:
             assert load[i] < load[j] + slack[i] + slack[j]
@@ -142,7 +145,10 @@ def test_redispatch_avoids_the_rank_that_failed():
     forbidden = np.zeros((6, 4), bool)
     forbidden[:, 2] = True
     shards, nobody = split_excluding(
-        np.array([3, 5, 7, 9, 11, 13]), np.array([1.0, 2, 50, 4]), np.array([False, True, True, True]), forbidden
+        np.array([3, 5, 7, 9, 11, 13]),
+        np.array([1.0, 2, 50, 4]),
+        np.array([False, True, True, True]),
+        forbidden,
     )
     assert nobody.tolist() == []
     assert [shards.of(p).tolist() for p in range(4)] == [[], [3, 5], [], [7, 9, 11, 13]]
@@ -222,7 +228,8 @@ def test_redispatch_gives_each_permitted_row_once(data, places, n):
         (
             lambda: split("equal", np.arange(3), np.ones(2), everyone(3)),
             ValueError,
-            "rows (3,), capacities (2,) and eligible (3,) found; (n,), (P,) and (P,) with P at least 1 allowed",
+            "rows (3,), capacities (2,) and eligible (3,) found; "
+            "(n,), (P,) and (P,) with P at least 1 allowed",
         ),
         (
             lambda: split("by_capacity", np.arange(3), np.array([1.0, np.nan]), everyone(2)),
