@@ -1,0 +1,117 @@
+"""The kinds of record in a journal, as data: what the aggregator writes and every reader may rely on.
+
+Letters: n rows in this record, r slots (replicas) of a row, D flat outputs per row, P ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of record. ``meta``: key to Python type; ``arrays``: name to (dtype, shape); ``blobs``: bytes.
+
+    Keys and arrays in ``optional`` may be left out; further meta keys are kept and ignored.
+    """
+
+    meaning: str
+    meta: Mapping[str, type | tuple[type, ...]]
+    arrays: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    blobs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+_REAL = (int, float)
+
+KINDS: dict[str, Kind] = {
+    "start": Kind(
+        "first record of every journal: what the job is",
+        {"job": str, "job_given": str, "inputs": str, "strategy": str, "versions": dict, "model_hash": str,
+         "dataset_fingerprint": str, "rows": int, "outputs": int, "started": str, "ranks": list},
+    ),
+    "resume": Kind(
+        "a killed or stopped job goes on, perhaps on other ranks",
+        {"started": str, "versions": dict, "ranks": list},
+    ),
+    "circuit": Kind(
+        "a circuit, before the first bundle that was proved with it",
+        {"circuit_id": str, "manifest": dict}, {}, ("vk", "settings", "srs"),
+    ),
+    "outputs": Kind(
+        "float outputs gathered from one rank, before it proves them",
+        {"rank": int, "round": int},
+        {"rows": ("int64", ("n",)), "outputs": ("float32", ("n", "D"))},
+    ),
+    "draw": Kind(
+        "which of a rank's rows are to be proved (coverage below 1): `drawn` of `of` rows, by the seed (hex)",
+        {"rank": int, "round": int, "seed": str, "of": int, "drawn": int}, {"rows": ("int64", ("n",))},
+    ),
+    "bundle": Kind(
+        "one envelope and the aggregator's verdict on it",
+        {"bundle": int, "rank": int, "attempt": int, "round": int, "verdict": str, "verify_seconds": _REAL,
+         "circuit_id": str},
+        {"rows": ("int64", ("n",)), "status": ("uint8", ("n",)), "proved": ("float64", ("n", "D")),
+         "deviation": ("float64", ("n",)), "argmax_differs": ("bool", ("n",))},
+        ("envelope",),
+    ),
+    "rows": Kind(
+        "a status that rows get without a proof: with `rank` it is that rank's answer's, without it the row's; "
+        "it never takes `verified` away, nor gives it",
+        {"reason": str, "rank": int}, {"rows": ("int64", ("n",)), "status": ("uint8", ("n",))}, optional=("rank",),
+    ),
+    "rank": Kind(
+        "what a rank did (columns of /ranks; the latest of a rank counts)", {"rank": int},
+    ),
+    "fate": Kind(
+        "a rank was lost or expelled", {"rank": int, "fate": str, "reason": str, "time": str},
+    ),
+    "round": Kind(
+        "a round is complete: rows start to start + n are settled, with the status of each of their r slots "
+        "(and the slots' ranks); like a `rows` record it can neither give nor take `verified`",
+        {"round": int, "start": int}, {"status": ("uint8", ("n", "r")), "ranks": ("int32", ("n", "r"))},
+        optional=("ranks",),
+    ),
+    "end": Kind(
+        "last record of a session: the file's status",
+        {"status": str, "exit_code": int, "message": str, "finished": str},
+    ),
+}
+
+
+def fault(kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
+          blobs: Mapping[str, bytes]) -> str:
+    """What is wrong with a record of a known kind, or an empty text. Unknown kinds are passed over."""
+    if kind not in KINDS:
+        return ""
+    spec = KINDS[kind]
+    for key, types in spec.meta.items():
+        if key not in meta:
+            if key in spec.optional:
+                continue
+            return f"{kind} record: {key} is missing"
+        value = meta[key]
+        if not isinstance(value, types) or isinstance(value, bool):
+            wanted = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+            return f"{kind} record: {key} is {type(value).__name__}, expected {wanted}"
+    lengths: dict[str, int] = {}
+    for name, (dtype, shape) in spec.arrays.items():
+        if name not in arrays:
+            if name in spec.optional:
+                continue
+            return f"{kind} record: array {name} is missing"
+        array = arrays[name]
+        if array.dtype != np.dtype(dtype) or array.ndim != len(shape):
+            return (f"{kind} record: array {name} is {array.dtype} with {array.ndim} dimensions, "
+                    f"expected {dtype} ({', '.join(shape)})")
+        for letter, length in zip(shape, array.shape):
+            if lengths.setdefault(letter, length) != length:
+                return f"{kind} record: array {name} has {letter} = {length}, others have {lengths[letter]}"
+    for name in spec.blobs:
+        if name not in blobs:
+            return f"{kind} record: bytes {name} are missing"
+    return ""
