@@ -16,7 +16,9 @@ def read_text(path: Path, where: str, key: str) -> tuple[str | None, list[Fault]
     """A YAML file's text, or None and the fault. ``where`` and ``key`` name who asks for it."""
     problem = missing(path)
     if problem:
-        return None, [Fault(where, key, problem)]
+        inside = nearest("job.yaml", _listing(path)) if not key else None
+        hint = f"; did you mean {str(path / inside)!r}?" if inside else ""
+        return None, [Fault(where, key, problem + hint)]
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_TEXT + 1)
@@ -36,8 +38,7 @@ def missing(path: Path) -> str:
     if os.path.isfile(path):
         return ""
     if os.path.isdir(path):
-        inside = nearest("job.yaml", _listing(path))
-        return "a folder; allowed: a file" + (f"; did you mean {str(path / inside)!r}?" if inside else "")
+        return "a folder; allowed: a file"
     if not os.path.isdir(path.parent):
         return f"no such file: the folder {str(path.parent)!r} does not exist"
     close = nearest(path.name, _listing(path.parent))

@@ -15,6 +15,8 @@ from typing import Any
 HEX_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 FLAX = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*|.*\.py):(?P<name>[^\W\d]\w*)")
 LABEL_BYTES = 255
+# Words of the same meaning, where the nearest spelling would mislead (mean: median, gpu: cpu).
+SYNONYMS = {"mean": "average", "gpu": "cuda", "mps": "metal"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,10 @@ def names(section: str) -> tuple[str, ...]:
 def nearest(name: str, among: Iterable[str]) -> str | None:
     """The name that was probably meant, or None: case and ``-`` do not count."""
     plain = {candidate.lower().replace("-", "_"): candidate for candidate in reversed(list(among))}
-    close = difflib.get_close_matches(name.strip().lower().replace("-", "_"), list(plain), n=1, cutoff=0.6)
+    written = name.strip().lower().replace("-", "_")
+    if SYNONYMS.get(written) in plain:
+        return plain[SYNONYMS[written]]
+    close = difflib.get_close_matches(written, list(plain), n=1, cutoff=0.6)
     return plain[close[0]] if close else None
 
 

@@ -204,7 +204,7 @@ class _Tree:
             self.faults.append(Fault(place, path, "half of a surrogate pair; allowed: text"))
             self.put_nothing(place)
         elif not opens:
-            self.put(Scalar(event.value, event.style is None and event.implicit[0], place))
+            self.put(Scalar(event.value, event.style is None and event.tag != "!", place))
         elif self.awaits_key():
             self.faults.append(Fault(place, path, "a list or mapping as a key; allowed: text"))
             self.put_nothing(place)
