@@ -1,0 +1,538 @@
+"""Rank 0's side: which rank gets which rows, what is believed of what it sends back.
+
+The aggregator is a state machine without MPI: ``run`` hands it the reports of each
+tick and sends the orders that it puts into the boxes. What a row must pass before it
+is ``verified`` stands in ``SOUNDNESS.md``; in short, the proof holds for a statement
+that rank 0 built from its own rows and keys and from the float outputs that the rank
+was bound to before it proved.
+
+Letters: N rows in the dataset, B rows per bundle, D outputs per row, r replicas.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from enclaveml import shards
+from enclaveml.envelope import Envelope, Limits, decode, input_hash, output_hash
+from enclaveml.errors import FormatError, RemoteFailure
+from enclaveml.exchange import Order, Outbox, Report
+from enclaveml.job import JobSpec
+from enclaveml.journal import Journal
+from enclaveml.ledger import CHECKING, DONE, IDLE, PROVING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.provenance import utc_now
+from enclaveml.results_schema import RowStatus
+from enclaveml.resume import ResumeState
+from enclaveml.roster import Fate, Member
+from enclaveml.zk.interface import Circuit, Proof, Verdict, Verifier
+
+log = logging.getLogger(__name__)
+
+# Rows of one round: enough to keep everybody busy, few enough that rank 0 holds two in memory.
+ROUND_BYTES = 1 << 26
+ROUND_ROWS = 1 << 16
+
+# A row that failed without a lie (time-out, crashed child) is tried this often in all.
+MAX_ATTEMPTS = 3
+
+# An honest rank's float output differs from rank 0's by rounding on another device.
+# A quarter of the tolerance is far above that (1e-5 at full float32 precision) and
+# leaves no room for an output that was moved enough to matter.
+HONEST_SHARE = 0.25
+
+# As much of an envelope that could not be read is kept as evidence.
+EVIDENCE_BYTES = 1 << 20
+
+
+class Aggregator:
+    """Decides over rows; the only one that calls a row verified.
+
+    Args:
+        read: dataset rows [start, stop) as (stop - start, *row_shape).
+        reference: rank 0's own float model, rows (n, *row_shape) to (n, D).
+        members: rank id to member; mutated as things happen.
+        boxes: rank id to the outbox of its orders.
+        circuit, verifier: None where nothing is proved (coverage 0).
+    """
+
+    def __init__(self, job: JobSpec, n_rows: int, read: Callable[[int, int], np.ndarray], circuit: Circuit | None,
+                 outputs: int, verifier: Verifier | None, members: Mapping[int, Member], boxes: Mapping[int, Outbox],
+                 journal: Journal, reference: Callable[[np.ndarray], np.ndarray], row_bytes: int) -> None:
+        self.job, self.n_rows, self.circuit, self.members = job, n_rows, circuit, members
+        self.outputs = outputs
+        self._read, self._verifier, self._boxes = read, verifier, boxes
+        self._journal, self._reference = journal, reference
+        self.replicas = job.split.replicas if job.split.strategy == "redundant" else 1
+        self.round_rows = max(1, min(ROUND_ROWS, ROUND_BYTES // max(1, row_bytes), n_rows))
+        self.rounds: dict[int, Round] = {}
+        self._next_round = 0
+        self._n_rounds = -(-n_rows // self.round_rows)
+        self._bundles: dict[int, Bundle] = {}
+        self._checking: dict[int, tuple[Bundle, bytes]] = {}
+        self._next_bundle = 1
+        self.settled = np.zeros(n_rows, np.uint8)
+        self.rank_of = np.full((n_rows, self.replicas), -1, np.int32)
+        self.status = np.zeros((n_rows, self.replicas), np.uint8)
+        self.proved = np.full((n_rows, self.replicas, outputs), np.nan, np.float64)
+        self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
+        self.verify_seconds = 0.0
+        self._earlier: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self.draining = False
+        self._drained: set[int] = set()
+
+    # -- what the run asks -------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has ended, or, when draining, whatever was in hand."""
+        if self.draining:
+            waiting = {m.rank for m in self.members.values() if m.working} - self._drained
+            return not waiting and not self._checking
+        return self._next_round >= self._n_rounds and not self.rounds
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that have ended, of ``n_rows``."""
+        return int((self.settled > 0).sum())
+
+    def go_on(self, before: ResumeState) -> None:
+        """Take over what an earlier run of this job verified; before the first step."""
+        for row, rank, proved in zip(before.rows.tolist(), before.ranks.tolist(), before.proved, strict=True):
+            self._earlier.setdefault(row, []).append((rank, proved))
+        self._next_bundle = before.next_bundle
+
+    def drain(self) -> None:
+        """Stop early: what is in hand is finished and kept, nothing new is begun."""
+        self.draining = True
+        for member in self.members.values():
+            if member.working:
+                self._boxes[member.rank].put(Order("drain"))
+
+    def step(self, reports: list[tuple[int, Report]]) -> None:
+        """Take in a tick's reports, and verdicts that are ready; hand out what follows from them.
+
+        Raises:
+            RemoteFailure: a rank's own program failed; the job ends.
+        """
+        for rank, report in reports:
+            self._take(rank, report)
+        for verdict in self._verifier.poll() if self._verifier else ():
+            self._conclude(verdict)
+        members = self.members.values()
+        if not any(m.working for m in members) and any(m.fate is Fate.LOST for m in members):
+            self.draining = True  # nobody is left to compute, and not for lies: the job can be resumed
+        if self.draining:
+            return
+        for round_ in list(self.rounds.values()):
+            self._hand_out_idle(round_)
+            self._order_proofs(round_)
+            if round_.closed:
+                self._close(round_)
+        if self._next_round < self._n_rounds and len(self.rounds) < 2 and not self._backlog():
+            self._open_round()
+
+    def lose(self, rank: int, reason: str) -> None:
+        """A rank died: its unfinished rows go to others."""
+        member = self.members[rank]
+        if member.fate is Fate.OK:
+            self._end_member(member, Fate.LOST, reason, RowStatus.LOST)
+
+    # -- rounds ------------------------------------------------------------------
+
+    def _backlog(self) -> bool:
+        """Whether more than half of the open rounds' slots have yet to be inferred."""
+        return any((r.stage == SENT).mean() > 0.5 for r in self.rounds.values())
+
+    def _open_round(self) -> None:
+        number = self._next_round
+        self._next_round += 1
+        start = number * self.round_rows
+        stop = min(self.n_rows, start + self.round_rows)
+        round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
+        self.rounds[number] = round_
+        self._take_over(round_)
+        fresh = round_.rows[(round_.stage == IDLE).all(axis=1)]
+        ids = sorted(self.members)
+        working = np.array([self.members[i].working for i in ids])
+        if not len(fresh) or working.sum() < self.replicas:
+            return  # _hand_out_idle deals with the rest, or with everything
+        capacities = np.array([self.members[i].capacity for i in ids])
+        plan = shards.split(self.job.split.strategy, fresh, capacities, working, self.replicas)
+        for p, rank in enumerate(ids):
+            rows = plan.rows[plan.displs[p]: plan.displs[p] + plan.counts[p]]
+            self._send(round_, rank, rows)
+
+    def _take_over(self, round_: Round) -> None:
+        """Mark what an earlier run verified."""
+        for row in round_.rows[np.isin(round_.rows, list(self._earlier))] if self._earlier else ():
+            for slot, (rank, proved) in enumerate(self._earlier[int(row)][: self.replicas]):
+                local, at = np.array([row - round_.start]), np.array([slot])
+                round_.rank[local, at] = rank
+                round_.finish(local, at, int(RowStatus.VERIFIED), proved)
+
+    def _send(self, round_: Round, rank: int, rows: np.ndarray) -> None:
+        if len(rows):
+            round_.assign(rank, rows)
+            self.members[rank].rows += len(rows)
+            self._boxes[rank].put(Order("infer", {"round": round_.number}, rows, round_.take(rows)))
+
+    def _hand_out_idle(self, round_: Round) -> None:
+        """Slots that were taken back go to a rank that has not failed them; where none is left they end."""
+        rows = np.unique(round_.idle_rows())
+        while len(rows):
+            orphans = self._reassign(round_, rows, avoid=True)
+            if len(orphans):
+                orphans = self._reassign(round_, orphans, avoid=False)
+            for row in orphans:
+                local = row - round_.start
+                slots = np.nonzero(round_.stage[local] == IDLE)[0]
+                ended = np.where(round_.status[local, slots] == RowStatus.PENDING, RowStatus.LOST,
+                                 round_.status[local, slots])
+                round_.finish(np.full(len(slots), local), slots, ended)
+                for slot, status in zip(slots.tolist(), ended.tolist(), strict=True):
+                    self._note(np.array([row]), RowStatus(status), "no rank is left that may take it",
+                               int(round_.rank[local, slot]), int(round_.attempt[local, slot]))
+            rows = np.unique(round_.idle_rows())
+
+    def _reassign(self, round_: Round, rows: np.ndarray, avoid: bool) -> np.ndarray:
+        """Send one idle slot of each row somewhere. Returns the rows that nobody may take."""
+        ids = sorted(self.members)
+        working = np.array([self.members[i].working for i in ids])
+        forbidden = np.zeros((len(rows), len(ids)), bool)
+        for i, row in enumerate(rows):
+            local = row - round_.start
+            barred = round_.barred(int(row), avoid)
+            tried = round_.attempt[local].max()
+            again = not self.job.split.reassign and tried > 0
+            forbidden[i] = [r in barred or (again and r not in round_.rank[local]) for r in ids]
+            # Every rank gets its own try; the same one again only so often.
+            if not avoid and tried >= MAX_ATTEMPTS:
+                forbidden[i] = True
+        capacities = np.array([self.members[i].capacity for i in ids])
+        plan, orphans = shards.split_excluding(rows, capacities, working, forbidden)
+        for p, rank in enumerate(ids):
+            self._send(round_, rank, plan.rows[plan.displs[p]: plan.displs[p] + plan.counts[p]])
+        return orphans
+
+    def _close(self, round_: Round) -> None:
+        rows = round_.rows
+        self.status[rows], self.rank_of[rows] = round_.status, round_.rank
+        self.proved[rows] = round_.proved
+        self.settled[rows] = 1
+        del self.rounds[round_.number]
+        if 0 < self.job.proof.coverage < 1:  # workers still hold the rows that were not drawn
+            for member in self.members.values():
+                if member.working:
+                    self._boxes[member.rank].put(Order("forget", {"start": int(rows[0]), "stop": int(rows[-1]) + 1}))
+        self._journal.append("round", {"counter": round_.number + 1, "start": round_.start, "rows": len(rows)})
+        self._journal.flush()
+
+    # -- from a worker -----------------------------------------------------------
+
+    def _take(self, rank: int, report: Report) -> None:
+        member = self.members[rank]
+        if report.kind == "error":
+            raise RemoteFailure(f"{member} failed:\n{report.meta.get('text', '')}",
+                                int(report.meta.get("exit_code", 1)))
+        if report.kind == "drained":
+            self._drained.add(rank)
+            return
+        if member.fate is not Fate.OK:
+            return
+        try:
+            if report.kind == "outputs":
+                self._take_outputs(rank, report)
+            elif report.kind == "envelope":
+                self._take_envelope(rank, report)
+            elif report.kind == "failed":
+                self._take_failure(rank, report)
+            else:
+                raise Unassigned(str(report.meta.get("text", f"a report of unknown kind {report.kind[:40]!r}")))
+        except (Unassigned, KeyError, TypeError, ValueError) as error:
+            self._blame(member, None, f"{type(error).__name__}: {error}", breach=True)
+
+    def _take_outputs(self, rank: int, report: Report) -> None:
+        rows = report.rows
+        if not len(rows):
+            return
+        round_ = self._round_of(rows)
+        local, slots = round_.find(rank, rows, SENT)
+        round_.output[local, slots] = report.outputs
+        round_.stage[local, slots] = READY
+        attempt = int(round_.attempt[local, slots].max())
+        self._journal.append("outputs", {"rank": rank, "attempt": attempt, "round": round_.number}, rows=rows,
+                             outputs=report.outputs)
+        if self.job.proof.coverage == 0:
+            self._end_unproved(round_, rank, local, slots)
+
+    def _take_envelope(self, rank: int, report: Report) -> None:
+        bundle = self._bundles.get(int(report.meta["bundle"]))
+        if bundle is None or bundle.rank != rank:
+            raise Unassigned(f"an envelope for bundle {report.meta['bundle']!r}, which rank {rank} was not given")
+        del self._bundles[bundle.id]
+        round_ = self.rounds[bundle.round]
+        local = bundle.rows - round_.start
+        outputs = round_.output[local, bundle.slots]
+        try:
+            envelope = decode(report.blob, self._limits())
+            self._check_labels(envelope, bundle, round_.data[local], outputs)
+        except FormatError as error:
+            self._reject(bundle, report.blob, f"envelope: {error}")
+            return
+        proof = Proof(envelope.computation, envelope.commitment, envelope.consistency.proved)
+        round_.stage[local, bundle.slots] = CHECKING
+        self._checking[bundle.id] = (bundle, report.blob)
+        self._verifier.submit(bundle.id, round_.take(bundle.rows), proof, outputs)
+
+    def _limits(self) -> Limits:
+        c = self.circuit
+        most = 2 * c.proof_bytes + 16 * c.rows * c.outputs + 8 * c.rows + (1 << 16)
+        return Limits(max_bytes=most, max_rows=c.rows, max_outputs=c.outputs, max_proof=2 * c.proof_bytes)
+
+    def _check_labels(self, envelope: Envelope, bundle: Bundle, data: np.ndarray, outputs: np.ndarray) -> None:
+        """The envelope must be about what was ordered, and its outputs the very bytes gathered before.
+
+        Raises:
+            FormatError: naming the first field that differs.
+        """
+        c = self.circuit
+        for name, found, expected in (
+            ("model_hash", envelope.model_hash.hex(), c.model_hash),
+            ("circuit_id", envelope.circuit_id.hex(), c.circuit_id),
+            ("rows", envelope.rows.tolist(), bundle.rows.tolist()),
+            ("outputs' shape", envelope.outputs.shape, outputs.shape),
+            ("proved outputs' shape", envelope.consistency.proved.shape, (c.rows, c.outputs)),
+            ("input_hash", envelope.input_hash.hex(), input_hash(c.inputs, data).hex()),
+            ("output_hash", envelope.output_hash.hex(), output_hash(envelope.outputs).hex()),
+        ):
+            if found != expected:
+                raise FormatError(f"{name} is {str(found)[:80]}, ordered was {str(expected)[:80]}")
+        if np.ascontiguousarray(envelope.outputs, "<f4").tobytes() != np.ascontiguousarray(outputs, "<f4").tobytes():
+            raise FormatError("outputs differ from those that the rank sent before proving")
+
+    def _take_failure(self, rank: int, report: Report) -> None:
+        bundle = self._bundles.get(int(report.meta["bundle"]))
+        if bundle is None or bundle.rank != rank:
+            raise Unassigned(f"a failure of bundle {report.meta['bundle']!r}, which rank {rank} was not given")
+        del self._bundles[bundle.id]
+        member = self.members[rank]
+        member.failures += 1
+        text = str(report.meta.get("text", ""))[:2000]
+        log.warning("%s could not prove bundle %d (%d rows from row %d): %s", member, bundle.id, len(bundle.rows),
+                    bundle.rows[0], text)
+        round_ = self.rounds[bundle.round]
+        for row in bundle.rows:
+            round_.avoided.setdefault(int(row), set()).add(rank)
+        self._note(bundle.rows, RowStatus.LOST, text, rank, bundle.attempt)
+        self._release(round_, bundle, RowStatus.LOST)
+
+    def _round_of(self, rows: np.ndarray) -> Round:
+        number = int(rows[0]) // self.round_rows
+        if number not in self.rounds:
+            raise Unassigned(f"row {rows[0]} is not in an open round")
+        return self.rounds[number]
+
+    # -- proofs ------------------------------------------------------------------
+
+    def _order_proofs(self, round_: Round) -> None:
+        """Make bundles of what is ready: full ones at once, a rank's last one when it owes no more outputs."""
+        coverage = self.job.proof.coverage
+        if coverage < 1 and (round_.stage == SENT).any():
+            return  # Rows are drawn when all outputs are in, never before.
+        for member in self.members.values():
+            local, slots = round_.held_by(member.rank, READY)
+            if not len(local) or not member.working:
+                continue
+            if coverage < 1:
+                local, slots = self._draw(round_, member, local, slots)
+            b = self.circuit.rows
+            owes = len(round_.held_by(member.rank, SENT)[0]) > 0
+            end = len(local) // b * b if owes else len(local)
+            for at in range(0, end, b):
+                self._order_bundle(round_, member.rank, local[at: min(at + b, end)], slots[at: min(at + b, end)])
+
+    def _draw(self, round_: Round, member: Member, local: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the rows to prove, without replacement, from fresh randomness; the others stay unproved."""
+        seed = secrets.randbits(128)
+        wanted = int(np.ceil(self.job.proof.coverage * len(local)))
+        drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(local), wanted, replace=False)
+        # A row that was taken from another rank is proved in any case.
+        drawn = np.union1d(drawn, np.nonzero(round_.attempt[local, slots] > 1)[0])
+        left = np.setdiff1d(np.arange(len(local)), drawn)
+        self._journal.append("draw", {"round": round_.number, "rank": member.rank, "seed": f"{seed:032x}",
+                                      "of": len(local), "drawn": len(drawn)}, rows=local[drawn] + round_.start)
+        self._end_unproved(round_, member.rank, local[left], slots[left])
+        return local[drawn], slots[drawn]
+
+    def _end_unproved(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
+        if len(local):
+            round_.finish(local, slots, int(RowStatus.UNPROVED))
+            self._note(local + round_.start, RowStatus.UNPROVED, "not drawn", rank,
+                       int(round_.attempt[local, slots].max()))
+            self._settle(round_, local)
+
+    def _order_bundle(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
+        rows = local.astype(np.int64) + round_.start
+        bundle = Bundle(self._next_bundle, rank, round_.number, rows, slots, int(round_.attempt[local, slots].max()))
+        self._next_bundle += 1
+        round_.stage[local, slots] = PROVING
+        self._bundles[bundle.id] = bundle
+        # A bundle that ran out of time gets more on its next rank.
+        timeout = self.job.proof.timeout_s * (2 if bundle.attempt > 1 else 1)
+        self._boxes[rank].put(Order("prove", {"bundle": bundle.id, "round": bundle.round, "attempt": bundle.attempt,
+                                              "timeout_s": timeout}, rows))
+
+    def _conclude(self, verdict: Verdict) -> None:
+        bundle, blob = self._checking.pop(verdict.task)
+        member = self.members[bundle.rank]
+        self.verify_seconds += verdict.seconds
+        status = verdict.status.copy()
+        if (status == RowStatus.REJECTED).any():
+            self._reject(bundle, blob, verdict.text, verdict.seconds)
+            return
+        round_ = self.rounds[bundle.round]
+        local = bundle.rows - round_.start
+        good = status == RowStatus.VERIFIED
+        self._record(bundle, blob, verdict.text, verdict.seconds, status, verdict)
+        self.proofs_verified += bool(good.any())
+        self.argmax_flips += int(verdict.argmax_differs[good].sum())
+        member.proofs += 1
+        member.rows_verified += int(good.sum())
+        round_.finish(local[good], bundle.slots[good], int(RowStatus.VERIFIED), verdict.proved[good])
+        self._settle(round_, local[good])
+        if not good.all():
+            self._judge_inconsistent(round_, bundle, ~good, verdict)
+
+    def _judge_inconsistent(self, round_: Round, bundle: Bundle, bad: np.ndarray, verdict: Verdict) -> None:
+        """Before anyone is blamed for a deviation, rank 0 computes the float outputs itself."""
+        member = self.members[bundle.rank]
+        local, slots = (bundle.rows - round_.start)[bad], bundle.slots[bad]
+        said = round_.output[local, slots].astype(np.float64)
+        own = np.asarray(self._reference(round_.data[local]), np.float64)
+        with np.errstate(invalid="ignore"):
+            close = np.abs(said - own) <= HONEST_SHARE * self.circuit.tolerance
+        honest = (close | (np.isnan(said) & np.isnan(own)) | (said == own)).all(axis=1)
+        member.inconsistent += len(local)
+        if honest.any():
+            rows = bundle.rows[bad][honest]
+            log.warning("%d rows (first %d) of %s are inconsistent: the fixed-point plan is too coarse for them "
+                        "(deviation up to %.4g, tolerance %.4g); nobody is blamed", len(rows), rows[0], member,
+                        np.nanmax(verdict.deviation[bad][honest], initial=0.0), self.circuit.tolerance)
+            round_.finish(local[honest], slots[honest], int(RowStatus.INCONSISTENT))
+            self._settle(round_, local[honest])
+        if not honest.all():
+            lied = bundle.rows[bad][~honest]
+            for row in lied:
+                round_.refused.setdefault(int(row), set()).add(member.rank)
+            round_.release(local[~honest], slots[~honest], int(RowStatus.INCONSISTENT))
+            self._blame(member, bundle, f"the float output of row {lied[0]} ({len(lied)} rows in all) is neither "
+                                        f"the model's nor the proof's: {verdict.text}")
+
+    def _reject(self, bundle: Bundle, blob: bytes, text: str, seconds: float = 0.0) -> None:
+        self._record(bundle, blob[:EVIDENCE_BYTES], text, seconds,
+                     np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
+        round_ = self.rounds[bundle.round]
+        for row in bundle.rows:
+            round_.refused.setdefault(int(row), set()).add(bundle.rank)
+        self._release(round_, bundle, RowStatus.REJECTED)
+        self._blame(self.members[bundle.rank], bundle, text)
+
+    def _release(self, round_: Round, bundle: Bundle, status: RowStatus) -> None:
+        round_.release(bundle.rows - round_.start, bundle.slots, int(status))
+
+    def _blame(self, member: Member, bundle: Bundle | None, text: str, breach: bool = False) -> None:
+        """Count a rejection against a rank; expel it when that is enough, or when it broke the protocol."""
+        member.rejections += 1
+        self.bundles_rejected += 1
+        what = f"bundle {bundle.id} ({len(bundle.rows)} rows from row {bundle.rows[0]})" if bundle else "a report"
+        member.evidence.append(f"{what}: {text}"[:2000])
+        log.error("REJECTED: %s of %s: %s", what, member, text)
+        self._suspect(member)
+        if member.fate is Fate.OK and (breach or member.rejections >= self.job.proof.max_rejections):
+            self._end_member(member, Fate.EXPELLED, f"{member.rejections} rejected; last: {text}"[:2000],
+                             RowStatus.REJECTED)
+
+    def _suspect(self, member: Member) -> None:
+        """What a rank said that was not drawn is not believed any more once it was caught: others get those rows."""
+        told = (self.rank_of == member.rank) & (self.status == RowStatus.UNPROVED)
+        for number in np.unique(np.nonzero(told)[0] // self.round_rows):
+            self._reopen(int(number))
+        for round_ in self.rounds.values():
+            local, slots = np.nonzero((round_.rank == member.rank) & (round_.status == RowStatus.UNPROVED)
+                                      & (round_.stage == DONE))
+            for row in local + round_.start:
+                round_.refused.setdefault(int(row), set()).add(member.rank)
+            if len(local):
+                self._note(local + round_.start, RowStatus.SUSPECT, "of a rank that was caught", member.rank, 1)
+                round_.release(local, slots, int(RowStatus.SUSPECT))
+
+    def _reopen(self, number: int) -> None:
+        """Open a closed round again, with everything in it ended as it was."""
+        if number in self.rounds:
+            return
+        start = number * self.round_rows
+        stop = min(self.n_rows, start + self.round_rows)
+        round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
+        rows = round_.rows
+        round_.rank[:], round_.proved[:] = self.rank_of[rows], self.proved[rows]
+        round_.stage[:], round_.attempt[:] = DONE, 1
+        round_.status[:] = self.status[rows]
+        self.rounds[number] = round_
+
+    def _end_member(self, member: Member, fate: Fate, reason: str, status: RowStatus) -> None:
+        member.fate, member.fate_reason, member.fate_time = fate, reason, utc_now()
+        taken = 0
+        for round_ in self.rounds.values():
+            local, slots = round_.held_by(member.rank)
+            # Slots that wait for another rank keep the status that they were taken back with;
+            # proofs that are already here are judged by what they are, whoever sent them.
+            held = ~np.isin(round_.stage[local, slots], (IDLE, CHECKING))
+            local, slots = local[held], slots[held]
+            round_.release(local, slots, int(status))
+            taken += len(local)
+            if fate is Fate.EXPELLED:
+                for row in local + round_.start:
+                    round_.refused.setdefault(int(row), set()).add(member.rank)
+        for bundle in [b for b in self._bundles.values() if b.rank == member.rank]:
+            del self._bundles[bundle.id]
+        log.error("%s is %s; %d rows that it still had go to other ranks", member, fate.value, taken)
+        self._journal.append("rank", {"rank": member.rank, "fate": fate.value, "fate_reason": reason,
+                                      "fate_time": member.fate_time, "rows_verified": member.rows_verified})
+        if fate is Fate.EXPELLED:
+            self._boxes[member.rank].put(Order("drain"))
+
+    # -- records -----------------------------------------------------------------
+
+    def _note(self, rows: np.ndarray, status: RowStatus, reason: str, rank: int, attempt: int) -> None:
+        """Journal what became of one answer to these rows without a proof."""
+        self._journal.append("rows", {"reason": reason, "rank": rank, "attempt": attempt},
+                             rows=np.asarray(rows, np.int64), status=np.full(len(rows), int(status), np.uint8))
+
+    def _record(self, bundle: Bundle, blob: bytes, text: str, seconds: float, status: np.ndarray,
+                verdict: Verdict | None = None) -> None:
+        n, d = len(bundle.rows), self.outputs
+        self._journal.append(
+            "bundle",
+            {"bundle": bundle.id, "rank": bundle.rank, "attempt": bundle.attempt, "round": bundle.round,
+             "circuit_id": self.circuit.circuit_id, "verdict": text, "verify_seconds": seconds},
+            rows=bundle.rows, status=np.asarray(status, np.uint8),
+            proved=np.full((n, d), np.nan) if verdict is None else verdict.proved,
+            deviation=np.full(n, np.nan) if verdict is None else verdict.deviation,
+            argmax_differs=np.zeros(n, bool) if verdict is None else verdict.argmax_differs,
+            envelope=blob,
+        )
+
+    def _settle(self, round_: Round, local: np.ndarray) -> None:
+        """Count rows as done once all of their slots have ended (for the progress line)."""
+        ended = (round_.stage[local] == DONE).all(axis=1)
+        self.settled[local[ended] + round_.start] = 1
+
+
+def final_status(status: np.ndarray) -> np.ndarray:
+    """A row's status from its replicas' (N, r): verified when at least one is; else the first replica's. (N,) uint8."""
+    verified = (status == RowStatus.VERIFIED).any(axis=1)
+    return np.where(verified, np.uint8(RowStatus.VERIFIED), status[:, 0])

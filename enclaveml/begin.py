@@ -1,0 +1,107 @@
+"""The journal of a run: begun afresh, or gone on with after checking that it is the same job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from enclaveml.datasets import Dataset
+from enclaveml.errors import EnvironmentFault, Fault, JobError
+from enclaveml.job import JobSpec, journal_path
+from enclaveml.journal import Journal
+from enclaveml.options import RunOptions
+from enclaveml.provenance import utc_now, versions
+from enclaveml.resume import Resume, ResumeState
+from enclaveml.roster import Member
+from enclaveml.zk.interface import Circuit
+
+# What may differ between a job and its resumption: where it runs and what it is called.
+_FREE = ("cluster", "output", "job")
+
+
+def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit | None, model: Any,
+          members: tuple[Member, ...], mpi: str) -> tuple[Journal, ResumeState | None]:
+    """Open the journal with its first record of this session written.
+
+    Returns it and, with --resume on a journal, what earlier sessions reached.
+
+    Raises:
+        JobError: naming each key in which the job that is there differs.
+        EnvironmentFault: the folder cannot be written.
+    """
+    path = journal_path(job.output.path)
+    fresh = {
+        "job": job.resolved_yaml(), "job_given": job.given, "inputs": job.proof.inputs,
+        "strategy": job.split.strategy, "versions": versions(mpi),
+        "model_hash": circuit.model_hash if circuit else "", "model_fingerprint": model.fingerprint,
+        "dataset_fingerprint": dataset.fingerprint(), "rows": dataset.rows,
+        "outputs": circuit.outputs if circuit else model.outputs, "started": utc_now(),
+        "ranks": [_rank(m) for m in members],
+    }
+    before = None
+    if options.resume and path.exists():
+        before = Resume.load(path)
+        _same_job(job, before.start, fresh)
+        journal = Journal.open_append(path)
+        journal.append("resume", {name: fresh[name] for name in ("started", "versions", "ranks")})
+    else:
+        if options.force:
+            for old in (job.output.path, path):
+                _remove(old)
+        journal = Journal.create(path)
+        journal.append("start", fresh)
+    if circuit is not None and (before is None or circuit.circuit_id not in before.circuit_ids):
+        journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},
+                       **circuit.verifier_files())
+    journal.flush()
+    return journal, before
+
+
+def _remove(path: os.PathLike[str]) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise EnvironmentFault(f"{path}: cannot be replaced (--force): {error.strerror}") from error
+
+
+def _rank(member: Member) -> dict[str, Any]:
+    return {"rank": member.rank, "node_id": member.node_id, "host": member.host, "device": member.device,
+            "memory_gb": member.memory_gb, "share": member.capacity}
+
+
+def _same_job(job: JobSpec, there: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse to go on with a job that is not this one.
+
+    Raises:
+        JobError: with a fault for each difference.
+    """
+    import yaml
+
+    faults = []
+    old, new = yaml.safe_load(there["job"]), job.resolved()
+    for section in sorted((set(old) | set(new)) - set(_FREE)):
+        before, now = old.get(section) or {}, new.get(section) or {}
+        for key in sorted(set(before) | set(now)):
+            if before.get(key) != now.get(key):
+                name = f"{section}.{key}"
+                faults.append(Fault(job.where(name), name,
+                                    f"found {now.get(key)!r}; the job to go on with has {before.get(key)!r}. "
+                                    f"Put it back, or start anew with --force"))
+    for name, what in (("model_fingerprint", "model.weights: the model or its weights differ"),
+                       ("dataset_fingerprint", "input.path: the data differ"),
+                       ("rows", "input.path: the number of rows differs"),
+                       ("outputs", "model.flax: the number of outputs differs")):
+        if there.get(name) != fresh[name]:
+            key, _, text = what.partition(": ")
+            faults.append(Fault(job.where(key), key, f"{text} from those of the job to go on with "
+                                                     f"({str(fresh[name])[:16]} here, {str(there.get(name))[:16]} there)"))
+    for library in ("ezkl", "jax2onnx"):
+        before, now = there["versions"].get(library), fresh["versions"].get(library)
+        if before != now:
+            faults.append(Fault(str(job.path), library, f"version {now} is installed; the job was begun with {before}, "
+                                                        f"and circuits are bound to it. Install that, or use --force"))
+    if faults:
+        raise JobError(*faults)

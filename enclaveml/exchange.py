@@ -1,0 +1,285 @@
+"""One tick: the collective step in which rank 0 and the workers trade what is ready.
+
+Every rank comes by every fraction of a second, and nothing waits for a rank's work:
+a worker brings what it has finished since (outputs, envelopes, failures), rank 0 hands
+out what it has decided since (rows to infer, bundles to prove). In a tick:
+
+1. Allgather of headers (what each rank brings, how far it has read its orders);
+2. Gatherv of outputs, a record of (row id, D float32) each;
+3. Gatherv of reports: a JSON list and the envelopes' bytes;
+4. Bcast of rank 0's header (what goes to each rank, how far its reports were read);
+5. Scatterv of row ids, Scatterv of rows, Scatterv of orders (JSON).
+
+A step whose total is zero is left out by everybody, since everybody has the headers.
+
+A tick that a lost rank broke is done again by the survivors. What was under way is
+therefore kept in an ``Outbox`` until the other side says that it has read it, and is
+numbered, so that it is taken in once.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from enclaveml.comm import World
+from enclaveml.errors import EnclaveError
+
+# What a worker may bring in one tick: rank 0 allocates by these headers, so they are
+# bounded whatever a worker says. Honest workers keep the rest for the next tick.
+MAX_REPORT_BYTES = 1 << 28
+MAX_OUTPUT_BYTES = 1 << 28
+
+# The columns of a rank's statistics, in seconds but for the last three.
+STATS = ("infer_s", "witness_s", "prove_s", "wait_s", "proofs", "rows_inferred", "failures")
+
+
+class ProtocolError(EnclaveError):
+    """A rank sent what no honest rank sends; ``rank`` is MPI's word for who it was."""
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker brings: ``kind`` is outputs, envelope, failed, error or signal.
+
+    rows (n,) int64 and outputs (n, D) float32 with outputs; ``blob`` the envelope's
+    bytes; ``meta`` the rest (bundle, seconds, text), of JSON types.
+    """
+
+    kind: str
+    meta: Mapping[str, object] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+    outputs: np.ndarray | None = None
+    blob: bytes = b""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What rank 0 hands out: ``kind`` is infer, prove, forget, drain or stop.
+
+    rows (n,) int64 are dataset rows; ``data`` (n, *row_shape) are these rows, with infer.
+    """
+
+    kind: str
+    meta: Mapping[str, object] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+    data: np.ndarray | None = None
+
+
+class Outbox:
+    """Numbered items that wait until the other side has read them."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[int, object]] = []
+        self._next = 1
+
+    def put(self, item: object) -> None:
+        """Add an item behind the others."""
+        self._items.append((self._next, item))
+        self._next += 1
+
+    def pending(self) -> list[tuple[int, object]]:
+        """(number, item) of what has not been read, oldest first."""
+        return list(self._items)
+
+    def read_up_to(self, number: int) -> None:
+        """Forget the items up to ``number``: the other side has them."""
+        self._items = [(n, item) for n, item in self._items if n > number]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class Exchange:
+    """Both ends of the ticks on one rank.
+
+    Attributes:
+        outbox: this rank's reports for rank 0.
+        order_boxes: on rank 0, the orders for each rank id.
+    """
+
+    def __init__(self, world: World, row_shape: tuple[int, ...], dtype: np.dtype, outputs: int) -> None:
+        self._world = world
+        self._row_shape, self._dtype = row_shape, np.dtype(dtype)
+        self.outputs = outputs
+        self._record = np.dtype([("row", "<i8"), ("output", "<f4", (outputs,))])
+        self.outbox = Outbox()
+        self.order_boxes = {i: Outbox() for i in world.ids} if world.is_root else {}
+        self._read_orders = 0
+        self._read_reports = dict.fromkeys(world.ids, 0)
+        self.stats: dict[int, np.ndarray] = {i: np.zeros(len(STATS)) for i in world.ids}
+
+    def tick(self, stats: np.ndarray) -> tuple[list[Order], list[tuple[int, Report]]]:
+        """Trade once. Returns the orders for this rank, and on rank 0 everybody's new reports.
+
+        ``stats`` (len(STATS),) float64 are this rank's running totals.
+
+        Raises:
+            RankLost: a rank died; the survivors recover and tick again, nothing is lost.
+            ProtocolError: on rank 0, for a rank whose report cannot be read.
+        """
+        reports = self._gather_reports(stats)
+        orders = self._scatter_orders()
+        return orders, reports
+
+    # -- worker to rank 0 --------------------------------------------------------
+
+    def _gather_reports(self, stats: np.ndarray) -> list[tuple[int, Report]]:
+        world = self._world
+        items = self._take_what_fits()
+        records = [_records(self._record, r.rows, r.outputs) for _, r in items if r.kind == "outputs"]
+        record = np.concatenate(records) if records else np.empty(0, self._record)
+        blob = _pack_reports(items) if items else b""
+        header = np.array([len(record), len(blob), self._read_orders], np.int64)
+        mine = np.concatenate([header.view(np.float64), np.asarray(stats, np.float64)])
+        everybody = world.allgather_array(mine, "a tick's headers")
+        headers = np.ascontiguousarray(everybody[:, :3]).view(np.int64)
+        self._check_headers(headers)
+        for i, rank in enumerate(world.ids):
+            self.stats[rank] = everybody[i, 3:]
+        self._sent_up_to = items[-1][0] if items else 0
+        outputs = world.gather_rows(record, headers[:, 0], "Gatherv of outputs") if headers[:, 0].any() else None
+        blobs = (
+            world.gather_rows(np.frombuffer(blob, np.uint8).reshape(-1, 1), headers[:, 1], "Gatherv of reports")
+            if headers[:, 1].any() else None
+        )
+        if not world.is_root:
+            return []
+        for i, rank in enumerate(world.ids):
+            self.order_boxes[rank].read_up_to(int(headers[i, 2]))
+        return self._unpack(headers, outputs, blobs)
+
+    def _take_what_fits(self) -> list[tuple[int, Report]]:
+        """The oldest pending reports that fit in a tick, one at least."""
+        taken, size, rows = [], 0, 0
+        for number, report in self.outbox.pending():
+            size += len(report.blob) + len(json.dumps(dict(report.meta))) + 64
+            rows += 0 if report.rows is None else len(report.rows)
+            if taken and (size > MAX_REPORT_BYTES or rows * self._record.itemsize > MAX_OUTPUT_BYTES):
+                break
+            taken.append((number, report))
+        return taken
+
+    def _check_headers(self, headers: np.ndarray) -> None:
+        most = (MAX_OUTPUT_BYTES // self._record.itemsize + 1, MAX_REPORT_BYTES + (1 << 20))
+        for i, rank in enumerate(self._world.ids):
+            n_rows, n_bytes = int(headers[i, 0]), int(headers[i, 1])
+            if not (0 <= n_rows <= most[0] and 0 <= n_bytes <= most[1]):
+                raise ProtocolError(rank, f"announced {n_rows} outputs and {n_bytes} bytes of reports in one tick; "
+                                          f"at most {most[0]} and {most[1]} are allowed")
+
+    def _unpack(self, headers: np.ndarray, outputs: np.ndarray | None,
+                blobs: np.ndarray | None) -> list[tuple[int, Report]]:
+        reports: list[tuple[int, Report]] = []
+        row_end, blob_end = np.cumsum(headers[:, 0]), np.cumsum(headers[:, 1])
+        for i, rank in enumerate(self._world.ids):
+            n_rows, n_bytes = int(headers[i, 0]), int(headers[i, 1])
+            if n_bytes == 0:
+                continue
+            blob = blobs[blob_end[i] - n_bytes: blob_end[i], 0].tobytes()
+            mine = outputs[row_end[i] - n_rows: row_end[i]] if n_rows else np.empty(0, self._record)
+            try:
+                for number, report in _unpack_reports(blob, mine):
+                    if number > self._read_reports[rank]:
+                        self._read_reports[rank] = number
+                        reports.append((rank, report))
+            except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+                reports.append((rank, Report("garbled", {"text": f"a report that cannot be read: {error!r}"})))
+        return reports
+
+    # -- rank 0 to workers -------------------------------------------------------
+
+    def _scatter_orders(self) -> list[Order]:
+        world = self._world
+        header = np.zeros((len(world.ids), 3), np.int64)
+        ids = data = blobs = None
+        if world.is_root:
+            pending = [self.order_boxes[rank].pending() for rank in world.ids]
+            packed = [_pack_orders(orders) if orders else b"" for orders in pending]
+            with_data = [[o for _, o in orders if o.data is not None] for orders in pending]
+            header[:, 0] = [sum(len(o.data) for o in orders) for orders in with_data]
+            header[:, 1] = [len(b) for b in packed]
+            header[:, 2] = [self._read_reports[rank] for rank in world.ids]
+            flat = [o for orders in with_data for o in orders]
+            ids = _concatenate([o.rows for o in flat], (), np.dtype(np.int64))
+            data = _concatenate([o.data for o in flat], self._row_shape, self._dtype)
+            blobs = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, 1)
+        world.bcast_array(header, "a tick's answer")
+        here = world.ids.index(world.rank)
+        my_ids, my_data, my_blob = np.empty(0, np.int64), np.empty((0, *self._row_shape), self._dtype), b""
+        if header[:, 0].any():
+            my_ids = world.scatter_rows(ids, header[:, 0], (), np.dtype(np.int64), "Scatterv of row ids")
+            my_data = world.scatter_rows(data, header[:, 0], self._row_shape, self._dtype, "Scatterv of rows")
+        if header[:, 1].any():
+            my_blob = world.scatter_rows(blobs, header[:, 1], (1,), np.dtype(np.uint8), "Scatterv of orders").tobytes()
+        self.outbox.read_up_to(int(header[here, 2]))
+        fresh = []
+        for number, order in _unpack_orders(my_blob, my_ids, my_data):
+            if number > self._read_orders:
+                self._read_orders = number
+                fresh.append(order)
+        return fresh
+
+
+def _records(dtype: np.dtype, rows: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    out = np.empty(len(rows), dtype)
+    out["row"], out["output"] = rows, outputs
+    return out
+
+
+def _concatenate(parts: Sequence[np.ndarray], row_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty((0, *row_shape), dtype)
+
+
+def _pack_reports(items: Sequence[tuple[int, Report]]) -> bytes:
+    listed = [
+        {"seq": n, "kind": r.kind, "meta": dict(r.meta), "rows": 0 if r.rows is None else len(r.rows),
+         "blob": len(r.blob)}
+        for n, r in items
+    ]
+    text = json.dumps(listed).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(r.blob for _, r in items)
+
+
+def _unpack_reports(blob: bytes, records: np.ndarray) -> list[tuple[int, Report]]:
+    """The reports of one rank. Untrusted: raises ValueError, KeyError, TypeError or struct.error."""
+    (length,) = struct.unpack_from("<Q", blob)
+    listed = json.loads(blob[8: 8 + length])
+    at, row_at, out = 8 + length, 0, []
+    for item in listed:
+        n_rows, n_blob = int(item["rows"]), int(item["blob"])
+        if n_rows < 0 or n_blob < 0 or not isinstance(item["meta"], dict) or not isinstance(item["kind"], str):
+            raise ValueError(f"malformed item {str(item)[:200]}")
+        part = records[row_at: row_at + n_rows]
+        body = blob[at: at + n_blob]
+        if len(part) != n_rows or len(body) != n_blob:
+            raise ValueError(f"item {item['seq']} claims {n_rows} rows and {n_blob} bytes that are not there")
+        at, row_at = at + n_blob, row_at + n_rows
+        out.append((int(item["seq"]), Report(item["kind"], item["meta"], part["row"].copy(), part["output"].copy(), body)))
+    return out
+
+
+def _pack_orders(orders: Sequence[tuple[int, Order]]) -> bytes:
+    return json.dumps([
+        {"seq": n, "kind": o.kind, "meta": dict(o.meta), "data": 0 if o.data is None else len(o.data),
+         "rows": None if o.rows is None or o.data is not None else np.asarray(o.rows).tolist()}
+        for n, o in orders
+    ]).encode()
+
+
+def _unpack_orders(blob: bytes, ids: np.ndarray, data: np.ndarray) -> list[tuple[int, Order]]:
+    out, at = [], 0
+    for item in json.loads(blob) if blob else []:
+        n = item["data"]
+        rows = ids[at: at + n] if item["rows"] is None else np.array(item["rows"], np.int64)
+        out.append((item["seq"], Order(item["kind"], item["meta"], rows, data[at: at + n] if n else None)))
+        at += n
+    return out

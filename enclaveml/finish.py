@@ -1,0 +1,184 @@
+"""The end of a run on rank 0: combine what is verified, write the file, say how it went."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from enclaveml.aggregator import Aggregator, final_status
+from enclaveml.combine import classes, combine_rows
+from enclaveml.datasets import Dataset
+from enclaveml.exchange import STATS
+from enclaveml.job import JobSpec, journal_path
+from enclaveml.job_vector import JobVector
+from enclaveml.journal import Journal
+from enclaveml.progress import table
+from enclaveml.provenance import utc_now
+from enclaveml.results import build_results, read_results, short_answer
+from enclaveml.results_schema import FileStatus, RowStatus
+from enclaveml.roster import Fate, Member
+from enclaveml.together import describe, exit_code_of
+
+log = logging.getLogger(__name__)
+
+# Exit status of a job that was stopped early and can go on.
+RESUMABLE = 75
+
+
+def finished_before(job: JobSpec, resume: bool) -> int | None:
+    """With --resume on a job that has ended: its exit status. None if there is something to do."""
+    if not resume or not job.output.path.exists() or journal_path(job.output.path).exists():
+        return None
+    with read_results(job.output.path) as results:
+        code = int(results.attribute("exit_code"))
+        log.info("%s is finished already: %s, exit status %d", job.output.path, results.status.value, code)
+    return code
+
+
+def combine_job(job: JobSpec, aggregator: Aggregator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What goes under /combined, and each row's one output (N, D or 1) float64, NaN where nothing is verified.
+
+    Only proved outputs of verified rows and replicas take part, so that nothing within
+    the tolerance can be steered by a worker.
+    """
+    valid = aggregator.status == RowStatus.VERIFIED
+    weight_of = {m.rank: m.capacity for m in aggregator.members.values()}
+    weights = np.vectorize(lambda rank: weight_of.get(int(rank), 0.0), otypes=[float])(aggregator.rank_of)
+    strategy, kind = job.combine.strategy, job.combine.input
+    vector = JobVector(strategy, aggregator.outputs, kind)
+    out: dict[str, np.ndarray] = {}
+    if aggregator.replicas > 1:
+        rows = combine_rows(strategy, aggregator.proved, weights, valid, kind)
+        vector.add_combined(rows, (weights * valid).sum(axis=1))
+        out["outputs"] = rows.value
+        if rows.votes is not None:
+            out["votes_by_row"] = rows.votes
+        each = rows.value
+    else:
+        held = valid[:, 0]
+        vector.add(aggregator.proved[held, 0], weights[held, 0])
+        each = np.where(held[:, None], aggregator.proved[:, 0], np.nan)
+    result = vector.result()
+    out["result"] = result.value
+    if result.votes is not None:
+        out["votes"] = result.votes
+    out["count"] = np.asarray(result.count)
+    return out, each
+
+
+def accuracy(job: JobSpec, each: np.ndarray, labels: np.ndarray | None, replicas: int) -> tuple[float, int] | None:
+    """Share of rows whose verified class is the label, over how many rows; None without class labels."""
+    if labels is None or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    known = ~np.isnan(each).any(axis=1)
+    if not known.any():
+        return None
+    if replicas > 1 and job.combine.strategy == "majority_vote":
+        chosen = each[known, 0].astype(np.int64)
+    else:
+        probable = job.combine.strategy == "soft_vote" and replicas > 1
+        chosen = classes(each[known], "probabilities" if probable else job.combine.input)
+    return float((chosen == labels[known]).mean()), int(known.sum())
+
+
+class Finish:
+    """Everything that is said and written once the ticks are over."""
+
+    def __init__(self, job: JobSpec, json_path: Path | None, dataset: Dataset, aggregator: Aggregator,
+                 journal: Journal, stats: dict[int, np.ndarray]) -> None:
+        self._job, self._json_path, self._dataset = job, json_path, dataset
+        self._aggregator, self._journal, self._stats = aggregator, journal, stats
+
+    def outcome(self) -> tuple[FileStatus, int, str]:
+        """The file's status, the exit status and the last line, from the rows' statuses and the job's policy."""
+        status = final_status(self._aggregator.status)
+        n, verified = len(status), int((status == RowStatus.VERIFIED).sum())
+        not_drawn = int((status == RowStatus.UNPROVED).sum())
+        said = f"{verified} of {n} rows verified" + (f", {not_drawn} not drawn" if not_drawn else "")
+        if self._aggregator.draining:
+            return FileStatus.RESUMABLE, RESUMABLE, f"{said}; stopped early, go on with --resume"
+        if verified + not_drawn == n:
+            return FileStatus.COMPLETE, 0, said
+        counts = ", ".join(f"{int((status == s).sum())} {s.name.lower()}" for s in RowStatus
+                           if s not in (RowStatus.VERIFIED, RowStatus.UNPROVED) and (status == s).any())
+        code = 3 if self._job.proof.strict else 0
+        return FileStatus.COMPLETE_UNVERIFIED, code, f"{said}; {counts}"
+
+    def fail(self, error: Exception) -> None:
+        """Keep everything known of a job that an error ended; --resume goes on with it once that is mended."""
+        self.write(FileStatus.FAILED, exit_code_of(error) or 1, describe(error).strip().splitlines()[-1])
+
+    def write(self, status: FileStatus, code: int, message: str) -> None:
+        """End the journal, make the results file from it, and the short answer if asked for."""
+        aggregator, job = self._aggregator, self._job
+        combined, each = combine_job(job, aggregator)
+        labels = self._dataset.labels()
+        scored = accuracy(job, each, labels, aggregator.replicas)
+        for member in aggregator.members.values():
+            self._journal.append("rank", self._rank_record(member))
+        self._journal.append("end", {"status": status.value, "exit_code": code, "message": message,
+                                     "finished": utc_now()})
+        self._journal.flush()
+        if scored:
+            combined["accuracy"] = np.float64(scored[0])
+        build_results(self._journal.path, job.output.path, combined=combined, labels=labels)
+        if self._json_path is not None:
+            self._write_json()
+        if status in (FileStatus.COMPLETE, FileStatus.COMPLETE_UNVERIFIED):
+            # Everything in the journal is in the file now; what can go on keeps it.
+            self._journal.close()
+            os.unlink(self._journal.path)
+        self._say(status, code, message, scored)
+
+    def _rank_record(self, member: Member) -> dict[str, object]:
+        stats = dict(zip(STATS, self._stats[member.rank].tolist(), strict=True))
+        computing = [m for m in self._aggregator.members.values() if m.computes]
+        total = sum(m.capacity for m in computing) or 1.0
+        return {
+            "rank": member.rank, "node_id": member.node_id, "host": member.host, "device": member.device,
+            "memory_gb": member.memory_gb, "share": member.capacity / total if member.computes else 0.0,
+            "rows": int(stats["rows_inferred"]), "rows_verified": member.rows_verified, "proofs": member.proofs,
+            "rejections": member.rejections, "seconds_inferring": stats["infer_s"],
+            "seconds_proving": stats["witness_s"] + stats["prove_s"], "seconds_waiting": stats["wait_s"],
+            "fate": member.fate.value, "fate_reason": member.fate_reason, "fate_time": member.fate_time,
+            "evidence": member.evidence[:20],
+        }
+
+    def _write_json(self) -> None:
+        with read_results(self._job.output.path) as results:
+            answer = short_answer(results)
+        part = self._json_path.with_name(self._json_path.name + ".tmp")
+        part.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, self._json_path)
+
+    def _say(self, status: FileStatus, code: int, message: str, scored: tuple[float, int] | None) -> None:
+        rows = []
+        for member in self._aggregator.members.values():
+            r = self._rank_record(member)
+            rows.append([
+                str(member.rank), member.node_id, member.device, str(r["rows"]), f"{100 * r['share']:.1f}",
+                _seconds(r["seconds_inferring"]), _seconds(r["seconds_proving"]), _seconds(r["seconds_waiting"]),
+                str(member.proofs), str(member.rejections), member.fate.value,
+            ])
+        heads = ["rank", "node", "device", "rows", "share %", "infer s", "prove s", "wait s", "proofs", "rejected", "fate"]
+        log.info("%s", "\n" + table(heads, rows))
+        a = self._aggregator
+        if a.proofs_verified:
+            log.info("rank 0 verified %d proofs in %s s; %d rows whose argmax differs between float and proof",
+                     a.proofs_verified, _seconds(a.verify_seconds), a.argmax_flips)
+        for member in a.members.values():
+            if member.fate is not Fate.OK:
+                log.error("%s: %s: %s", member, member.fate.value, member.fate_reason.splitlines()[0])
+        if scored:
+            log.info("accuracy of the proved outputs: %.4f over %d rows", *scored)
+        log.info("results: %s", os.path.relpath(self._job.output.path))
+        log.log(logging.INFO if code == 0 else logging.ERROR, "%s (exit status %d): %s", status.value, code, message)
+
+
+def _seconds(value: float) -> str:
+    """Seconds with three significant digits, never 0.000."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,128 @@
+"""What became of each row of one round: who has it, what it said, how it ended.
+
+A round is a tile of the dataset: rows start to start + n. Each row has r slots, one a
+replica (r = 1 unless the split is redundant), and each slot goes its own way:
+
+    IDLE -> SENT -> READY -> PROVING -> CHECKING -> DONE
+      ^       |        |         |          |
+      +-------+--------+---------+----------+   its rank lied, failed or died: another one gets it
+
+Letters: n rows in the round, r slots a row, D outputs a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from enclaveml.errors import EnclaveError
+
+IDLE, SENT, READY, PROVING, CHECKING, DONE = range(6)
+
+
+class Unassigned(EnclaveError):
+    """A rank spoke of a row that it was not given."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """At most B rows that one rank proves together. rows (n,) are dataset rows, slots (n,) their replicas."""
+
+    id: int
+    rank: int
+    round: int
+    rows: np.ndarray
+    slots: np.ndarray
+    attempt: int
+
+
+class Round:
+    """The slots of one tile. ``data`` (n, *row_shape) are its rows, kept until the round is closed."""
+
+    def __init__(self, number: int, start: int, data: np.ndarray, replicas: int, outputs: int) -> None:
+        n = len(data)
+        self.number, self.start, self.data, self.replicas = number, start, data, replicas
+        self.rank = np.full((n, replicas), -1, np.int32)
+        self.stage = np.full((n, replicas), IDLE, np.uint8)
+        self.status = np.zeros((n, replicas), np.uint8)
+        self.attempt = np.zeros((n, replicas), np.uint8)
+        self.output = np.full((n, replicas, outputs), np.nan, np.float32)
+        self.proved = np.full((n, replicas, outputs), np.nan, np.float64)
+        # Ranks that may not get a row again, for the few rows where something failed:
+        # ``refused`` for good (they lied about it), ``avoided`` while another rank is left.
+        self.refused: dict[int, set[int]] = {}
+        self.avoided: dict[int, set[int]] = {}
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The dataset rows of the round, (n,) int64."""
+        return np.arange(self.start, self.start + len(self.data), dtype=np.int64)
+
+    @property
+    def closed(self) -> bool:
+        """Whether every slot has ended."""
+        return bool((self.stage == DONE).all())
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The data of these dataset rows, (len(rows), *row_shape)."""
+        return self.data[rows - self.start]
+
+    def find(self, rank: int, rows: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        """The slots (row index in the round, replica) that ``rank`` holds of these rows at this stage.
+
+        Raises:
+            Unassigned: for a row outside the round, given twice, or not held by the rank at this stage.
+        """
+        local = rows - self.start
+        inside = (local >= 0) & (local < len(self.data))
+        if not inside.all():
+            raise Unassigned(f"row {rows[~inside][0]} was not given to rank {rank}")
+        if len(np.unique(local)) != len(local):
+            raise Unassigned(f"rank {rank} named a row twice")
+        held = (self.rank[local] == rank) & (self.stage[local] == stage)
+        if not held.any(axis=1).all():
+            raise Unassigned(f"row {rows[~held.any(axis=1)][0]} was not given to rank {rank}, or was already answered")
+        return local, held.argmax(axis=1)
+
+    def held_by(self, rank: int, *stages: int) -> tuple[np.ndarray, np.ndarray]:
+        """The slots that a rank holds at one of these stages (all but DONE if none is given)."""
+        chosen = np.isin(self.stage, stages) if stages else self.stage != DONE
+        return np.nonzero((self.rank == rank) & chosen)
+
+    def assign(self, rank: int, rows: np.ndarray) -> np.ndarray:
+        """Give each of these rows' first idle slot to a rank. Returns the replicas (len(rows),)."""
+        local = rows - self.start
+        slots = (self.stage[local] == IDLE).argmax(axis=1)
+        self.rank[local, slots] = rank
+        self.stage[local, slots] = SENT
+        self.attempt[local, slots] += 1
+        self.output[local, slots] = np.nan
+        return slots
+
+    def release(self, local: np.ndarray, slots: np.ndarray, status: int) -> None:
+        """Take slots back from their rank; ``status`` is how they end if nobody else may take them."""
+        self.stage[local, slots] = IDLE
+        self.status[local, slots] = status
+
+    def finish(self, local: np.ndarray, slots: np.ndarray, status: np.ndarray | int,
+               proved: np.ndarray | None = None) -> None:
+        """End slots with these statuses (and proved outputs (m, D))."""
+        self.stage[local, slots] = DONE
+        self.status[local, slots] = status
+        if proved is not None:
+            self.proved[local, slots] = proved
+
+    def idle_rows(self) -> np.ndarray:
+        """The dataset rows with an idle slot, (m,) int64; a row with two idle slots is there twice."""
+        local, _ = np.nonzero(self.stage == IDLE)
+        return local.astype(np.int64) + self.start
+
+    def barred(self, row: int, avoid: bool = True) -> set[int]:
+        """The ranks that may not get this row: who lied about it, who failed, who has another replica of it."""
+        local = row - self.start
+        out = set(self.refused.get(row, ())) | (set(self.avoided.get(row, ())) if avoid else set())
+        for slot in range(self.replicas):
+            if self.stage[local, slot] != IDLE:
+                out.add(int(self.rank[local, slot]))
+        return out

@@ -1,0 +1,158 @@
+"""The ticks of a run, on every rank: work, trade, decide, until rank 0 says stop."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from enclaveml.aggregator import Aggregator
+from enclaveml.comm import RECOVERY_S, RankLost, World
+from enclaveml.errors import EnvironmentFault, RemoteFailure
+from enclaveml.exchange import Exchange, Order, ProtocolError, Report
+from enclaveml.signals import StopRequests
+from enclaveml.together import describe, exit_code_of, mark_agreed
+from enclaveml.worker import Worker
+
+log = logging.getLogger(__name__)
+
+# A rank comes to a tick this often when it has nothing to tell, in seconds.
+TICK_S = 0.1
+# and looks for news in between this often.
+GLANCE_S = 0.01
+
+# A rank that has not finished a step of its own loop within this many seconds is stuck
+# in a native call or on a dead file system: it is ended from a thread that needs no
+# GIL, which turns it into a lost rank. A step is one batch's inference and one tick.
+WATCHDOG_S = 900.0
+
+
+class Loop:
+    """One rank's loop. ``aggregator`` is None on the workers."""
+
+    def __init__(self, world: World, exchange: Exchange, worker: Worker, aggregator: Aggregator | None,
+                 stop: StopRequests, on_tick: Callable[[], None] = lambda: None) -> None:
+        self._world, self._exchange, self._worker = world, exchange, worker
+        self._aggregator, self._stop, self._on_tick = aggregator, stop, on_tick
+        self._failure: Exception | None = None
+        self._stopping = False
+        self.lost: tuple[int, ...] = ()
+
+    def run(self) -> None:
+        """Tick until the stop order.
+
+        Raises:
+            the error that ended the job: rank 0's own, or RemoteFailure for another rank's.
+        """
+        self._world.idle = self._guarded(self._worker.pump)
+        work = self._guarded(self._worker.work)
+        try:
+            while not self._worker.stopped:
+                faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
+                work()
+                self._pause()
+                self._tick()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._world.idle = lambda: None
+        if self._failure is not None:
+            raise mark_agreed(self._failure)  # the stop order told everybody
+
+    def _guarded(self, call: Callable[[], None]) -> Callable[[], None]:
+        """``call``, with a failure kept for rank 0 instead of raised: this rank must still come to the ticks."""
+        def guarded() -> None:
+            if self._failure is None:
+                try:
+                    call()
+                except Exception as error:
+                    self._fail(error)
+        return guarded
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        if self._aggregator is None:
+            self._exchange.outbox.put(
+                Report("error", {"text": describe(error)[-20000:], "exit_code": exit_code_of(error) or 1})
+            )
+
+    def _pause(self) -> None:
+        """Wait for news, at most a tick's length."""
+        until = time.monotonic() + TICK_S
+        while time.monotonic() < until and not (self._worker.busy or self._worker.news or self._failure):
+            time.sleep(GLANCE_S)
+            self._world.idle()
+
+    def _tick(self) -> None:
+        if self._stop.requested and not self._stop.told:
+            self._stop.told = True
+            self._exchange.outbox.put(Report("signal"))
+        try:
+            orders, reports = self._exchange.tick(self._worker.stats)
+        except RankLost as error:
+            self._recover(error)
+            return
+        except ProtocolError as error:
+            raise RemoteFailure(f"rank {error.rank} broke the protocol: {error}", 75) from error
+        for order in orders:
+            if self._failure is None or order.kind == "stop":
+                self._worker.take(order)
+                if order.kind == "stop" and self._failure is None and order.meta.get("exit_code"):
+                    self._failure = RemoteFailure("the job was ended by rank 0", int(order.meta["exit_code"]))
+        if self._aggregator is not None:
+            self._decide(reports)
+            self._on_tick()
+
+    def _decide(self, reports: list[tuple[int, Report]]) -> None:
+        """Rank 0: take in the reports; say stop to all when the job has ended, well or badly."""
+        aggregator = self._aggregator
+        if self._failure is None:
+            try:
+                if any(report.kind == "signal" for _, report in reports) and not aggregator.draining:
+                    log.warning("signal: finishing the bundles at hand, then stopping; the job can be resumed")
+                    aggregator.drain()
+                aggregator.step([(rank, report) for rank, report in reports if report.kind != "signal"])
+            except Exception as error:
+                self._failure = error
+        if not self._stopping and (self._failure is not None or aggregator.finished):
+            self._stopping = True
+            code = 0 if self._failure is None else exit_code_of(self._failure) or 1
+            for rank in self._world.ids:
+                self._exchange.order_boxes[rank].put(Order("stop", {"exit_code": code}))
+
+    def _recover(self, error: RankLost) -> None:
+        if not self._world.fault_tolerant:
+            # mpirun is ending the job already, or will never notice: both end here.
+            print(f"enclaveml: rank {self._world.rank}: another rank died ({error}); run under "
+                  f"`mpirun --with-ft ulfm` to go on without it", file=sys.stderr, flush=True)
+            os._exit(75)
+        faulthandler.dump_traceback_later(RECOVERY_S, exit=True)
+        lost = self._world.recover()
+        self.lost += lost
+        if 0 in lost:
+            print(f"enclaveml: rank {self._world.rank}: the aggregator (rank 0) died; the job can be resumed",
+                  file=sys.stderr, flush=True)
+            os._exit(75)
+        if self._aggregator is not None:
+            for rank in lost:
+                self._aggregator.lose(rank, f"died: {error}")
+            if not any(m.working for m in self._aggregator.members.values()):
+                log.error("no rank is left that computes")
+
+
+def leave(world: World, lost: bool, code: int) -> int:
+    """End MPI. After a lost rank Finalize was seen to hang: flush and go at once instead."""
+    faulthandler.dump_traceback_later(RECOVERY_S + 30, exit=True)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if lost:
+        os._exit(code)
+    try:
+        world.finalize()
+    except (EnvironmentFault, RankLost):
+        os._exit(code)
+    faulthandler.cancel_dump_traceback_later()
+    return code

@@ -1,0 +1,289 @@
+"""The run, as one story that every rank tells: rank 0 aggregates, the others work.
+
+ 1. Join the world of ranks; refuse separate programs.
+ 2. Rank 0 reads and checks the job, the data and the model's files.
+ 3. Roll call: machines, devices, weights in the split.
+ 4. Everybody binds its device and builds the model, jitted at one static batch.
+ 5. Rank 0 prepares the circuit (or takes it from the cache) and checks it on sample rows.
+ 6. The circuit goes to every node, once; every rank checks its digests.
+ 7. Ticks: rows out, outputs in, bundles proved, proofs verified, failures given to others.
+ 8. Rank 0 combines what is verified and writes the results file.
+ 9. Everybody leaves with rank 0's exit status.
+
+A stage that fails on one rank fails on all (``together``); whatever else goes wrong
+ends the job by MPI_Abort, so that no rank waits for one that has left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from enclaveml.aggregator import Aggregator
+from enclaveml.cluster import device_faults
+from enclaveml.comm import RankLost, World
+from enclaveml.datasets import Dataset, from_json, open_dataset
+from enclaveml.distribute import LocalCircuit, distribute
+from enclaveml.errors import EnclaveError, Fault, JobError
+from enclaveml.exchange import Exchange
+from enclaveml.finish import Finish, finished_before
+from enclaveml.job import JobSpec, check_output, load_job
+from enclaveml.begin import begin
+from enclaveml.log import setup
+from enclaveml.loop import Loop, leave
+from enclaveml.options import RunOptions
+from enclaveml.progress import Progress
+from enclaveml.rollcall import call, children_of
+from enclaveml.roster import Member
+from enclaveml.signals import StopRequests, Terminated
+from enclaveml.together import describe, is_agreed, together
+from enclaveml.worker import Worker
+from enclaveml.zk.interface import Circuit, CircuitRequest
+
+log = logging.getLogger(__name__)
+
+# Rows that the circuit is checked on against the float model when it is registered.
+SAMPLE_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What every rank needs of the job; sent as JSON."""
+
+    job_id: str
+    row_shape: tuple[int, ...]
+    dtype: str
+    parts: tuple[tuple[int, ...], ...]
+    coverage: float
+
+
+def run(options: RunOptions) -> int:
+    """Run a job on the ranks of this world. Returns the exit status (README, "Exit status")."""
+    world = World.start()
+    setup(world.rank, world.host)
+    stop = StopRequests()
+    story = _Story(world, options, stop)
+    try:
+        code = story.tell()
+    except RankLost as error:
+        print(f"enclaveml: rank {world.rank} ({world.host}): a rank died before the first round: {error}",
+              file=sys.stderr, flush=True)
+        world.abort(75)
+        raise
+    except Terminated as error:
+        story.close()
+        log.error("%s: ended; the job can be resumed", error)
+        sys.stderr.flush()
+        world.abort(error.exit_code)
+        raise
+    except EnclaveError as error:
+        story.close()
+        if not is_agreed(error):
+            print(f"enclaveml: rank {world.rank} ({world.host}): {describe(error)}", file=sys.stderr, flush=True)
+            world.abort(error.exit_code)
+        if world.is_root:
+            log.error("failed, exit status %d: %s", error.exit_code, str(error).splitlines()[0])
+        leave(world, story.lost, error.exit_code)
+        raise
+    except Exception as error:
+        print(f"enclaveml: rank {world.rank} ({world.host}):\n{describe(error)}", file=sys.stderr, flush=True)
+        if not is_agreed(error):
+            world.abort(1)
+        leave(world, story.lost, 1)
+        raise
+    return leave(world, story.lost, code)
+
+
+class _Story:
+    """The state of one run on one rank, and the stages in the order in which they are told."""
+
+    def __init__(self, world: World, options: RunOptions, stop: StopRequests) -> None:
+        self.world, self.options, self.stop = world, options, stop
+        self.lost = False
+        self._closing: list[object] = []
+
+    def tell(self) -> int:
+        """All stages. Returns the exit status."""
+        world = self.world
+        job, dataset, package = None, None, b""
+        done = np.zeros(1, np.int64)
+        with together(world, "reading the job"):
+            if world.is_root:
+                job = load_job(self.options.job, self.options.overrides, self.options.output, self.options.input)
+                check_output(job, self.options.resume, self.options.force)
+                before = finished_before(job, self.options.resume)
+                done[0] = -1 if before is None else before
+                if before is None:
+                    dataset, package = self._open(job)
+            else:
+                done[0] = -1
+        if world.bcast_array(done, "whether there is anything to do")[0] >= 0:
+            return int(done[0])
+
+        members = call(world, job)
+        me = members[world.rank]
+        brief = self._brief(job, dataset)
+        package = world.bcast_bytes(package, "Bcast of the model")
+        with together(world, "building the model"):
+            model, infer, batch = self._build(me, brief, package)
+        with together(world, "preparing the circuit"):
+            if world.is_root:
+                circuit = self._prepare(job, dataset, model, members)
+            else:
+                circuit = None
+        local = distribute(world, circuit) if brief.coverage > 0 else None
+        if local:
+            self._closing.append(local)
+        return self._compute(job, dataset, brief, members, model, infer, batch, local)
+
+    # -- 2. the job --------------------------------------------------------------
+
+    def _open(self, job: JobSpec) -> tuple[Dataset, bytes]:
+        from enclaveml.models import package_model
+
+        faults = device_faults(job)
+        if faults:
+            raise JobError(*faults)
+        dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
+        if self.options.input:
+            dataset = from_json(self.options.input, dataset.row_shape)
+        package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
+        log.info("job %s: %d rows of shape %s, %s", job.name, dataset.rows, dataset.row_shape, dataset.dtype)
+        return dataset, package.to_bytes()
+
+    def _brief(self, job: JobSpec | None, dataset: Dataset | None) -> Brief:
+        text = None
+        if self.world.is_root:
+            text = json.dumps({
+                "job_id": f"{job.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
+                "row_shape": dataset.row_shape, "dtype": str(dataset.dtype), "parts": dataset.parts,
+                "coverage": job.proof.coverage,
+            }).encode()
+        sent = json.loads(self.world.bcast_bytes(text, "Bcast of the job"))
+        sent["row_shape"] = tuple(sent["row_shape"])
+        sent["parts"] = tuple(tuple(p) for p in sent["parts"] or ())
+        return Brief(**sent)
+
+    # -- 4. the model ------------------------------------------------------------
+
+    def _build(self, me: Member, brief: Brief, package: bytes) -> tuple:
+        from enclaveml.devices import bind_device
+
+        # Rank 0 needs the model too: to export it, and to judge inconsistent rows.
+        device = bind_device(me.device if me.computes else "cpu", me.local_rank)
+        me.device = device.kind
+
+        from enclaveml.inference import Inference, choose_batch
+        from enclaveml.models import ModelPackage, build_model
+
+        dtype = np.dtype(brief.dtype)
+        model = build_model(ModelPackage.from_bytes(package), brief.row_shape, dtype, parts=brief.parts)
+        batch = choose_batch(brief.row_shape, dtype)
+        infer = Inference(model.function, batch)
+        if me.computes:
+            infer(np.zeros((1, *brief.row_shape), dtype))  # compiles before the clock of the first round
+        return model, infer, batch
+
+    # -- 5. the circuit ----------------------------------------------------------
+
+    def _prepare(self, job: JobSpec, dataset: Dataset, model: object, members: tuple[Member, ...]) -> Circuit | None:
+        if job.proof.coverage == 0:
+            return None
+        from enclaveml.zk.ezkl.system import EzklSystem
+
+        computing = [m for m in members if m.computes]
+        replicas = job.split.replicas if job.split.strategy == "redundant" else 1
+        cores = sum(children_of(m, members) for m in computing)
+        request = CircuitRequest(
+            inputs=job.proof.inputs, tolerance=job.proof.tolerance, rows_per_proof=job.proof.rows_per_proof,
+            scale=job.proof.scale, expected_rows=int(np.ceil(dataset.rows * replicas * job.proof.coverage)),
+            memory_gb=min(m.memory_gb for m in computing), cores=cores,
+        )
+        began = time.monotonic()
+        circuit = EzklSystem().prepare(model.function, _samples(dataset), request, lambda line: log.info("%s", line))
+        log.info("circuit %s ready in %.1f s: %d rows a proof, tolerance %.4g, deviation %.4g on %d sample rows, "
+                 "argmax agreement %.4f", circuit.circuit_id[:12], time.monotonic() - began, circuit.rows,
+                 circuit.tolerance, circuit.deviation, circuit.samples, circuit.agreement)
+        if job.model.hash and job.model.hash != circuit.model_hash:
+            raise JobError(Fault(job.where("model.hash"), "model.hash",
+                                 f"the model's hash is {circuit.model_hash}, the job says {job.model.hash}: other "
+                                 f"weights, another model file, or another version of jax2onnx"))
+        return circuit
+
+    # -- 7. ticks ----------------------------------------------------------------
+
+    def _compute(self, job: JobSpec | None, dataset: Dataset | None, brief: Brief, members: tuple[Member, ...],
+                 model: object, infer: object, batch: int, local: LocalCircuit | None) -> int:
+        world, me = self.world, members[self.world.rank]
+        circuit = local.circuit if local else None
+        outputs = circuit.outputs if circuit else model.outputs
+        exchange = Exchange(world, brief.row_shape, np.dtype(brief.dtype), outputs)
+        aggregator = finish = prover = None
+        with together(world, "starting the provers"):
+            if circuit and me.computes:
+                from enclaveml.zk.ezkl.system import EzklSystem
+
+                prover = EzklSystem().prover(circuit.folder, children_of(me, members), 1)
+                self._closing.append(prover)
+            if world.is_root:
+                aggregator, finish = self._aggregator(job, dataset, circuit, model, members, exchange, infer)
+        worker = Worker(infer, batch, prover, children_of(me, members), circuit, me.node_id, brief.job_id,
+                        exchange.outbox)
+        loop = Loop(world, exchange, worker, aggregator, self.stop, self._progress(dataset, aggregator))
+        try:
+            loop.run()
+        except Exception as error:
+            self.lost = bool(loop.lost)
+            if finish is not None:
+                finish.fail(error)
+            raise
+        self.lost = bool(loop.lost)
+        code = 0
+        if world.is_root:
+            status, code, message = finish.outcome()
+            finish.write(status, code, message)
+        self.close()
+        return code
+
+    def _aggregator(self, job: JobSpec, dataset: Dataset, circuit: Circuit | None, model: object,
+                    members: tuple[Member, ...], exchange: Exchange,
+                    infer: Callable[[np.ndarray], np.ndarray]) -> tuple[Aggregator, Finish]:
+        verifier = None
+        if circuit:
+            from enclaveml.zk.ezkl.system import EzklSystem
+
+            verifier = EzklSystem().verifier(circuit, max(1, int(members[0].cores)))
+            self._closing.append(verifier)
+        row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
+        journal, before = begin(job, self.options, dataset, circuit, model, members, self.world.library)
+        self._closing.append(journal)
+        aggregator = Aggregator(job, dataset.rows, dataset.read, circuit, exchange.outputs, verifier,
+                                {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes)
+        if before is not None:
+            aggregator.go_on(before)
+        return aggregator, Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)
+
+    def _progress(self, dataset: Dataset | None, aggregator: Aggregator | None) -> Callable[[], None]:
+        if aggregator is None:
+            return lambda: None
+        progress = Progress(dataset.rows)
+        self._closing.append(progress)
+        return lambda: progress.update(aggregator.rows_done, aggregator.proofs_verified, aggregator.bundles_rejected)
+
+    def close(self) -> None:
+        """End the children and remove this rank's scratch, the latest made first; keeps every result."""
+        while self._closing:
+            self._closing.pop().close()
+
+
+def _samples(dataset: Dataset) -> np.ndarray:
+    """Up to SAMPLE_ROWS rows spread evenly over the dataset, (S, *row_shape)."""
+    rows = np.unique(np.linspace(0, dataset.rows - 1, min(SAMPLE_ROWS, dataset.rows)).astype(np.int64))
+    return dataset.read_rows(rows)

@@ -1,0 +1,172 @@
+"""A worker's side: infer the rows that come, prove the bundles that are ordered, report.
+
+Nothing here waits. ``work`` is called between ticks; it infers for a bounded time, keeps
+the prover's children supplied and puts what is finished into the outbox.
+
+Letters: n rows at hand, B rows per bundle, D outputs per row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from enclaveml.envelope import Consistency, Envelope, encode, input_hash, output_hash
+from enclaveml.exchange import STATS, Order, Outbox, Report
+from enclaveml.zk.interface import Circuit, Proof, ProofResult, Prover
+
+# Inference between two ticks is cut off after this many seconds, at a batch's end, so
+# that a rank with much to infer does not hold up the others' tick.
+SLICE_S = 0.5
+
+# One bundle more than there are children is handed to the prover, so that a child that
+# finishes finds the next one waiting.
+AHEAD = 1
+
+
+class Worker:
+    """One rank's rows in hand.
+
+    Args:
+        infer: rows (n, *row_shape) to float32 outputs (n, D); any n, one jitted batch inside.
+        prover: makes the proofs in child processes, ``children`` at a time; None where nothing is proved.
+    """
+
+    def __init__(self, infer: Callable[[np.ndarray], np.ndarray], batch: int, prover: Prover | None, children: int,
+                 circuit: Circuit, node_id: str, job_id: str, outbox: Outbox) -> None:
+        self._infer, self._batch, self._prover, self._children = infer, batch, prover, max(1, children)
+        self._circuit, self._node_id, self._job_id, self._outbox = circuit, node_id, job_id, outbox
+        self._to_infer: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self._to_prove: deque[tuple[Mapping[str, object], np.ndarray]] = deque()
+        self._proving: dict[int, tuple[Mapping[str, object], np.ndarray]] = {}
+        self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._draining = False
+        self.stopped = False
+        self._stats = dict.fromkeys(STATS, 0.0)
+        self._last = time.monotonic()
+
+    @property
+    def stats(self) -> np.ndarray:
+        """Running totals in the order of ``exchange.STATS``, (len(STATS),) float64."""
+        return np.array([self._stats[name] for name in STATS])
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is inference to do right now."""
+        return bool(self._to_infer)
+
+    @property
+    def news(self) -> bool:
+        """Whether there is something to report."""
+        return len(self._outbox) > 0
+
+    def take(self, order: Order) -> None:
+        """Accept an order of rank 0."""
+        if order.kind == "infer":
+            self._to_infer.append((order.rows, order.data))
+        elif order.kind == "prove":
+            self._to_prove.append((order.meta, order.rows))
+        elif order.kind == "forget":
+            for row in range(int(order.meta["start"]), int(order.meta["stop"])):
+                self._held.pop(row, None)
+        elif order.kind == "drain":
+            self._to_infer.clear()
+            self._to_prove.clear()
+            self._draining = True
+        elif order.kind == "stop":
+            self.stopped = True
+        else:
+            raise ValueError(f"an order of unknown kind {order.kind!r}: rank 0 runs another version of enclaveml")
+
+    def work(self) -> None:
+        """Do what can be done without waiting: some inference, feeding the prover, collecting its proofs."""
+        self._count_waiting()
+        self._infer_some()
+        self.pump()
+        if self._draining and not self._proving:
+            self._outbox.put(Report("drained"))
+            self._draining = False
+
+    def pump(self) -> None:
+        """Collect finished proofs and keep the children supplied. Cheap: also called while a tick waits."""
+        if self._prover is None:
+            return
+        for result in self._prover.poll():
+            self._finish(result)
+        while self._to_prove and len(self._proving) < self._children + AHEAD:
+            meta, rows = self._to_prove.popleft()
+            task = int(meta["bundle"])
+            self._proving[task] = (meta, rows)
+            self._prover.submit(task, np.stack([self._held[int(row)][0] for row in rows]), float(meta["timeout_s"]))
+
+    def _infer_some(self) -> None:
+        began = time.monotonic()
+        while self._to_infer and time.monotonic() - began < SLICE_S:
+            rows, data = self._to_infer.popleft()
+            if len(rows) > self._batch:
+                self._to_infer.appendleft((rows[self._batch:], data[self._batch:]))
+                rows, data = rows[: self._batch], data[: self._batch]
+            outputs = self.infer(rows, data)
+            if self._prover is not None:
+                self._held.update(zip(rows.tolist(), zip(data, outputs, strict=True), strict=True))
+            self._outbox.put(Report("outputs", {}, rows, outputs))
+            self._stats["rows_inferred"] += len(rows)
+        spent = time.monotonic() - began
+        self._stats["infer_s"] += spent
+        self._last += spent
+
+    def infer(self, rows: np.ndarray, data: np.ndarray) -> np.ndarray:
+        """Float outputs (n, D) float32 of these dataset rows (n,) whose data is (n, *row_shape)."""
+        return self._infer(data)
+
+    def _finish(self, result: ProofResult) -> None:
+        meta, rows = self._proving.pop(result.task)
+        self._stats["witness_s"] += result.witness_seconds
+        self._stats["prove_s"] += result.prove_seconds
+        if result.proof is None:
+            self._stats["failures"] += 1
+            self._outbox.put(Report("failed", {"bundle": result.task, "text": result.error}))
+            return
+        self._stats["proofs"] += 1
+        data, outputs = map(np.stack, zip(*(self._held.pop(int(row)) for row in rows), strict=True))
+        self._outbox.put(Report("envelope", {"bundle": result.task},
+                                blob=self.seal(meta, rows, data, outputs, result.proof)))
+
+    def seal(self, meta: Mapping[str, object], rows: np.ndarray, data: np.ndarray, outputs: np.ndarray,
+             proof: Proof) -> bytes:
+        """The envelope of one proved bundle: rows (n,), their data (n, *row_shape), float outputs (n, D), its proof."""
+        circuit = self._circuit
+        fixed = proof.outputs[: len(rows)] / 2.0**circuit.output_scale
+        with np.errstate(invalid="ignore"):
+            deviation = float(np.abs(fixed - outputs).max(initial=0.0))
+        envelope = Envelope(
+            model_hash=bytes.fromhex(circuit.model_hash),
+            input_hash=input_hash(circuit.inputs, data),
+            output_hash=output_hash(outputs),
+            node_id=self._node_id,
+            job_id=self._job_id,
+            circuit_id=bytes.fromhex(circuit.circuit_id),
+            round=int(meta["round"]), bundle=int(meta["bundle"]), attempt=int(meta["attempt"]),
+            rows=rows,
+            outputs=outputs,
+            computation=proof.computation,
+            commitment=proof.commitment,
+            consistency=Consistency(proof.outputs, circuit.output_scale, circuit.tolerance, deviation),
+        )
+        return encode(envelope)
+
+    def _count_waiting(self) -> None:
+        """Add to ``wait_s`` the share of the time since the last call in which children had nothing to do."""
+        now = time.monotonic()
+        if not self._to_infer:
+            idle = 1.0 - min(1.0, len(self._proving) / self._children)
+            self._stats["wait_s"] += idle * max(0.0, now - self._last)
+        self._last = now
+
+    def close(self) -> None:
+        """End the prover's children."""
+        if self._prover is not None:
+            self._prover.close()
