@@ -44,22 +44,40 @@ class Verb:
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB", type=Path, help="the job file, YAML")
-    parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
-                        help="override a key of the job file, as in split.strategy=equal; may be repeated; "
-                             "paths are relative to the current folder")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override a key of the job file, as in split.strategy=equal; may be repeated; "
+        "paths are relative to the current folder",
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the results file, instead of output.path")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="the results file, instead of output.path"
+    )
     parser.add_argument("--input", metavar="FILE", type=Path, help="data to use instead of the job's input")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the short answer here, beside the results")
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the short answer here, beside the results"
+    )
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on where a stopped job was; starts if there is none")
+    existing.add_argument(
+        "--resume", action="store_true", help="go on where a stopped job was; starts if there is none"
+    )
     existing.add_argument("--force", action="store_true", help="replace existing results")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, show the shard plan, run nothing")
-    parser.add_argument("--ranks", metavar="P", type=_positive,
-                        help="with --dry-run: plan for P ranks (default: those that cluster.ranks describes, or 1)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the shard plan, run nothing"
+    )
+    parser.add_argument(
+        "--ranks",
+        metavar="P",
+        type=_positive,
+        help="with --dry-run: plan for P ranks (default: those that cluster.ranks describes, or 1)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -151,9 +169,10 @@ def build_parser(prog: str = "enclaveml") -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
         formatter_class=width,
-        description="Batch inference over MPI ranks, every row with a zero-knowledge proof that rank 0 verifies.",
+        description="Batch inference over MPI ranks, every row with a zero-knowledge proof that rank 0 "
+        "verifies.",
         epilog=f"examples:\n  mpirun -np 4 {prog} run job.yaml\n  {prog} run job.yaml --dry-run\n"
-               f"  {prog} VERB --help\n\n{STATUSES}",
+        f"  {prog} VERB --help\n\n{STATUSES}",
     )
     parser.add_argument("--version", action="version", version=f"enclaveml {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)

@@ -43,8 +43,10 @@ def match_ranks(
             matched[rank] = spec
     faults = [
         Fault(
-            source, "cluster.ranks",
-            f"rank {rank} (host {host}, local rank {local}) has no description left: {len(ranks)} ranks are described, "
+            source,
+            "cluster.ranks",
+            f"rank {rank} (host {host}, local rank {local}) has no description left: {len(ranks)} ranks "
+            "are described, "
             f"{sum(_same_host(spec.host, host) for spec in ranks if spec.host)} of them for this host; "
             f"allowed: an entry for each of the {len(where)} ranks, or start fewer",
         )
@@ -80,7 +82,8 @@ def device_faults(job: JobSpec, installed: Mapping[str, str] | None = None) -> t
     reason = metal_refusal(versions)
     return tuple(
         Fault(
-            job.where(f"cluster.ranks.{index}.device"), f"cluster.ranks.{index}.device",
+            job.where(f"cluster.ranks.{index}.device"),
+            f"cluster.ranks.{index}.device",
             f"found 'metal' for {spec.node_id!r}; {reason}; allowed here: cpu, cuda",
         )
         for index, spec in enumerate(job.cluster.ranks)

@@ -51,7 +51,11 @@ def _machine(job: JobSpec, ranks: int | None) -> tuple[RankSpec | None, ...]:
         return (None,) * (1 if ranks is None else ranks)
     if ranks is not None and ranks > len(described):
         raise JobError(
-            Fault(job.where("cluster.ranks"), "cluster.ranks", f"describes {len(described)} ranks; --ranks asks for {ranks}")
+            Fault(
+                job.where("cluster.ranks"),
+                "cluster.ranks",
+                f"describes {len(described)} ranks; --ranks asks for {ranks}",
+            )
         )
     return described if ranks is None else described[:ranks]
 
@@ -60,24 +64,36 @@ def _check_split(job: JobSpec, eligible: np.ndarray) -> None:
     workers = int(eligible.sum())
     if workers == 0:
         key = "cluster.aggregator_computes"
-        raise JobError(Fault(job.where(key), key, "found false with one rank, so no rank computes; allowed: true"))
+        raise JobError(
+            Fault(job.where(key), key, "found false with one rank, so no rank computes; allowed: true")
+        )
     if job.split.strategy == "redundant" and job.split.replicas > workers:
         raise JobError(
             Fault(
-                job.where("split.replicas"), "split.replicas",
-                f"found {job.split.replicas}, and {workers} of {len(eligible)} ranks compute; allowed: 1 to {workers}",
+                job.where("split.replicas"),
+                "split.replicas",
+                f"found {job.split.replicas}, and {workers} of {len(eligible)} ranks compute; allowed: 1 "
+                f"to {workers}",
             )
         )
 
 
-def _summary(job: JobSpec, rows: int, shape: tuple[int, ...], dtype: np.dtype, eligible: np.ndarray) -> list[str]:
+def _summary(
+    job: JobSpec, rows: int, shape: tuple[int, ...], dtype: np.dtype, eligible: np.ndarray
+) -> list[str]:
     written = job.resolved()
     model, data, proof = written["model"], written["input"], written["proof"]
     exists = any(os.path.lexists(p) for p in (job.output.path, journal_path(job.output.path)))
-    key = "" if data["key"] is None else ", " + (data["key"] if isinstance(data["key"], str) else " ".join(data["key"]))
+    key = (
+        ""
+        if data["key"] is None
+        else ", " + (data["key"] if isinstance(data["key"], str) else " ".join(data["key"]))
+    )
     labels = f", labels {data['labels']}" if data["labels"] else ""
     tolerance = "chosen when the circuit is made" if proof["tolerance"] is None else f"{proof['tolerance']:g}"
-    strategy = job.split.strategy + (f", {job.split.replicas} replicas" if job.split.strategy == "redundant" else "")
+    strategy = job.split.strategy + (
+        f", {job.split.replicas} replicas" if job.split.strategy == "redundant" else ""
+    )
     parts = {
         "job": job.name,
         "model": model["flax"] + (f", {model['weights']}" if model["weights"] else ""),
@@ -112,6 +128,8 @@ def _table(machine: tuple[RankSpec | None, ...], counts: np.ndarray, copies: int
     widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
     left = (1, 2)  # names to the left, numbers to the right
     return [
-        "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in [head, *body]
     ]

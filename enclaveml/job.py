@@ -116,7 +116,7 @@ class JobSpec:
     marks: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def resolved(self) -> dict[str, Any]:
-        """The job with every default applied, JSON-able, paths relative to the job file's folder as written."""
+        """The job with every default applied, JSON-able; paths as written, relative to the job file."""
         return copy.deepcopy(dict(self.values))
 
     def resolved_yaml(self) -> str:
@@ -184,7 +184,9 @@ def _build(values: Values, path: Path, given: str, overrides: tuple[str, ...]) -
         proof=ProofSpec(**section("proof")),
         combine=CombineSpec(**section("combine")),
         output=OutputSpec(absolute(output["path"]) or folder),
-        cluster=ClusterSpec(of["cluster.aggregator_computes"], tuple(RankSpec(**r) for r in of["cluster.ranks"])),
+        cluster=ClusterSpec(
+            of["cluster.aggregator_computes"], tuple(RankSpec(**r) for r in of["cluster.ranks"])
+        ),
         path=path,
         given=given,
         overrides=overrides,
@@ -211,7 +213,8 @@ def check_output(job: JobSpec, resume: bool, force: bool) -> None:
         shown = os.path.relpath(found)
         raise JobError(
             Fault(
-                job.where("output.path"), "output.path",
+                job.where("output.path"),
+                "output.path",
                 f"{shown} exists; --resume goes on with it, --force replaces it, -o writes elsewhere",
             )
         )

@@ -49,7 +49,9 @@ def _output(values: Values, job: Path) -> Iterator[Fault]:
     if os.path.isdir(path):
         yield Fault(where, "output.path", f"found {written!r}; a folder; allowed: a file's path")
     elif not os.path.isdir(path.parent):
-        yield Fault(where, "output.path", f"found {written!r}; the folder {str(path.parent)!r} does not exist")
+        yield Fault(
+            where, "output.path", f"found {written!r}; the folder {str(path.parent)!r} does not exist"
+        )
     taken = {"the job file": job.name} | {
         f"{key}": values.of[key] for key in ("input.path", "model.weights") if values.of.get(key) is not None
     }
@@ -68,16 +70,21 @@ def _cluster(values: Values) -> Iterator[Fault]:
         key = f"cluster.ranks.{index}.node_id"
         name = entry["node_id"]
         if name in first:
-            yield Fault(values.marks[key], key, f"found {name!r}, as at {first[name]}; allowed: a name of its own")
+            yield Fault(
+                values.marks[key], key, f"found {name!r}, as at {first[name]}; allowed: a name of its own"
+            )
         first.setdefault(name, values.marks[key])
     workers = sum(computing(computes, len(ranks)))
     if workers == 0:
         yield Fault(
-            values.marks["cluster.aggregator_computes"], "cluster.aggregator_computes",
+            values.marks["cluster.aggregator_computes"],
+            "cluster.aggregator_computes",
             "found false with one rank described, so no rank computes; allowed: true, or more ranks",
         )
     elif values.of.get("split.strategy") == "redundant" and values.of.get("split.replicas", 0) > workers:
         yield Fault(
-            values.marks["split.replicas"], "split.replicas",
-            f"found {values.of['split.replicas']}; allowed: 1 to {workers}, the workers that cluster.ranks describes",
+            values.marks["split.replicas"],
+            "split.replicas",
+            f"found {values.of['split.replicas']}; allowed: 1 to {workers}, the workers that cluster.ranks "
+            "describes",
         )

@@ -25,7 +25,9 @@ def read_text(path: Path, where: str, key: str) -> tuple[str | None, list[Fault]
     except OSError as error:
         return None, [Fault(where, key, f"cannot be read: {error.strerror}")]
     if len(data) > LARGEST_TEXT:
-        return None, [Fault(where, key, f"larger than 1 MiB ({path.stat().st_size} bytes); is it a job file?")]
+        return None, [
+            Fault(where, key, f"larger than 1 MiB ({path.stat().st_size} bytes); is it a job file?")
+        ]
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
@@ -75,4 +77,6 @@ def class_missing(path: Path, name: str) -> str:
         return ""
     close = nearest(name, classes)
     found = ", ".join(classes) or "none"
-    return f"{path.name} defines no {name!r}; classes there: {found}" + (f"; did you mean {close!r}?" if close else "")
+    return f"{path.name} defines no {name!r}; classes there: {found}" + (
+        f"; did you mean {close!r}?" if close else ""
+    )

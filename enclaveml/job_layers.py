@@ -35,7 +35,9 @@ def read_layers(
     if text is not None and not faults and (root is None or (isinstance(root, Scalar) and root.null)):
         faults.append(Fault(f"{path}:1", "", f"an empty file; {SMALLEST}"))
     elif root is not None and not isinstance(root, Map):
-        faults.append(Fault(root.where, "", f"found {root}; allowed: a mapping with the sections {', '.join(SECTIONS)}"))
+        faults.append(
+            Fault(root.where, "", f"found {root}; allowed: a mapping with the sections {', '.join(SECTIONS)}")
+        )
     tree = root if isinstance(root, Map) else None
     base = tree if tree is not None else Map({}, f"{path}:1")
     for option in overrides:
@@ -43,11 +45,17 @@ def read_layers(
         faults += more
     if output is not None:
         where = f"-o {output}"
-        base = _put(base, ["output", "path"], Scalar(_to_job(str(output), path), False, where), where, "", faults)
+        base = _put(
+            base, ["output", "path"], Scalar(_to_job(str(output), path), False, where), where, "", faults
+        )
     if data is not None:
         where = f"--input {data}"
-        base = replace(base, items={**base.items, "input": Map({}, where)}, keys={**base.keys, "input": where})
-        base = _put(base, ["input", "path"], Scalar(_to_job(str(data), path), False, where), where, "", faults)
+        base = replace(
+            base, items={**base.items, "input": Map({}, where)}, keys={**base.keys, "input": where}
+        )
+        base = _put(
+            base, ["input", "path"], Scalar(_to_job(str(data), path), False, where), where, "", faults
+        )
     base, more = _with_cluster(base, path)
     return (base if tree is not None else None), text or "", faults + more
 
@@ -99,7 +107,9 @@ def _put(parent: Node, parts: list[str], node: Node, where: str, at: str, faults
         count = len(parent.items)
         chosen = range(count) if name == "*" else [int(name)] if name.isascii() and name.isdigit() else []
         if not chosen or chosen[-1] >= count:
-            allowed = f"an entry's number, 0 to {count - 1}, or * for all" if count else "none, the list is empty"
+            allowed = (
+                f"an entry's number, 0 to {count - 1}, or * for all" if count else "none, the list is empty"
+            )
             faults.append(Fault(where, at, f"found entry {name!r}; allowed: {allowed}"))
             return parent
         items = list(parent.items)
@@ -107,12 +117,17 @@ def _put(parent: Node, parts: list[str], node: Node, where: str, at: str, faults
             items[index] = _put(items[index], rest, node, where, f"{at}.{index}", faults)
         return replace(parent, items=tuple(items))
     if isinstance(parent, Scalar) and not parent.null:
-        faults.append(Fault(where, below, f"{at} is {parent} at {parent.where}, so nothing can be set below it"))
+        faults.append(
+            Fault(where, below, f"{at} is {parent} at {parent.where}, so nothing can be set below it")
+        )
         return parent
     known = parent if isinstance(parent, Map) else Map({}, where)
     child = _put(known.items.get(name, Scalar("", True, where)), rest, node, where, below, faults)
-    return replace(known, items={**known.items, name: child}, keys={**known.keys, name: known.keys.get(name, where)}
-                   if rest else {**known.keys, name: where})
+    return replace(
+        known,
+        items={**known.items, name: child},
+        keys={**known.keys, name: known.keys.get(name, where)} if rest else {**known.keys, name: where},
+    )
 
 
 def _with_cluster(root: Map, job: Path) -> tuple[Map, list[Fault]]:
@@ -127,15 +142,19 @@ def _with_cluster(root: Map, job: Path) -> tuple[Map, list[Fault]]:
         text = None
     else:
         text, faults = read_text(path, node.where, "cluster")
-        faults = [replace(f, message=f"found {node}; {f.message}") if f.where == node.where else f for f in faults]
+        faults = [
+            replace(f, message=f"found {node}; {f.message}") if f.where == node.where else f for f in faults
+        ]
     if text is not None:
         found, more = parse(text, lambda line: f"{path}:{line}", at="cluster")
         faults += more
         if not isinstance(found, Map) and not more:
-            what = "an empty file" if found is None or (isinstance(found, Scalar) and found.null) else f"found {found}"
+            what = (
+                "an empty file"
+                if found is None or (isinstance(found, Scalar) and found.null)
+                else f"found {found}"
+            )
             keys = ", ".join(names("cluster"))
             faults.append(Fault(f"{path}:1", "cluster", f"{what}; allowed: a mapping with the keys {keys}"))
     items = {**root.items, "cluster": found if isinstance(found, Map) else Map({}, node.where)}
     return replace(root, items=items), faults
-
-

@@ -99,7 +99,9 @@ def _refuse(key: Key, node: Node, path: str, values: Values) -> object:
 def _text(key: Key, node: Node, path: str, values: Values) -> Any:
     if not isinstance(node, Scalar) or not node.text.strip() or not node.text.isprintable():
         return _refuse(key, node, path, values)
-    if (key.choices and node.text not in key.choices) or (key.check is not None and not key.check.holds(node.text)):
+    if (key.choices and node.text not in key.choices) or (
+        key.check is not None and not key.check.holds(node.text)
+    ):
         return _refuse(key, node, path, values)
     return node.text
 
@@ -133,7 +135,9 @@ def _mapping(key: Key, node: Node, path: str, values: Values) -> Any:
     before = len(values.faults)
     for name in node.items:
         if not name.isidentifier():
-            values.fault(node.keys[name], f"{path}.{name}", f"found {name!r}; allowed: the name of an argument")
+            values.fault(
+                node.keys[name], f"{path}.{name}", f"found {name!r}; allowed: the name of an argument"
+            )
     value = _free(node, path, values)
     return value if len(values.faults) == before else _BAD
 
@@ -146,7 +150,8 @@ def _free(node: Node, path: str, values: Values) -> Any:
         return [_free(child, f"{path}.{index}", values) for index, child in enumerate(node.items)]
     if node.ambiguous:
         return values.fault(
-            node.where, path,
+            node.where,
+            path,
             f"found {node.text}, which YAML's versions read differently; "
             "allowed: true, false, a decimal number, or text in quotes",
         )
@@ -156,7 +161,9 @@ def _free(node: Node, path: str, values: Values) -> Any:
         if value is not None:
             return value
     if node.plain and node.text.lower().lstrip("+-") in (".inf", ".nan"):
-        return values.fault(node.where, path, f"found {node.text}; allowed: a finite number, or text in quotes")
+        return values.fault(
+            node.where, path, f"found {node.text}; allowed: a finite number, or text in quotes"
+        )
     return node.text
 
 

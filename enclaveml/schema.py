@@ -33,7 +33,8 @@ class Range:
 
     def __str__(self) -> str:
         if self.high is not None:
-            return f"above {self.low:g}, up to {self.high:g}" if self.open else f"from {self.low:g} to {self.high:g}"
+            closed = f"from {self.low:g} to {self.high:g}"
+            return f"above {self.low:g}, up to {self.high:g}" if self.open else closed
         return f"above {self.low:g}" if self.open else f"from {self.low:g}"
 
 
@@ -110,10 +111,14 @@ class Key:
         }[self.type]
 
 
+# A table, so it is set as one.
+# fmt: off
 RANK_KEYS: tuple[Key, ...] = (
-    Key("node_id", "text", None, "", "the rank's name in the log, the envelopes and the file; each one different",
+    Key("node_id", "text", None, "",
+        "the rank's name in the log, the envelopes and the file; each one different",
         check=Label(), required=True),
-    Key("host", "text", None, "", "the host that the entry is for, as the host names itself, with or without domain",
+    Key("host", "text", None, "",
+        "the host that the entry is for, as the host names itself, with or without domain",
         check=Label(), default_words="any host that is left"),
     Key("device", "text", "cpu", "", "what the rank computes on", choices=("cpu", "cuda", "metal")),
     Key("memory_gb", "number", None, "GB", "the device's memory: the rank's capacity",
@@ -123,14 +128,17 @@ RANK_KEYS: tuple[Key, ...] = (
 KEYS: tuple[Key, ...] = (
     Key("job.name", "text", None, "", "the job's name, in the log, the envelopes and the file",
         check=Label(), default_words="the job file's folder"),
-    Key("model.flax", "text", None, "", "the Flax model's class (NNX or Linen); a file is relative to the job file",
+    Key("model.flax", "text", None, "",
+        "the Flax model's class (NNX or Linen); a file is relative to the job file",
         check=Pattern(FLAX, "package.module:Class or file.py:Class"), required=True),
     Key("model.args", "mapping", {}, "", "keyword arguments for the class"),
     Key("model.weights", "path", None, "", "weights, in safetensors",
         default_words="as the class initialises them"),
-    Key("model.hash", "text", None, "", "the model hash that the model must have (`enclaveml hash` prints it)",
+    Key("model.hash", "text", None, "",
+        "the model hash that the model must have (`enclaveml hash` prints it)",
         check=Pattern(HEX_DIGEST, "64 hexadecimal digits"), default_words="any"),
-    Key("input.path", "path", None, "", "the dataset: .npy, .npz, HDF5 or CSV, one row per sample", required=True),
+    Key("input.path", "path", None, "",
+        "the dataset: .npy, .npz, HDF5 or CSV, one row per sample", required=True),
     Key("input.key", "names", None, "", "array in an npz, dataset in an HDF5 file, columns of a CSV",
         default_words="the only array, or x"),
     Key("input.labels", "text", None, "", "true classes beside the rows: gives accuracy in log and file",
@@ -141,30 +149,37 @@ KEYS: tuple[Key, ...] = (
     Key("split.replicas", "whole", 2, "workers", "how many workers get each row; `redundant` only",
         check=Range(1)),
     Key("split.reassign", "flag", True, "", "give rows that failed to another worker, which then sees them"),
-    Key("proof.coverage", "number", 1.0, "of rows", "the part of the rows that is proved; drawn after the outputs are in",
+    Key("proof.coverage", "number", 1.0, "of rows", "the part of the rows that is proved; drawn after the "
+                                                    "outputs are in",
         check=Range(0, 1)),
     Key("proof.inputs", "text", "public", "",
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
         "inputs that are easily guessed can be found from a commitment or hash by trying",
         choices=("public", "committed", "hashed")),
-    Key("proof.tolerance", "number", None, "output", "largest absolute deviation of a float output from the proved one",
+    Key("proof.tolerance", "number", None, "output",
+        "largest absolute deviation of a float output from the proved one",
         check=Range(0, open=True), default_words="0.01, or what the check on sample rows needs"),
     Key("proof.timeout_s", "number", 600.0, "s", "longest time for one proof", check=Range(0, open=True)),
-    Key("proof.max_rejections", "whole", 1, "proofs", "rejected proofs after which a worker gets no more rows",
+    Key("proof.max_rejections", "whole", 1, "proofs",
+        "rejected proofs after which a worker gets no more rows",
         check=Range(1)),
     Key("proof.strict", "flag", False, "", "exit status 3 if any row ends unverified"),
     Key("proof.rows_per_proof", "whole", None, "rows", "rows in one proof", check=Range(2, 65536),
         default_words="the circuit plan's choice"),
     Key("proof.scale", "whole", None, "bits", "fractional bits of the fixed-point numbers in the proof",
         check=Range(1, 30), default_words="the circuit plan's choice"),
-    Key("combine.strategy", "text", "average", "", "how results become one: a row's replicas, and the rows of the job",
+    Key("combine.strategy", "text", "average", "",
+        "how results become one: a row's replicas, and the rows of the job",
         choices=("average", "weighted_average", "majority_vote", "soft_vote", "median")),
-    Key("combine.input", "text", "logits", "", "what the model's outputs are", choices=("logits", "probabilities")),
+    Key("combine.input", "text", "logits", "", "what the model's outputs are",
+        choices=("logits", "probabilities")),
     Key("cluster.aggregator_computes", "flag", None, "", "whether rank 0 computes besides aggregating",
         default_words="only when it is alone"),
-    Key("cluster.ranks", "ranks", (), "", "the machine, an entry for each rank", default_words="not described"),
+    Key("cluster.ranks", "ranks", (), "",
+        "the machine, an entry for each rank", default_words="not described"),
     Key("output.path", "path", "results.h5", "", "the results file, HDF5"),
 )
+# fmt: on
 
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(key.section for key in KEYS))
 BY_PATH: dict[str, Key] = {key.path: key for key in KEYS}
@@ -190,8 +205,11 @@ def keys_table() -> str:
     rows = ["| key | type | default | unit | meaning | allowed |", "|---|---|---|---|---|---|"]
     for key in KEYS:
         if key.section == "cluster" and not any(row.startswith("| `cluster") for row in rows):
-            rows.append("| `cluster` | path or mapping | not described |  | the machine: a YAML file with the keys below "
-                        "(as in `configs/`), or the keys themselves | a path, or a mapping |")
+            rows.append(
+                "| `cluster` | path or mapping | not described |  | the machine: a YAML file with "
+                "the keys below "
+                "(as in `configs/`), or the keys themselves | a path, or a mapping |"
+            )
         rows.append(_table_row(key, key.path))
         if key.type == "ranks":
             rows += [_table_row(entry, f"{key.path}[].{entry.path}") for entry in RANK_KEYS]
@@ -210,7 +228,8 @@ def _table_row(key: Key, path: str) -> str:
     else:
         default = f"`{key.default}`"
     allowed = ", ".join(f"`{choice}`" for choice in key.choices) or key.allowed()
-    kind = {"ranks": "list", "names": "text or list", "flag": "boolean", "whole": "integer"}.get(key.type, key.type)
+    kinds = {"ranks": "list", "names": "text or list", "flag": "boolean", "whole": "integer"}
+    kind = kinds.get(key.type, key.type)
     return f"| `{path}` | {kind} | {default} | {key.unit} | {key.meaning} | {allowed} |"
 
 

@@ -109,8 +109,9 @@ Node = Scalar | List | Map
 def parse(text: str, where: Callable[[int], str], at: str = "") -> tuple[Node | None, list[Fault]]:
     """Read one YAML document. ``where(line)`` names a place, lines count from 1.
 
-    ``at`` is the dotted path at which the document stands in the job. Returns the tree (None where the text holds no value or is no YAML) and all faults:
-    a syntax error ends the reading, so it is the last one. Raises nothing.
+    ``at`` is the dotted path at which the document stands in the job. Returns the tree
+    (None where the text holds no value or is no YAML) and all faults: a syntax error ends
+    the reading, so it is then the only one. Raises nothing.
     """
     faults: list[Fault] = []
     try:
@@ -120,7 +121,9 @@ def parse(text: str, where: Callable[[int], str], at: str = "") -> tuple[Node | 
         return None, [Fault(where(mark.line + 1 if mark else 1), at, _syntax(error))]
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        return None, [Fault(where(line), at, f"not YAML: the character U+{error.character:04X} is not allowed")]
+        return None, [
+            Fault(where(line), at, f"not YAML: the character U+{error.character:04X} is not allowed")
+        ]
     # PyYAML lets these through for an escape or a directive with a number out of range.
     except (ValueError, OverflowError) as error:
         return None, [Fault(where(1), at, f"not YAML: {error}")]
@@ -197,7 +200,9 @@ class _Tree:
             self.put_nothing(place)
             return
         if event.anchor is not None:
-            self.faults.append(Fault(place, path, f"an anchor, &{event.anchor}; write the value out where it is used"))
+            self.faults.append(
+                Fault(place, path, f"an anchor, &{event.anchor}; write the value out where it is used")
+            )
         if event.tag is not None and event.tag != "!":
             self.faults.append(Fault(place, path, f"a tag, {event.tag}; leave it out"))
         if not opens and any("\ud800" <= c <= "\udfff" for c in event.value):

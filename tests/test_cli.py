@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stand-ins for the run and the hash, which note what they were given; `called.outcome` is raised or returned."""
+    """Stand-ins for run and hash: they note their arguments; they raise or return the first item."""
     calls: list[Any] = []
 
     def do(*arguments: Any) -> int:
@@ -55,8 +55,14 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120,
-                          env={**os.environ, "PYTHONPATH": path, **environment})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
 
 
 # --- what is called ---
@@ -69,10 +75,29 @@ def test_run_with_nothing_else(called: list[Any]) -> None:
 
 def test_run_with_everything(called: list[Any]) -> None:
     called[0] = 3
-    arguments = ["job.yaml", "-o", "out.h5", "--set", "a.b=c", "--set", "d.e=f=g", "--input", "sample.json",
-                 "--json", "out.json", "--force"]
-    expected = RunOptions(Path("job.yaml"), Path("out.h5"), ("a.b=c", "d.e=f=g"), Path("sample.json"), Path("out.json"),
-                          resume=False, force=True)
+    arguments = [
+        "job.yaml",
+        "-o",
+        "out.h5",
+        "--set",
+        "a.b=c",
+        "--set",
+        "d.e=f=g",
+        "--input",
+        "sample.json",
+        "--json",
+        "out.json",
+        "--force",
+    ]
+    expected = RunOptions(
+        Path("job.yaml"),
+        Path("out.h5"),
+        ("a.b=c", "d.e=f=g"),
+        Path("sample.json"),
+        Path("out.json"),
+        resume=False,
+        force=True,
+    )
     assert cli.main(["run", *arguments]) == 3
     assert cli.run_main(arguments) == 3
     assert called[1:] == [(expected,), (expected,)]
@@ -94,10 +119,16 @@ def test_hash(called: list[Any]) -> None:
 @pytest.mark.parametrize(
     "error, status, text",
     [
-        (JobError(Fault("job.yaml:3", "a.b", "found 1; allowed: 2")), 2,
-         "enclaveml: this job cannot be run: 1 fault\njob.yaml:3: a.b: found 1; allowed: 2\n"),
-        (JobError(Fault("job.yaml:3", "", "x"), "y"), 2,
-         "enclaveml: this job cannot be run: 2 faults\njob.yaml:3: x\ny\n"),
+        (
+            JobError(Fault("job.yaml:3", "a.b", "found 1; allowed: 2")),
+            2,
+            "enclaveml: this job cannot be run: 1 fault\njob.yaml:3: a.b: found 1; allowed: 2\n",
+        ),
+        (
+            JobError(Fault("job.yaml:3", "", "x"), "y"),
+            2,
+            "enclaveml: this job cannot be run: 2 faults\njob.yaml:3: x\ny\n",
+        ),
         (Unverified("7 rows are not verified"), 3, "enclaveml: 7 rows are not verified\n"),
         (EnvironmentFault("no space"), 4, "enclaveml: no space\n"),
         (Resumable("stopped by SIGUSR1"), 75, "enclaveml: stopped by SIGUSR1\n"),
@@ -105,7 +136,9 @@ def test_hash(called: list[Any]) -> None:
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_errors(called: list[Any], capsys: pytest.CaptureFixture[str], error: BaseException, status: int, text: str) -> None:
+def test_errors(
+    called: list[Any], capsys: pytest.CaptureFixture[str], error: BaseException, status: int, text: str
+) -> None:
     called[0] = error
     assert cli.main(["run", "job.yaml"]) == status
     assert capsys.readouterr() == ("", text)
@@ -120,7 +153,9 @@ def test_a_bug_has_its_traceback(called: list[Any], capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_other_ranks(called: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_other_ranks(
+    called: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv(name, "3")
     called[0] = EnvironmentFault("no device")
     assert cli.main(["run", "job.yaml"]) == 4
@@ -138,11 +173,18 @@ def test_other_ranks(called: list[Any], capsys: pytest.CaptureFixture[str], monk
     [
         (["run"], "enclaveml run: the following arguments are required: JOB"),
         ([], "enclaveml: the following arguments are required: VERB"),
-        (["run", "job.yaml", "--resume", "--force"], "enclaveml run: argument --force: not allowed with argument --resume"),
-        (["run", "job.yaml", "--ranks", "0"],
-         "enclaveml run: argument --ranks: found '0'; allowed: a whole number from 1 to 1000000"),
-        (["run", "job.yaml", "--ranks", "²"],
-         "enclaveml run: argument --ranks: found '²'; allowed: a whole number from 1 to 1000000"),
+        (
+            ["run", "job.yaml", "--resume", "--force"],
+            "enclaveml run: argument --force: not allowed with argument --resume",
+        ),
+        (
+            ["run", "job.yaml", "--ranks", "0"],
+            "enclaveml run: argument --ranks: found '0'; allowed: a whole number from 1 to 1000000",
+        ),
+        (
+            ["run", "job.yaml", "--ranks", "²"],
+            "enclaveml run: argument --ranks: found '²'; allowed: a whole number from 1 to 1000000",
+        ),
     ],
 )
 def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -156,7 +198,8 @@ def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], message
 def test_ranks_without_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "job.yaml", "--ranks", "2"]) == 2
     assert capsys.readouterr().err == (
-        "enclaveml: this job cannot be run: 1 fault\n--ranks is for --dry-run; mpirun -np sets the ranks of a run\n"
+        "enclaveml: this job cannot be run: 1 fault\n--ranks is for --dry-run; mpirun -np sets the ranks "
+        "of a run\n"
     )
 
 
@@ -174,7 +217,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], verb: str) -> None:
         cli.main([verb, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert f"\nexamples:\n" in text and f"enclaveml {verb} job.yaml" in text and "\nexit status:\n" in text
+    assert "\nexamples:\n" in text and f"enclaveml {verb} job.yaml" in text and "\nexit status:\n" in text
 
 
 def test_every_example_parses() -> None:
@@ -182,7 +225,7 @@ def test_every_example_parses() -> None:
     for verb in cli.VERBS:
         for line in verb.examples.splitlines()[1:]:
             command = line.strip().split("  ")[0].split()
-            words = command[command.index("enclaveml-run"):] if "enclaveml-run" in command else command
+            words = command[command.index("enclaveml-run") :] if "enclaveml-run" in command else command
             arguments = ["run", *words[1:]] if words[0] == "enclaveml-run" else words[1:]
             assert parser.parse_args(arguments).call is verb.call, line
 
@@ -206,16 +249,24 @@ def test_module(folder: Path) -> None:
 )
 def test_help_and_checking_import_nothing_heavy(folder: Path, call: str, status: str) -> None:
     (folder / "bad.yaml").write_text(JOB + "split: {strategy: x}\n")
-    done = python("-c", "import sys\nfrom enclaveml.cli import main, run_main\n"
-                  f"try:\n    status = {call}\nexcept SystemExit as e:\n    status = e.code\n"
-                  f"print('status', status, [m for m in {HEAVY!r} if m in sys.modules])", cwd=folder)
+    done = python(
+        "-c",
+        "import sys\nfrom enclaveml.cli import main, run_main\n"
+        f"try:\n    status = {call}\nexcept SystemExit as e:\n    status = e.code\n"
+        f"print('status', status, [m for m in {HEAVY!r} if m in sys.modules])",
+        cwd=folder,
+    )
     assert done.stdout.splitlines()[-1] == f"status {status} []", done.stderr
 
 
 def test_loading_a_job_imports_nothing_heavy(folder: Path) -> None:
-    done = python("-c", "import sys\nfrom enclaveml.job import load_job\nprint(load_job('job.yaml').input.key)\n"
-                  "import enclaveml.dryrun\n"
-                  f"print([m for m in {HEAVY!r} if m in sys.modules])", cwd=folder)
+    done = python(
+        "-c",
+        "import sys\nfrom enclaveml.job import load_job\nprint(load_job('job.yaml').input.key)\n"
+        "import enclaveml.dryrun\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])",
+        cwd=folder,
+    )
     assert done.stdout == "None\n[]\n", done.stderr
 
 
@@ -223,9 +274,15 @@ def test_dry_run_in_a_process(folder: Path) -> None:
     import numpy as np
 
     np.save(folder / "x.npy", np.zeros((5, 3), np.float32))
-    done = python("-c", "import sys\nfrom enclaveml.cli import main\nstatus = main(['run', 'job.yaml', '--dry-run'])\n"
-                  "print(status, [m for m in ('mpi4py', 'jax', 'flax', 'ezkl') if m in sys.modules])", cwd=folder)
-    assert done.stdout.endswith("   0  -        -               -    100.0     5         1\n0 []\n"), done.stderr
+    done = python(
+        "-c",
+        "import sys\nfrom enclaveml.cli import main\nstatus = main(['run', 'job.yaml', '--dry-run'])\n"
+        "print(status, [m for m in ('mpi4py', 'jax', 'flax', 'ezkl') if m in sys.modules])",
+        cwd=folder,
+    )
+    assert done.stdout.endswith("   0  -        -               -    100.0     5         1\n0 []\n"), (
+        done.stderr
+    )
 
 
 def test_faults_go_to_stderr_one_a_line(folder: Path) -> None:
@@ -236,7 +293,8 @@ def test_faults_go_to_stderr_one_a_line(folder: Path) -> None:
         "enclaveml: this job cannot be run: 3 faults\n"
         "job.yaml:3: split.strategy: found 'x'; allowed: equal, by_capacity, redundant\n"
         "job.yaml:3: split.replicas: found 0; allowed: a whole number from 1\n"
-        "job.yaml:4: zz: unknown section; allowed: job, model, input, split, proof, combine, cluster, output\n"
+        "job.yaml:4: zz: unknown section; allowed: job, model, input, split, proof, combine, cluster, "
+        "output\n"
     )
 
 
@@ -249,8 +307,13 @@ def test_a_closed_pipe_is_no_error(folder: Path) -> None:
     )
     (folder / "start.py").write_text(stand_in)
     root = str(Path(__file__).parent.parent)
-    process = subprocess.Popen([sys.executable, "start.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
-                               env={**os.environ, "PYTHONPATH": root})
+    process = subprocess.Popen(
+        [sys.executable, "start.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": root},
+    )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()

@@ -39,7 +39,9 @@ def test_what_is_left_goes_to_entries_without_host() -> None:
     assert matched(specs, [("a", 0), ("b", 0), ("b", 1)]) == ["any0", "b0", "any1"]
 
 
-@pytest.mark.parametrize("described, actual", [("n1", "n1.x.org"), ("n1.x.org", "n1"), ("N1", "n1"), ("n1.", "n1")])
+@pytest.mark.parametrize(
+    "described, actual", [("n1", "n1.x.org"), ("n1.x.org", "n1"), ("N1", "n1"), ("n1.", "n1")]
+)
 def test_domains_and_case_do_not_count(described: str, actual: str) -> None:
     assert matched([spec("any"), spec("it", described)], [(actual, 0)]) == ["it"]
 
@@ -52,9 +54,11 @@ def test_a_rank_without_description() -> None:
     with pytest.raises(JobError) as caught:
         match_ranks([spec("a0", "a"), spec("b0", "b")], [("a", 0), ("a", 1), ("c", 0)], source="c.yaml:3")
     assert [str(f) for f in caught.value.faults] == [
-        "c.yaml:3: cluster.ranks: rank 1 (host a, local rank 1) has no description left: 2 ranks are described, "
+        "c.yaml:3: cluster.ranks: rank 1 (host a, local rank 1) has no description left: 2 ranks are "
+        "described, "
         "1 of them for this host; allowed: an entry for each of the 3 ranks, or start fewer",
-        "c.yaml:3: cluster.ranks: rank 2 (host c, local rank 0) has no description left: 2 ranks are described, "
+        "c.yaml:3: cluster.ranks: rank 2 (host c, local rank 0) has no description left: 2 ranks are "
+        "described, "
         "0 of them for this host; allowed: an entry for each of the 3 ranks, or start fewer",
     ]
 
@@ -84,8 +88,11 @@ def test_matching(described: list[str | None], hosts: list[str]) -> None:
 @pytest.mark.parametrize(
     "computes, ranks, expected",
     [
-        (None, 1, (True,)), (None, 3, (False, True, True)), (True, 2, (True, True)),
-        (False, 2, (False, True)), (False, 1, (False,)),
+        (None, 1, (True,)),
+        (None, 3, (False, True, True)),
+        (True, 2, (True, True)),
+        (False, 2, (False, True)),
+        (False, 1, (False,)),
     ],
 )
 def test_computing(computes: bool | None, ranks: int, expected: tuple[bool, ...]) -> None:
@@ -96,7 +103,10 @@ def test_computing(computes: bool | None, ranks: int, expected: tuple[bool, ...]
     "versions, reason",
     [
         ({}, "JAX is not installed"),
-        ({"jax": "0.10.2", "jax-metal": "0.1.1"}, "no Metal plugin serves JAX 0.10.2: jax-metal ended at JAX 0.5"),
+        (
+            {"jax": "0.10.2", "jax-metal": "0.1.1"},
+            "no Metal plugin serves JAX 0.10.2: jax-metal ended at JAX 0.5",
+        ),
         ({"jax": "0.6.0"}, "no Metal plugin serves JAX 0.6.0: jax-metal ended at JAX 0.5"),
         ({"jax": "0.5.0"}, "jax-metal is not installed"),
         ({"jax": "0.5.3", "jax-metal": "0.1.1"}, ""),

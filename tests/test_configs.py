@@ -35,7 +35,9 @@ def test_the_files_are_there() -> None:
         ("four-machines", True, ["metal", "cuda", "cuda", "cuda"], [16, 48, 12, 6]),
     ],
 )
-def test_what_they_describe(tmp_path: Path, name: str, computes: bool | None, devices: list[str], memory: list) -> None:
+def test_what_they_describe(
+    tmp_path: Path, name: str, computes: bool | None, devices: list[str], memory: list
+) -> None:
     found = cluster(CONFIGS / f"{name}.yaml", tmp_path)
     assert found.aggregator_computes is computes
     assert [r.device for r in found.ranks] == devices

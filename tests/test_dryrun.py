@@ -43,8 +43,10 @@ def test_alone(folder: Path) -> None:
 
 def test_four_machines_share_in_proportion(folder: Path) -> None:
     (folder / "results.h5").write_bytes(b"")
-    job = load_job("job.yaml", [f"cluster={CONFIGS / 'four-machines.yaml'}", "cluster.ranks.0.device=cpu",
-                                "proof.tolerance=0.02"])
+    job = load_job(
+        "job.yaml",
+        [f"cluster={CONFIGS / 'four-machines.yaml'}", "cluster.ranks.0.device=cpu", "proof.tolerance=0.02"],
+    )
     text = dry_run(job)
     assert "proof    coverage 1, inputs public, tolerance 0.02\n" in text
     assert "output   results.h5 (exists: run with --resume or --force)\n" in text
@@ -70,20 +72,32 @@ def test_ranks_without_description_are_equal_and_the_aggregator_idle(folder: Pat
 
 def test_the_first_ranks_of_a_cluster(folder: Path) -> None:
     text = dry_run(load_job("job.yaml", [f"cluster={CONFIGS / 'laptop.yaml'}"]), ranks=2)
-    assert text.endswith("   0  laptop-0  cpu             4      0.0     0         1\n"
-                         "   1  laptop-1  cpu             4    100.0    82         1\n")
+    assert text.endswith(
+        "   0  laptop-0  cpu             4      0.0     0         1\n"
+        "   1  laptop-1  cpu             4    100.0    82         1\n"
+    )
 
 
 @pytest.mark.parametrize(
     "overrides, ranks, fault",
     [
-        (["cluster.ranks=[{node_id: a, memory_gb: 1}]"], 2,
-         "--set cluster.ranks=[{node_id: a, memory_gb: 1}]: cluster.ranks: describes 1 ranks; --ranks asks for 2"),
-        (["split.strategy=redundant", "split.replicas=3"], 3,
-         "--set split.replicas=3: split.replicas: found 3, and 2 of 3 ranks compute; allowed: 1 to 2"),
-        (["cluster.aggregator_computes=false"], None,
-         "--set cluster.aggregator_computes=false: cluster.aggregator_computes: "
-         "found false with one rank, so no rank computes; allowed: true"),
+        (
+            ["cluster.ranks=[{node_id: a, memory_gb: 1}]"],
+            2,
+            "--set cluster.ranks=[{node_id: a, memory_gb: 1}]: cluster.ranks: describes 1 ranks; --ranks "
+            "asks for 2",
+        ),
+        (
+            ["split.strategy=redundant", "split.replicas=3"],
+            3,
+            "--set split.replicas=3: split.replicas: found 3, and 2 of 3 ranks compute; allowed: 1 to 2",
+        ),
+        (
+            ["cluster.aggregator_computes=false"],
+            None,
+            "--set cluster.aggregator_computes=false: cluster.aggregator_computes: "
+            "found false with one rank, so no rank computes; allowed: true",
+        ),
     ],
 )
 def test_faults(folder: Path, overrides: list[str], ranks: int | None, fault: str) -> None:

@@ -10,12 +10,27 @@ import pytest
 
 from enclaveml import job
 from enclaveml.schema import (
-    BY_PATH, FLAX, KEYS, RANK_KEYS, SECTIONS, Key, Label, Range, keys_table, names, nearest,
+    BY_PATH,
+    FLAX,
+    KEYS,
+    RANK_KEYS,
+    SECTIONS,
+    Key,
+    Label,
+    Range,
+    keys_table,
+    names,
+    nearest,
 )
 
 SPECS = {
-    "model": job.ModelSpec, "input": job.InputSpec, "split": job.SplitSpec, "proof": job.ProofSpec,
-    "combine": job.CombineSpec, "cluster": job.ClusterSpec, "output": job.OutputSpec,
+    "model": job.ModelSpec,
+    "input": job.InputSpec,
+    "split": job.SplitSpec,
+    "proof": job.ProofSpec,
+    "combine": job.CombineSpec,
+    "cluster": job.ClusterSpec,
+    "output": job.OutputSpec,
 }
 
 
@@ -88,8 +103,14 @@ def test_no_flax_names(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, meant", [("by-capacity", "by_capacity"), ("Equal", "equal"), ("redundent", "redundant"), ("zzz", None),
-                    ("mean", None)]
+    "name, meant",
+    [
+        ("by-capacity", "by_capacity"),
+        ("Equal", "equal"),
+        ("redundent", "redundant"),
+        ("zzz", None),
+        ("mean", None),
+    ],
 )
 def test_nearest(name: str, meant: str | None) -> None:
     assert nearest(name, BY_PATH["split.strategy"].choices) == meant
@@ -104,14 +125,19 @@ def test_table_rows() -> None:
     lines = keys_table().splitlines()
     assert lines[0] == "| key | type | default | unit | meaning | allowed |"
     assert len(lines) == 2 + len(KEYS) + len(RANK_KEYS) + 1  # and `cluster` itself
-    assert "| `proof.timeout_s` | number | `600` | s | longest time for one proof | a number above 0 |" in lines
     assert (
-        "| `split.strategy` | text | `by_capacity` |  | equal shards, shards in proportion to memory, or each row to "
+        "| `proof.timeout_s` | number | `600` | s | longest time for one proof | a number above 0 |" in lines
+    )
+    assert (
+        "| `split.strategy` | text | `by_capacity` |  | equal shards, shards in proportion to memory, or "
+        "each row to "
         "several workers | `equal`, `by_capacity`, `redundant` |"
     ) in lines
     assert all(line.count("|") == 7 for line in lines)
 
 
 def test_module_prints_the_table() -> None:
-    done = subprocess.run([sys.executable, "-m", "enclaveml.schema"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "enclaveml.schema"], capture_output=True, text=True, check=True
+    )
     assert done.stdout == keys_table()
