@@ -122,6 +122,18 @@ def output_hash(outputs: np.ndarray) -> bytes:
     return hashlib.sha256(_table(outputs, "<f4")).digest()
 
 
+def input_hash(inputs: str, rows: np.ndarray) -> bytes:
+    """The input_hash of a bundle's ``rows`` (n, …), float or int of any width: for ``inputs`` "public" the
+    SHA-256 of type, shape and little-endian values, by ENVELOPE.md; else NO_HASH.
+    """
+    if inputs != "public":
+        return NO_HASH
+    rows = np.asarray(rows)
+    kind = rows.dtype.newbyteorder("<")
+    shape = struct.pack(f"<B{rows.ndim}Q", rows.ndim, *rows.shape)
+    return hashlib.sha256(kind.str.encode("ascii") + shape + rows.astype(kind).tobytes()).digest()
+
+
 def encode(envelope: Envelope) -> bytes:
     """The envelope's one encoding: ``decode(encode(e))`` has the same fields, bit for bit."""
     e, c = envelope, envelope.consistency

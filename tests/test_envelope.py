@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from enclaveml.envelope import NO_HASH, Consistency, Envelope, Limits, decode, encode, output_hash
+from enclaveml.envelope import NO_HASH, Consistency, Envelope, Limits, decode, encode, input_hash, output_hash
 from enclaveml.errors import FormatError
 
 OUTPUTS = np.array([[1.5, -2.0], [0.25, 3.0]], dtype=np.float32)
@@ -72,6 +72,17 @@ def test_output_hash_covers_shape_and_values():
     assert output_hash(OUTPUTS.reshape(1, 4)) != output_hash(OUTPUTS)
     assert small().output_hash_holds()
     assert not small(outputs=OUTPUTS + np.float32(1)).output_hash_holds()
+
+
+def test_input_hash_of_public_rows_only():
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    written = b"<f4" + struct.pack("<BQQ6f", 2, 2, 3, *range(6))
+    assert input_hash("public", rows) == hashlib.sha256(written).digest()
+    assert input_hash("public", rows.astype(">f4")) == input_hash("public", rows)
+    assert input_hash("public", np.asfortranarray(rows)) == input_hash("public", rows)
+    others = [rows.reshape(3, 2), rows.astype(np.int32), rows[::-1]]
+    assert all(input_hash("public", other) != input_hash("public", rows) for other in others)
+    assert input_hash("committed", rows) == input_hash("hashed", rows) == NO_HASH == bytes(32)
 
 
 floats32 = st.floats(width=32)  # NaN and infinities included
