@@ -32,13 +32,15 @@ def dry_run(job: JobSpec, ranks: int | None = None) -> str:
     capacities = np.array([1.0 if spec is None else spec.memory_gb for spec in machine], dtype=np.float64)
 
     # Not before the checks above: this imports h5py.
-    from enclaveml.datasets import open_dataset
+    from enclaveml.datasets import from_json, open_dataset
 
     dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
     try:
         rows, shape, dtype = int(dataset.rows), tuple(dataset.row_shape), np.dtype(dataset.dtype)
     finally:
         dataset.close()
+    if job.sample is not None:
+        rows = int(from_json(job.sample, shape, dtype).rows)
     copies = job.split.replicas if job.split.strategy == "redundant" else 1
     plan = shards.split(job.split.strategy, np.arange(rows, dtype=np.int64), capacities, eligible, copies)
     lines = _summary(job, rows, shape, dtype, eligible) + [""] + _table(machine, plan.counts, copies)
@@ -83,13 +85,15 @@ def _summary(
 ) -> list[str]:
     written = job.resolved()
     model, data, proof = written["model"], written["input"], written["proof"]
+    source = data["path"] if job.sample is None else f"{os.path.relpath(job.sample)}, for {data['path']}"
     exists = any(os.path.lexists(p) for p in (job.output.path, journal_path(job.output.path)))
     key = (
         ""
         if data["key"] is None
         else ", " + (data["key"] if isinstance(data["key"], str) else " ".join(data["key"]))
     )
-    labels = f", labels {data['labels']}" if data["labels"] else ""
+    # A sample has no labels.
+    labels = f", labels {data['labels']}" if data["labels"] and job.sample is None else ""
     tolerance = "chosen when the circuit is made" if proof["tolerance"] is None else f"{proof['tolerance']:g}"
     strategy = job.split.strategy + (
         f", {job.split.replicas} replicas" if job.split.strategy == "redundant" else ""
@@ -97,7 +101,7 @@ def _summary(
     parts = {
         "job": job.name,
         "model": model["flax"] + (f", {model['weights']}" if model["weights"] else ""),
-        "input": f"{data['path']}{key}: {rows} rows of {_shape(shape)} {dtype.name}{labels}",
+        "input": f"{source}{key}: {rows} rows of {_shape(shape)} {dtype.name}{labels}",
         "split": f"{strategy}: {int(eligible.sum())} of {len(eligible)} ranks compute",
         "proof": f"coverage {proof['coverage']:g}, inputs {proof['inputs']}, tolerance {tolerance}",
         "combine": f"{job.combine.strategy} of {job.combine.input}",

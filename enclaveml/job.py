@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 
 from enclaveml.errors import Fault, JobError
 from enclaveml.job_checks import check
+from enclaveml.job_files import missing
 from enclaveml.job_layers import read_layers
 from enclaveml.job_values import Values, read_values
 from enclaveml.schema import LABEL_BYTES, SECTIONS
@@ -98,7 +99,8 @@ class JobSpec:
     """A job that was checked. Paths in the sections are absolute.
 
     ``path`` is the job file as it was given, ``given`` its text, ``overrides`` the
-    command line's ``--set``, ``values`` the resolved job, ``marks`` where each key stands.
+    command line's ``--set``, ``sample`` its ``--input`` (absolute), ``values`` the resolved
+    job, ``marks`` where each key stands.
     """
 
     name: str
@@ -112,6 +114,7 @@ class JobSpec:
     path: Path
     given: str
     overrides: tuple[str, ...] = ()
+    sample: Path | None = None
     values: Mapping[str, Any] = field(default_factory=dict, repr=False)
     marks: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -136,11 +139,14 @@ def load_job(
     """Read and check a job file. Raises JobError with all faults, in the order of file and line.
 
     ``overrides`` are ``--set``'s texts, ``section.key=value``, applied in order. ``output``
-    replaces ``output.path`` and ``input`` the whole section ``input``. Paths in the job file
+    replaces ``output.path``. ``input`` becomes ``sample``, data that stand in for the job's,
+    whose shape (and samples, to prepare the circuit) are still needed. Paths in the job file
     are relative to its folder, paths in these three to the current folder.
     """
     path = Path(path)
-    root, given, faults = read_layers(path, overrides, output, input)
+    root, given, faults = read_layers(path, overrides, output)
+    if input is not None and (problem := missing(input)):
+        faults.append(Fault(f"--input {input}", "", problem))
     values = Values()
     if root is not None:
         values = read_values(root)
@@ -149,7 +155,8 @@ def load_job(
         faults = faults + values.faults + list(check(values, path))
     if faults:
         raise JobError(*sorted(dict.fromkeys(faults), key=_order))
-    return _build(values, path, given, tuple(overrides))
+    spec = _build(values, path, given, tuple(overrides))
+    return spec if input is None else replace(spec, sample=input.absolute())
 
 
 def _folder_name(path: Path) -> str:

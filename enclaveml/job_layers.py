@@ -20,9 +20,9 @@ SMALLEST = "the smallest job gives model.flax and input.path"
 
 
 def read_layers(
-    path: Path, overrides: Sequence[str], output: Path | None, data: Path | None
+    path: Path, overrides: Sequence[str], output: Path | None
 ) -> tuple[Map | None, str, list[Fault]]:
-    """The job as a tree: file, cluster file, ``--set`` in order, ``-o`` and ``--input``.
+    """The job as a tree: file, cluster file, ``--set`` in order, then ``-o``.
 
     Returns the tree (None where there is none to check), the job file's text, and the
     faults found so far.
@@ -47,14 +47,6 @@ def read_layers(
         where = f"-o {output}"
         base = _put(
             base, ["output", "path"], Scalar(_to_job(str(output), path), False, where), where, "", faults
-        )
-    if data is not None:
-        where = f"--input {data}"
-        base = replace(
-            base, items={**base.items, "input": Map({}, where)}, keys={**base.keys, "input": where}
-        )
-        base = _put(
-            base, ["input", "path"], Scalar(_to_job(str(data), path), False, where), where, "", faults
         )
     base, more = _with_cluster(base, path)
     return (base if tree is not None else None), text or "", faults + more

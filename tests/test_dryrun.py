@@ -78,6 +78,13 @@ def test_the_first_ranks_of_a_cluster(folder: Path) -> None:
     )
 
 
+def test_sample_input(folder: Path) -> None:
+    (folder / "sample.json").write_text('{"data": [' + ",".join(["0.5"] * 24) + '], "sample_size": 8}')
+    text = dry_run(load_job("job.yaml", input=Path("sample.json")))
+    assert "input    sample.json, for data.npz, x: 3 rows of 4x2 float32\n" in text
+    assert text.endswith("   0  -        -               -    100.0     3         1\n")
+
+
 @pytest.mark.parametrize(
     "overrides, ranks, fault",
     [

@@ -157,13 +157,19 @@ def test_paths_of_the_command_line_are_relative_to_the_current_folder(folder: Pa
     }
 
 
-def test_input_replaces_the_section(folder: Path) -> None:
+def test_input_stands_beside_the_jobs_own(folder: Path) -> None:
     Path("sample.json").write_text("{}")
-    job = load(
-        "model: {flax: net.py:Net}\ninput: {path: gone.npz, key: x, labels: y}", input=Path("sample.json")
-    )
-    assert job.input.path == folder.parent / "sample.json"
-    assert job.input.key is None and job.input.labels is None
+    job = load(SMALLEST, input=Path("sample.json"))
+    assert job.sample == folder.parent / "sample.json"
+    assert job.input.path == folder / "data.npz"
+    assert load(SMALLEST).sample is None
+
+
+def test_input_that_is_not_there(folder: Path) -> None:
+    Path("sample.json").write_text("{}")
+    with pytest.raises(JobError) as caught:
+        load(SMALLEST, input=Path("samples.json"))
+    assert str(caught.value) == "--input samples.json: no such file in '.'; did you mean 'sample.json'?"
 
 
 def test_resolved_says_the_same_job_again(folder: Path) -> None:
