@@ -118,6 +118,15 @@ class Calls:
         return {}, _felts([[self.ezkl.float_to_felt(value, scale, kind) for value in values]])
 
 
+def _peak_bytes() -> int:
+    """Peak resident memory. Linux's ru_maxrss would be the parent's, carried over by its fork."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as handle:
+            return next(int(line.split()[1]) for line in handle if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
 def _answer(calls: Calls, header: dict) -> bytes:
     started = time.monotonic()
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -131,8 +140,7 @@ def _answer(calls: Calls, header: dict) -> bytes:
     after = resource.getrusage(resource.RUSAGE_SELF)
     reply["seconds"] = time.monotonic() - started
     reply["cpu_seconds"] = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
-    # ru_maxrss is in KiB on Linux, in bytes on macOS (getrusage(2) of each).
-    reply["peak_bytes"] = after.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    reply["peak_bytes"] = _peak_bytes()
     return frames.encode(reply, block)
 
 

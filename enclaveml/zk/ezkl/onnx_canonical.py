@@ -26,6 +26,12 @@ _REFUSED = {
     "Loop": "a loop; unroll it in Python",
     "Scan": "a scan; unroll it in Python",
     "SequenceMap": "a sequence",
+    "RandomUniform": "a random number",
+    "RandomUniformLike": "a random number",
+    "RandomNormal": "a random number",
+    "RandomNormalLike": "a random number",
+    "Multinomial": "a random number",
+    "Bernoulli": "a random number",
 }
 
 

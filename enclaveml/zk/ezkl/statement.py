@@ -100,7 +100,7 @@ def proof_document(
 def canonical_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without the time they were made, lists whose order is arbitrary sorted."""
     fixed = dict(settings)
-    fixed["timestamp"] = None
+    fixed["timestamp"] = 0  # null would be natural, and is not read back
     for name in ("required_lookups", "required_range_checks"):
         fixed[name] = sorted(fixed[name], key=lambda item: json.dumps(item, sort_keys=True))
     return fixed

@@ -1,0 +1,114 @@
+"""Trials of one model: export, settings, compile and witness at any choice, without keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from enclaveml.errors import ProofError
+from enclaveml.zk.ezkl import field, process, statement
+from enclaveml.zk.ezkl.export import HASH_BATCH, export
+from enclaveml.zk.ezkl.plan import Choice
+from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.interface import ModelFunction
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The witness of some rows: outputs (n, D) float64 and the range that lookups saw."""
+
+    outputs: np.ndarray
+    lookup: tuple[int, int]
+
+
+class Bench:
+    """Trials of ``function`` in one child, files in a private folder."""
+
+    def __init__(self, function: ModelFunction, inputs: str, child: process.Child, scratch: Scratch) -> None:
+        self.function, self.inputs, self.child, self.scratch = function, inputs, child, scratch
+        self.timeout_s = 600.0
+        self._documents: dict[int, str] = {}
+        first = self.document(HASH_BATCH)
+        with open(first, "rb") as handle:
+            self.model_hash = hashlib.file_digest(handle, "sha256").hexdigest()
+
+    def document(self, batch: int) -> str:
+        """Path of the canonical ONNX document at a batch."""
+        if batch not in self._documents:
+            self._documents[batch] = self.scratch.write(f"model-{batch}.onnx", export(self.function, batch))
+        return self._documents[batch]
+
+    def settings(self, choice: Choice, rows: int | None = None) -> dict[str, Any]:
+        """Canonical settings of a choice, at its B or at ``rows``."""
+        reply = process.wait(
+            self.child, "settings", self.timeout_s,
+            model=self.document(rows or choice.rows),
+            output=str(self.scratch.file("trial.json")),
+            run_args=choice.run_args(self.inputs),
+        )
+        return statement.canonical_settings(reply.value["settings"])
+
+    def compile(self, choice: Choice, settings: dict[str, Any], circuit: str, settings_path: str) -> None:
+        """Write settings and compiled circuit to the two paths."""
+        with open(settings_path, "w", encoding="utf-8") as handle:
+            json.dump(settings, handle, sort_keys=True)
+        process.wait(
+            self.child, "compile", self.timeout_s,
+            model=self.document(choice.rows), circuit=circuit, settings=settings_path,
+        )
+
+    def trial(self, choice: Choice, rows: np.ndarray) -> Trial:
+        """Compile a choice and make witnesses of rows (n, *row_shape), B at a time.
+
+        Raises ProofError where a value does not fit the decomposition.
+        """
+        settings = self.settings(choice)
+        circuit = str(self.scratch.file("trial.circuit"))
+        self.compile(choice, settings, circuit, str(self.scratch.file("trial-settings.json")))
+        return self.witness(circuit, settings, choice.rows, rows)
+
+    def witness(self, circuit: str, settings: dict[str, Any], bundle: int, rows: np.ndarray) -> Trial:
+        """Witnesses of rows through a compiled circuit."""
+        (input_scale,), (output_scale,) = settings["model_input_scales"], settings["model_output_scales"]
+        outputs, low, high = [], 0, 0
+        for start in range(0, len(rows), bundle):
+            some = rows[start : start + bundle]
+            try:
+                felts = statement.input_felts(some, bundle, input_scale)
+            except ValueError as error:
+                raise ProofError(f"sample rows {start}..{start + len(some) - 1}: {error}") from error
+            data = self.scratch.write("trial-input.json", input_document(felts))
+            reply = process.wait(
+                self.child, "witness", self.timeout_s,
+                data=data, circuit=circuit, output=str(self.scratch.file("trial-witness.json")),
+            )
+            try:
+                values = field.from_felts(reply.block)
+            except ValueError as error:
+                raise ProofError(f"an output on the sample rows: {error}") from error
+            outputs.append(field.dequantise(values, output_scale).reshape(bundle, -1)[: len(some)])
+            low, high = min(low, reply.value["min_lookup"]), max(high, reply.value["max_lookup"])
+        self.scratch.drop("trial-input.json", "trial-witness.json")
+        return Trial(np.concatenate(outputs), (low, high))
+
+
+def input_document(felts: bytes) -> str:
+    """What ``gen_witness`` reads: field elements, so that no parsing of numbers changes them."""
+    return json.dumps({"input_data": [field.hex_felts(felts)]}, separators=(",", ":"))
+
+
+def float_outputs(function: ModelFunction, rows: np.ndarray, batch: int) -> np.ndarray:
+    """The model's own outputs (n, D) float64 in full float32 precision (no TF32)."""
+    import jax
+
+    found = []
+    with jax.default_matmul_precision("highest"):
+        for start in range(0, len(rows), batch):
+            some = rows[start : start + batch]
+            padded = statement.padded(some, batch).astype(function.dtype)
+            found.append(np.asarray(function.apply(padded), dtype=np.float64).reshape(batch, -1)[: len(some)])
+    return np.concatenate(found)

@@ -1,0 +1,84 @@
+"""Work for several ezkl children: each task is a generator of calls, run on whichever child is free.
+
+A task yields a :class:`Call` and gets its :class:`Reply` back; what it returns is its outcome. The
+pool never blocks: :meth:`Pool.poll` moves every task on as far as it goes at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from enclaveml.zk.ezkl.process import Call, Child, Reply
+
+Outcome = TypeVar("Outcome")
+Steps = Generator[Call, Reply, Outcome]
+
+
+@dataclass
+class _Worker(Generic[Outcome]):
+    child: Child
+    steps: Steps[Outcome] | None = None
+
+
+class Pool(Generic[Outcome]):
+    """``children`` processes of ``threads`` threads each, and a queue of tasks."""
+
+    def __init__(self, children: int, threads: int) -> None:
+        self._workers: list[_Worker[Outcome]] = [_Worker(Child(threads)) for _ in range(max(1, children))]
+        self._queue: deque[Steps[Outcome]] = deque()
+        self._ready: list[Outcome] = []
+        self._unfinished = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Tasks whose outcome poll has not returned yet."""
+        return self._unfinished
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that run."""
+        return [w.child.pid for w in self._workers if w.child.pid is not None]
+
+    def submit(self, steps: Steps[Outcome]) -> None:
+        """Queue a task; a free child takes it up at once."""
+        self._unfinished += 1
+        self._queue.append(steps)
+        self._advance()
+
+    def poll(self) -> list[Outcome]:
+        """The outcomes that are ready."""
+        self._advance()
+        ready, self._ready = self._ready, []
+        self._unfinished -= len(ready)
+        return ready
+
+    def _advance(self) -> None:
+        for worker in self._workers:
+            reply: Any = None
+            while True:
+                if worker.steps is None:
+                    if not self._queue:
+                        break
+                    worker.steps, reply = self._queue.popleft(), None
+                elif worker.child.busy:
+                    if (reply := worker.child.poll()) is None:
+                        break
+                try:
+                    worker.child.send(worker.steps.send(reply))
+                except StopIteration as end:
+                    worker.steps = None
+                    self._ready.append(end.value)
+
+    def close(self) -> None:
+        """Kill the children; tasks that run or wait are dropped."""
+        for worker in self._workers:
+            worker.child.kill()
+            if worker.steps is not None:
+                worker.steps.close()
+                worker.steps = None
+        self._queue.clear()
+        self._ready.clear()
+        self._unfinished = 0

@@ -1,0 +1,204 @@
+"""The search for a circuit: probe scales and multipliers, lay candidates out, try the cheapest.
+
+The numbers that the pure :mod:`plan` ranks come from here, by trials through :class:`Bench`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from enclaveml.errors import JobError, ProofError
+from enclaveml.zk.ezkl import cost, plan
+from enclaveml.zk.ezkl.bench import Bench, Trial
+from enclaveml.zk.ezkl.plan import Candidate, Choice, Footprint, Numerics
+from enclaveml.zk.interface import CircuitRequest
+
+SCALES = (13, 12, 11, 10, 9, 8, 7)
+FINE_SCALES = (16, 14)  # only where 13 is not accurate enough
+MULTIPLIERS = (1, 2, 3, 4, 6, 8)
+INNER = (1, 2, 3, 4)
+
+#: Tolerance where the job gives none and the model is accurate enough.
+DEFAULT_TOLERANCE = 0.01
+
+_PROBE_ROWS = 32
+_WIDE = (1 << 14, 4)  # a decomposition wide enough for any probe: 56 bits
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one scale and multiplier do to the model: deviation, bits to decompose, lookup range."""
+
+    numerics: Numerics
+    deviation: float
+    bits: float
+    lookup: tuple[int, int]
+
+
+def deviation(trial: Trial, truth: np.ndarray) -> float:
+    """Largest |witness - float|; infinite where either is not a number."""
+    gap = np.abs(trial.outputs - truth)
+    return float(gap.max(initial=0.0)) if np.all(np.isfinite(gap)) else math.inf
+
+
+class Search:
+    """The search for one model and request. ``rows`` (S, ...) sample rows, ``truth`` (S, D) float64."""
+
+    def __init__(
+        self, bench: Bench, request: CircuitRequest, rows: np.ndarray, truth: np.ndarray,
+        progress: plan.Progress,
+    ) -> None:
+        self.bench, self.request, self.progress = bench, request, progress
+        self.rows, self.truth = rows, truth
+        self.failures: list[str] = []
+
+    def _probe_choice(self, numerics: Numerics) -> Choice:
+        rows = max(2, min(_PROBE_ROWS, len(self.rows)))
+        return Choice(numerics, *_WIDE, inner=2, logrows=16, rows=rows)
+
+    def multipliers(self, scale: int) -> list[int]:
+        """The multipliers that give different circuits at this scale."""
+        seen, kept = set(), []
+        for multiplier in MULTIPLIERS:
+            settings = self.bench.settings(self._probe_choice(Numerics(scale, multiplier)), rows=2)
+            what = (settings["num_rows"], settings["model_output_scales"][0], str(settings["required_lookups"]))
+            if what not in seen:
+                seen.add(what)
+                kept.append(multiplier)
+        return kept
+
+    def _bits(self, numerics: Numerics) -> int | None:
+        """The least r such that values of the probe rows fit into a decomposition of r bits."""
+        probe = self._probe_choice(numerics)
+        rows = self.rows[: probe.rows]
+
+        def fits(bits: int) -> bool:
+            try:
+                self.bench.trial(replace(probe, base=2, legs=bits), rows)
+            except ProofError:
+                return False
+            return True
+
+        low, high = 1, 56
+        if not fits(high):
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(middle) else (middle + 1, high)
+        return low
+
+    def probes(self, scales: tuple[int, ...]) -> list[Probe]:
+        """Every scale and multiplier that makes a witness at all."""
+        found = []
+        for multiplier in self.multipliers(scales[0]):
+            trials: dict[int, Trial] = {}
+            for scale in scales:
+                choice = self._probe_choice(Numerics(scale, multiplier))
+                try:
+                    trials[scale] = self.bench.trial(choice, self.rows[: choice.rows])
+                except ProofError as error:
+                    self.failures.append(f"scale {scale}, multiplier {multiplier}: {error}")
+            if not trials:
+                continue
+            # values grow by a whole number of bits a scale step: two measurements give the line
+            ends = sorted({min(trials), max(trials)})
+            measured = {s: self._bits(Numerics(s, multiplier)) for s in ends}
+            if any(bits is None for bits in measured.values()):
+                self.failures.append(f"multiplier {multiplier}: values exceed any decomposition")
+                continue
+            slope = (
+                (measured[ends[1]] - measured[ends[0]]) / (ends[1] - ends[0]) if len(ends) == 2 else 0.0
+            )
+            for scale, trial in trials.items():
+                off = deviation(trial, self.truth[: len(trial.outputs)])
+                bits = measured[ends[0]] + slope * (scale - ends[0])
+                found.append(Probe(Numerics(scale, multiplier), off, bits, trial.lookup))
+        return found
+
+    def accurate(self) -> list[Probe]:
+        """The probes within the tolerance, those with a margin of 2 if there are any.
+
+        Without a tolerance: within half the default one, else the most accurate.
+        Raises JobError with the numbers when a given tolerance cannot be met.
+        """
+        request = self.request
+        scales = (request.scale,) if request.scale is not None else SCALES
+        limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
+        found = self.probes(scales)
+        if request.scale is None and not any(p.deviation * 2 <= limit for p in found):
+            found += self.probes(FINE_SCALES)
+        finite = [p for p in found if math.isfinite(p.deviation)]
+        if not finite:
+            reason = self.failures[-1] if self.failures else "its outputs are not finite"
+            raise JobError(f"the model cannot be proved: no witness of the sample rows ({reason})")
+        for margin in (2.0, 1.0):
+            if kept := [p for p in finite if p.deviation * margin <= limit]:
+                return kept
+        best = min(finite, key=lambda p: p.deviation)
+        if request.tolerance is None:
+            return [p for p in finite if p.deviation <= best.deviation * 1.5]
+        raise JobError(
+            f"the model's proved outputs deviate from its float outputs by {best.deviation:.3g} on the sample "
+            f"rows (scale {best.numerics.scale}), more than proof.tolerance {request.tolerance:g}; "
+            "raise proof.tolerance or make the model less sensitive to rounding"
+        )
+
+    def candidates(self, probes: list[Probe]) -> list[Candidate]:
+        """Every layout of every accurate probe, cheapest job first."""
+        request = self.request
+        rows_of: dict[tuple[int, int, int], tuple[dict, dict]] = {}
+        found: list[Candidate] = []
+        for probe in probes:
+            low, high = probe.lookup
+            lookup = (2 * min(low, -1), 2 * max(high, 1))
+            for base, legs in plan.decompositions(math.ceil(probe.bits + plan.HEADROOM_BITS)):
+                first = Choice(probe.numerics, base, legs, inner=2, logrows=16, rows=4, lookup=lookup)
+                exact = self.bench.settings(first)
+                for inner in INNER:
+                    key = (probe.numerics.multiplier, legs, inner)
+                    choice = replace(first, inner=inner)
+                    if key not in rows_of:  # rows do not depend on the scale, tables do
+                        rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
+                    two, four = rows_of[key]
+                    tables = ("required_range_checks", "required_lookups", "run_args")
+                    shape: Footprint = plan.settings_footprint(two, {**four, **{t: exact[t] for t in tables}})
+                    found += plan.candidates(
+                        choice, shape, request.expected_rows, request.cores, request.memory_gb * 1e9,
+                        request.rows_per_proof,
+                    )
+        if not found:
+            raise JobError(
+                f"no circuit for this model fits {request.memory_gb:g} GB of memory"
+                + (f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else "")
+            )
+        return plan.ranked(found)
+
+    def tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
+        """Candidates that hold the sample rows with headroom, with their exact settings, best first."""
+        too_small: dict[Numerics, float] = {}
+        holds: dict[Numerics, float] = {}
+        for candidate in ordered:
+            choice = candidate.choice
+            bits = choice.legs * math.log2(choice.base)
+            if bits <= too_small.get(choice.numerics, 0.0):
+                continue
+            if bits < holds.get(choice.numerics, math.inf):
+                # the same values in half the range: headroom of one bit over the sample rows
+                narrow = math.floor(choice.base * 2.0 ** (-plan.HEADROOM_BITS / choice.legs))
+                batch = max(2, min(64, choice.rows))
+                try:
+                    self.bench.trial(replace(choice, base=narrow, rows=batch), self.rows)
+                except ProofError as error:
+                    self.progress(f"plan {candidate}: sample rows need more range ({error})")
+                    too_small[choice.numerics] = bits
+                    continue
+                holds[choice.numerics] = bits
+            settings = self.bench.settings(choice)
+            if cost.blocks(settings["num_rows"], choice.logrows) > candidate.blocks:
+                choice = replace(choice, rows=max(2, math.floor(choice.rows * 0.97)))
+                candidate, settings = replace(candidate, choice=choice), self.bench.settings(choice)
+            yield candidate, settings

@@ -1,0 +1,35 @@
+"""The ezkl proof system as ``interface.ProofSystem`` has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from enclaveml.zk.ezkl.plan import Progress
+from enclaveml.zk.ezkl.prover import EzklProver
+from enclaveml.zk.ezkl.verifier import EzklVerifier
+from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction
+
+
+class EzklSystem:
+    """Circuits, proofs and verification by ezkl, each call in a child process."""
+
+    def prepare(
+        self, function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest,
+        progress: Progress = lambda line: None,
+    ) -> Circuit:
+        """Choose, set up and register a circuit, or take it from the cache (see ``prepare.py``)."""
+        from enclaveml.zk.ezkl.prepare import prepare
+
+        return prepare(function, sample_rows, request, progress)
+
+    def prover(
+        self, folder: Path, children: int, threads_per_child: int = 1, scratch: Path | None = None
+    ) -> EzklProver:
+        """A prover for the circuit in ``folder``; EnvironmentFault where its files are damaged."""
+        return EzklProver(Path(folder), children, threads_per_child, scratch)
+
+    def verifier(self, circuit: Circuit, processes: int = 1) -> EzklVerifier:
+        """A verifier for a circuit that this process made or loaded from its own cache."""
+        return EzklVerifier(circuit, processes)

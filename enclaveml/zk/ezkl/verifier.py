@@ -1,0 +1,137 @@
+"""Rank 0's verifier: statements built from its own rows, checked in children of its own."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from enclaveml.errors import FormatError
+from enclaveml.zk.ezkl import field, statement
+from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
+from enclaveml.zk.ezkl.pool import Pool, Steps
+from enclaveml.zk.ezkl.process import Call, Reply
+from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
+from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Circuit, Proof, Verdict
+
+#: A verification takes 5 to 150 ms; one that takes longer than this is a rejection.
+TIMEOUT_S = 120.0
+
+
+class EzklVerifier:
+    """See ``interface.Verifier``. Files are checked against the circuit's digests here, once."""
+
+    def __init__(self, circuit: Circuit, processes: int) -> None:
+        circuit.check_files((SETTINGS, VK, VERIFIER_SRS, *((SRS,) if circuit.inputs == "committed" else ())))
+        self.circuit = circuit
+        self._path = {name: str(circuit.folder / name) for name in circuit.files}
+        self._scratch = Scratch()
+        self._pool: Pool[Verdict] = Pool(processes, 1)
+        self._serial = 0
+
+    @property
+    def outstanding(self) -> int:
+        return self._pool.outstanding
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that run."""
+        return self._pool.pids
+
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+        self._serial += 1
+        self._pool.submit(self._steps(task, np.array(rows), proof, np.array(float_outputs), self._serial))
+
+    def poll(self) -> list[Verdict]:
+        return self._pool.poll()
+
+    def close(self) -> None:
+        self._pool.close()
+        self._scratch.close()
+
+    def _steps(
+        self, task: int, rows: np.ndarray, proof: Proof, floats: np.ndarray, serial: int
+    ) -> Steps[Verdict]:
+        started = time.monotonic()
+        names = f"{serial}-felts", f"{serial}-document"
+        try:
+            outputs = yield from self._check(rows, proof, names)
+        except Exception as problem:  # whatever it is, it is no proof
+            return rejection(task, len(rows), self.circuit.outputs, str(problem), time.monotonic() - started)
+        finally:
+            self._scratch.drop(*names)
+        circuit = self.circuit
+        proved = field.dequantise(outputs, circuit.output_scale)[: len(rows)]
+        return compare(task, proved, floats, circuit.tolerance, time.monotonic() - started)
+
+    def _check(self, rows: np.ndarray, proof: Proof, names: tuple[str, str]) -> Steps[np.ndarray]:
+        """The proved outputs (B, D) int64 of a valid proof about these rows; else an exception."""
+        circuit, path = self.circuit, self._path
+        outputs = statement.check_sections(
+            proof, circuit.inputs, circuit.rows, circuit.outputs, circuit.proof_bytes
+        )
+        if rows.shape[1:] != circuit.row_shape:
+            raise FormatError(f"rows of shape {rows.shape[1:]}, the circuit takes {circuit.row_shape}")
+        felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
+        own = b""
+        if call := tie_call(circuit.inputs, felts, path, self._scratch, names[0], TIMEOUT_S):
+            tied: Reply = yield call
+            if tied.error:
+                raise FormatError(f"{call.name}: {tied.error}")
+            own = tie_bytes(circuit.inputs, tied.value)
+            if own != proof.commitment:
+                raise FormatError(f"the input's {call.name} is not that of these rows")
+            if circuit.inputs == "committed" and own != proof.computation[: len(own)]:
+                raise FormatError("the proof's own commitment is not that of these rows")
+        document = statement.proof_document(
+            circuit.inputs, proof.computation, outputs, felts=felts, digest=own, commitment=own
+        )
+        reply: Reply = yield Call(
+            "verify",
+            {
+                "proof": self._scratch.write(names[1], document),
+                "settings": path[SETTINGS], "vk": path[VK], "srs": path[VERIFIER_SRS],
+            },
+            TIMEOUT_S,
+        )
+        if reply.error or reply.value.get("valid") is not True:
+            raise FormatError(f"verification: {reply.error or 'ezkl.verify returned False'}")
+        return outputs
+
+
+def rejection(task: int, rows: int, outputs: int, text: str, seconds: float) -> Verdict:
+    """The verdict that none of a bundle's rows is proved."""
+    return Verdict(
+        task,
+        np.full(rows, REJECTED, np.uint8),
+        text or "no reason given",
+        np.full((rows, outputs), np.nan),
+        np.full(rows, np.nan),
+        np.zeros(rows, bool),
+        seconds,
+    )
+
+
+def compare(task: int, proved: np.ndarray, floats: np.ndarray, tolerance: float, seconds: float) -> Verdict:
+    """The verdict on proved outputs (n, D) float64: float outputs within the tolerance or not.
+
+    Float outputs of another shape, NaN or infinity are never within it.
+    """
+    n = len(proved)
+    if floats.shape != proved.shape:
+        text = f"float outputs are {floats.shape}, expected {proved.shape}"
+        return rejection(task, n, proved.shape[1], text, seconds)
+    with np.errstate(invalid="ignore"):
+        deviation = np.abs(proved - floats.astype(np.float64)).max(axis=1)
+        within = deviation <= tolerance  # NaN compares false
+    status = np.where(within, VERIFIED, INCONSISTENT).astype(np.uint8)
+    differs = np.argmax(proved, axis=1) != np.argmax(floats, axis=1)
+    text = ""
+    if not within.all():
+        first = int(np.argmin(within))
+        text = (
+            f"{int((~within).sum())} of {n} rows out of tolerance {tolerance:g}, "
+            f"row {first} of the bundle deviates by {deviation[first]:.3g}"
+        )
+    return Verdict(task, status, text, proved, deviation, differs, seconds)
