@@ -34,7 +34,7 @@ class JournalIndex:
     """A journal's content but for the large arrays.
 
     start: meta of the start record; sessions: metas of start and resumes; ranks: (session, rank) to
-    what is known of the rank; circuits: ids in order; rounds: numbers of the completed ones;
+    what is known of the rank; circuits: ids in order; rounds: counters of the completed ones;
     end: meta of the end record if the last session has one.
     """
 
@@ -133,32 +133,18 @@ class _Reader:
 
     def _take_rows(self, record: Record) -> None:
         rows, status = self._checked(record, record.arrays["rows"], record.arrays["status"])
-        if "rank" in record.meta:
+        if (status == RowStatus.VERIFIED).any():
+            raise self.fail(record, "rows record: calls rows verified without a proof")
+        if record.meta.get("rank", -1) >= 0:
             self._event(record, record.meta["rank"], status, -1)
         else:
             self.marks[rows], self.mark_records[rows] = status, record.number
 
     def _take_round(self, record: Record) -> None:
-        status = record.arrays["status"]
-        rows = np.arange(len(status), dtype=np.int64) + record.meta["start"]
-        self._checked(record, rows, status)
-        self.rounds.add(record.meta["round"])
-        if status.shape[1] == 0:
-            raise self.fail(record, "round record: no slots")
-        self.marks[rows], self.mark_records[rows] = status[:, 0], record.number
-        for ranks, slot in zip(record.arrays.get("ranks", np.zeros((0, 0), np.int32)).T, status.T):
-            # Which answers were not proved is known here only; all else came with a bundle.
-            told = (ranks >= 0) & np.isin(slot, (RowStatus.UNPROVED, RowStatus.SUSPECT))
-            for rank in np.unique(ranks[told]):
-                mine = told & (ranks == rank)
-                self._add(record, int(rank), rows[mine], slot[mine], -1)
+        self.rounds.add(record.meta["counter"])
 
     def _take_rank(self, record: Record) -> None:
         self.ranks.setdefault((self.session, record.meta["rank"]), {}).update(record.meta)
-
-    def _take_fate(self, record: Record) -> None:
-        self.ranks.setdefault((self.session, record.meta["rank"]), {"rank": record.meta["rank"]}).update(
-            fate=record.meta["fate"], fate_reason=record.meta["reason"], fate_time=record.meta["time"])
 
     def _take_draw(self, record: Record) -> None:
         self.draws.append({**record.meta, "session": self.session})
@@ -182,9 +168,6 @@ class _Reader:
         self._checked(record, rows, status[:0] if record.kind == "outputs" else status)
         if len(np.unique(rows)) != len(rows):
             raise self.fail(record, f"{record.kind} record: a row is there twice")
-        self._add(record, rank, rows, status, bundle)
-
-    def _add(self, record: Record, rank: int, rows: np.ndarray, status: np.ndarray, bundle: int) -> None:
         self.ranks.setdefault((self.session, rank), {"rank": rank})
         full = [np.full(len(rows), value, dtype) for value, dtype in
                 ((rank, np.int32), (self.session, np.int32), (record.number, np.int64))]

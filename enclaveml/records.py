@@ -1,6 +1,6 @@
 """The kinds of record in a journal, as data: what the aggregator writes and every reader may rely on.
 
-Letters: n rows in this record, r slots (replicas) of a row, D flat outputs per row, P ranks.
+Letters: n rows in this record, D flat outputs per row, P ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 class Kind:
     """One kind of record. ``meta``: key to Python type; ``arrays``: name to (dtype, shape); ``blobs``: bytes.
 
-    Keys and arrays in ``optional`` may be left out; further meta keys are kept and ignored.
+    Keys in ``optional`` may be left out; further meta keys are kept and ignored.
     """
 
     meaning: str
@@ -44,8 +44,8 @@ KINDS: dict[str, Kind] = {
     ),
     "outputs": Kind(
         "float outputs gathered from one rank, before it proves them",
-        {"rank": int, "round": int},
-        {"rows": ("int64", ("n",)), "outputs": ("float32", ("n", "D"))},
+        {"rank": int, "attempt": int, "round": int},
+        {"rows": ("int64", ("n",)), "outputs": ("float32", ("n", "D"))}, optional=("attempt",),
     ),
     "draw": Kind(
         "which of a rank's rows are to be proved (coverage below 1): `drawn` of `of` rows, by the seed (hex)",
@@ -60,21 +60,19 @@ KINDS: dict[str, Kind] = {
         ("envelope",),
     ),
     "rows": Kind(
-        "a status that rows get without a proof: with `rank` it is that rank's answer's, without it the row's; "
-        "it never takes `verified` away, nor gives it",
-        {"reason": str, "rank": int}, {"rows": ("int64", ("n",)), "status": ("uint8", ("n",))}, optional=("rank",),
+        "a status that rows get without a proof: with `rank` (>= 0) it is that rank's answer's, without it "
+        "the row's; it never takes `verified` away, nor gives it",
+        {"reason": str, "rank": int, "attempt": int},
+        {"rows": ("int64", ("n",)), "status": ("uint8", ("n",))}, optional=("rank", "attempt"),
     ),
     "rank": Kind(
-        "what a rank did (columns of /ranks; the latest of a rank counts)", {"rank": int},
-    ),
-    "fate": Kind(
-        "a rank was lost or expelled", {"rank": int, "fate": str, "reason": str, "time": str},
+        "what a rank did and how it ended: columns of /ranks, a later record of a rank adds to the earlier",
+        {"rank": int, "fate": str, "fate_reason": str, "fate_time": str},
+        optional=("fate", "fate_reason", "fate_time"),
     ),
     "round": Kind(
-        "a round is complete: rows start to start + n are settled, with the status of each of their r slots "
-        "(and the slots' ranks); like a `rows` record it can neither give nor take `verified`",
-        {"round": int, "start": int}, {"status": ("uint8", ("n", "r")), "ranks": ("int32", ("n", "r"))},
-        optional=("ranks",),
+        "a round is complete: rows start to start + rows are settled",
+        {"counter": int, "start": int, "rows": int}, optional=("start", "rows"),
     ),
     "end": Kind(
         "last record of a session: the file's status",
@@ -101,8 +99,6 @@ def fault(kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
     lengths: dict[str, int] = {}
     for name, (dtype, shape) in spec.arrays.items():
         if name not in arrays:
-            if name in spec.optional:
-                continue
             return f"{kind} record: array {name} is missing"
         array = arrays[name]
         if array.dtype != np.dtype(dtype) or array.ndim != len(shape):

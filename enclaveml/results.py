@@ -83,12 +83,16 @@ def short_answer(results: Results) -> dict[str, Any]:
     combined = results.combined
     seconds = [line["seconds_inferring"] for line in results.ranks if np.isfinite(line["seconds_inferring"])]
     return {
-        "result": [float(x) for x in combined["result"]] if "result" in combined else None,
+        "result": [_json_number(x) for x in np.ravel(combined["result"])] if "result" in combined else None,
         "proofs_verified": results.proofs_verified,
         "total_nodes": len({line["rank"] for line in results.ranks}),
         "inference_time_ms": max(seconds, default=0.0) * 1000.0,
         "verified": bool((status == RowStatus.VERIFIED).all()),
     }
+
+
+def _json_number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None  # JSON has no NaN
 
 
 def _room(out: Path, index: JournalIndex) -> None:

@@ -20,8 +20,8 @@ class ResumeState:
 
     start: meta of the start record (``job``, ``model_hash``, ``dataset_fingerprint``, ``versions``…:
     compare them before going on). status (N,) uint8 and attempts (N,) of every row. verified (N,)
-    bool. rows, ranks, sessions (V,) and proved (V, D) float64: the verified answers, by row (several
-    per row where it was redundant). rounds: numbers of the completed rounds. next_bundle: a bundle
+    bool. sessions: how many there were. rows, ranks, sessions_of (V,) and proved (V, D) float64: the verified answers, by row (several
+    per row where it was redundant). rounds: counters of the completed rounds. next_bundle: a bundle
     number that no earlier session used. counts: (session, rank) to answers, verified answers,
     envelopes and rejections. expelled: node ids of expelled ranks. end: meta of the last end record,
     None if the job was killed.
