@@ -69,34 +69,44 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Rows that a circuit needs at 2 and at 4 rows per proof, and the tables it looks up."""
+class Line:
+    """A count that grows with the rows per proof: its values at 2 and at 4."""
 
-    at_two: int
-    at_four: int
-    module_at_two: int
-    module_at_four: int
-    constants: int
+    at_two: float
+    at_four: float
+
+    @property
+    def slope(self) -> float:
+        return (self.at_four - self.at_two) / 2
+
+    def at(self, bundle: int) -> float:
+        """The count at B rows per proof."""
+        return self.at_two + self.slope * (bundle - 2)
+
+    def largest(self, room: float) -> float:
+        """The largest B whose count is within ``room``."""
+        if self.slope <= 0:
+            return math.inf if self.at_two <= room else 0.0
+        return 2 + (room - self.at_two) / self.slope
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a circuit needs: rows (which split into blocks), columns that do not split, tables.
+
+    ``single`` are the longest of the columns that must fit 2^k whole: public instances, a Poseidon
+    hash, a commitment. ``einsum`` is the area of Freivalds' argument.
+    """
+
+    rows: Line
+    einsum: Line
+    single: Line
     widest_table: int
     tables: int
 
-    def rows(self, bundle: int) -> int:
-        """``num_rows`` expected at B rows per proof."""
-        slope = (self.at_four - self.at_two) / 2
-        return math.ceil(self.at_two + slope * (bundle - 2))
-
-    def module_rows(self, bundle: int) -> int:
-        """Rows of the Poseidon or commitment columns, which do not split into blocks."""
-        slope = (self.module_at_four - self.module_at_two) / 2
-        return math.ceil(self.module_at_two + slope * (bundle - 2))
-
-    def bundle(self, room: int, module_room: int) -> int:
-        """The largest B whose rows fit."""
-        found = 2 + (room - self.at_two) / max((self.at_four - self.at_two) / 2, 1e-9)
-        if self.module_at_four > self.module_at_two:
-            slope = (self.module_at_four - self.module_at_two) / 2
-            found = min(found, 2 + (module_room - self.module_at_two) / slope)
-        return math.floor(min(found, 1 << 20))
+    def bundle(self, room: int, block_count: int) -> int:
+        """The largest B that fits ``block_count`` blocks of ``room`` rows."""
+        return math.floor(min(self.rows.largest(room * block_count), self.single.largest(room), 1 << 20))
 
 
 @dataclass(frozen=True)
@@ -129,27 +139,34 @@ def decompositions(bits: int) -> Iterator[tuple[int, int]]:
             yield 1 << base_bits, legs
 
 
-def settings_footprint(two: dict[str, Any], four: dict[str, Any]) -> Footprint:
-    """A footprint from the settings at 2 and at 4 rows per proof."""
+def footprint(two: dict[str, Any], four: dict[str, Any], tables: list[int]) -> Footprint:
+    """A footprint from the settings at 2 and at 4 rows per proof, and the lengths of the tables."""
 
-    def module(settings: dict[str, Any]) -> int:
+    def single(settings: dict[str, Any]) -> int:
         sizes = settings["module_sizes"]
-        return max([sizes["poseidon"][0], *sizes["polycommit"]], default=0)
+        instances = sum(math.prod(shape) for shape in settings["model_instance_shapes"])
+        return max(sizes["poseidon"][0], *sizes["polycommit"], instances)
 
-    ranges = [high - low + 1 for low, high in four["required_range_checks"]]
-    low, high = four["run_args"]["lookup_range"]
-    lookups = len(four["required_lookups"])
-    if lookups:
-        ranges.append(high - low + 1)
+    def line(count: Callable[[dict[str, Any]], float]) -> Line:
+        return Line(count(two), count(four))
+
     return Footprint(
-        at_two=two["num_rows"],
-        at_four=four["num_rows"],
-        module_at_two=module(two),
-        module_at_four=module(four),
-        constants=four["total_const_size"],
-        widest_table=max(ranges, default=1),
-        tables=len(four["required_range_checks"]) + lookups,
+        rows=line(lambda s: s["num_rows"]),
+        einsum=line(lambda s: s["einsum_params"]["total_einsum_col_size"]),
+        single=line(single),
+        widest_table=max(tables, default=1),
+        tables=len(tables),
     )
+
+
+def table_lengths(settings: dict[str, Any], base: int, lookup: tuple[int, int]) -> list[int]:
+    """Lengths of a circuit's range and lookup tables, its decomposition's base put at ``base``."""
+    old = settings["run_args"]["decomp_base"]
+    lengths = [
+        base if (low, high) == (0, old - 1) else high - low + 1
+        for low, high in settings["required_range_checks"]
+    ]
+    return lengths + [lookup[1] - lookup[0] + 1] * len(settings["required_lookups"])
 
 
 def candidates(
@@ -166,7 +183,7 @@ def candidates(
         if shape.widest_table > room:
             continue
         for block_count in range(1, 9):
-            largest = shape.bundle(room * block_count, room)
+            largest = shape.bundle(room, block_count)
             if rows_per_proof is not None:
                 rows = max(2, rows_per_proof)
                 if rows > largest:
@@ -177,14 +194,17 @@ def candidates(
                 waves = math.ceil(math.ceil(expected_rows / largest) / cores)
                 rows = min(largest, max(2, math.ceil(expected_rows / (waves * cores))))
             waves = math.ceil(math.ceil(expected_rows / rows) / cores)
-            seconds = cost.prove_seconds(logrows, choice.inner, block_count, shape.tables)
-            key = cost.key_bytes(logrows, choice.inner, block_count, shape.tables)
+            einsum_blocks = math.ceil(shape.einsum.at(rows) / room)
+            columns = (logrows, choice.inner, block_count, einsum_blocks, shape.tables)
+            seconds, key = cost.prove_seconds(*columns), cost.key_bytes(*columns)
             if cost.peak_bytes(key) <= memory_bytes:
                 yield Candidate(
                     replace(choice, logrows=logrows, rows=rows),
                     block_count, seconds, seconds * (waves + 0.5), key,
                 )
-            if rows_per_proof is not None or largest * cores >= expected_rows:
+            if rows_per_proof is not None or largest * cores >= expected_rows or largest < shape.rows.largest(
+                room * block_count
+            ) - 1:
                 break  # more blocks would stay empty
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from enclaveml.errors import JobError, ProofError
 from enclaveml.zk.ezkl import cost, plan
 from enclaveml.zk.ezkl.bench import Bench, Trial
-from enclaveml.zk.ezkl.plan import Candidate, Choice, Footprint, Numerics
+from enclaveml.zk.ezkl.plan import Candidate, Choice, Numerics
 from enclaveml.zk.interface import CircuitRequest
 
-SCALES = (13, 12, 11, 10, 9, 8, 7)
+SCALES = (13, 12, 11, 10, 9, 8)
 FINE_SCALES = (16, 14)  # only where 13 is not accurate enough
 MULTIPLIERS = (1, 2, 3, 4, 6, 8)
 INNER = (1, 2, 3, 4)
@@ -55,21 +55,29 @@ class Search:
         self.bench, self.request, self.progress = bench, request, progress
         self.rows, self.truth = rows, truth
         self.failures: list[str] = []
+        self.limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
+        self.margin = 0.0  # deviation * margin <= limit, on every sample row
 
     def _probe_choice(self, numerics: Numerics) -> Choice:
         rows = max(2, min(_PROBE_ROWS, len(self.rows)))
         return Choice(numerics, *_WIDE, inner=2, logrows=16, rows=rows)
 
     def multipliers(self, scale: int) -> list[int]:
-        """The multipliers that give different circuits at this scale."""
-        seen, kept = set(), []
+        """The multipliers that give different circuits at this scale, cheapest first.
+
+        A larger multiplier means fewer divisions and wider values. Without lookups (whose tables
+        wide values blow up) those with half as many rows again as the least are left out.
+        """
+        settings: dict[tuple, tuple[int, int, int]] = {}
         for multiplier in MULTIPLIERS:
-            settings = self.bench.settings(self._probe_choice(Numerics(scale, multiplier)), rows=2)
-            what = (settings["num_rows"], settings["model_output_scales"][0], str(settings["required_lookups"]))
-            if what not in seen:
-                seen.add(what)
-                kept.append(multiplier)
-        return kept
+            found = self.bench.settings(self._probe_choice(Numerics(scale, multiplier)), rows=4)
+            lookups = len(found["required_lookups"])
+            what = (found["num_rows"], found["model_output_scales"][0], str(found["required_lookups"]))
+            settings.setdefault(what, (found["num_rows"], multiplier, lookups))
+        ordered = sorted(settings.values())
+        return [
+            multiplier for rows, multiplier, lookups in ordered if lookups or rows <= 1.5 * ordered[0][0]
+        ] + [m for rows, m, lookups in ordered if not lookups and rows > 1.5 * ordered[0][0]]
 
     def _bits(self, numerics: Numerics) -> int | None:
         """The least r such that values of the probe rows fit into a decomposition of r bits."""
@@ -93,8 +101,10 @@ class Search:
 
     def probes(self, scales: tuple[int, ...]) -> list[Probe]:
         """Every scale and multiplier that makes a witness at all."""
-        found = []
+        found: list[Probe] = []
         for multiplier in self.multipliers(scales[0]):
+            if self._enough(found, multiplier):
+                break
             trials: dict[int, Trial] = {}
             for scale in scales:
                 choice = self._probe_choice(Numerics(scale, multiplier))
@@ -119,6 +129,13 @@ class Search:
                 found.append(Probe(Numerics(scale, multiplier), off, bits, trial.lookup))
         return found
 
+    def _enough(self, found: list[Probe], multiplier: int) -> bool:
+        """Whether dearer multipliers need no probing: a cheap one without lookups is accurate."""
+        return any(
+            p.lookup == (0, 0) and p.deviation * 2 <= self.limit and p.numerics.multiplier != multiplier
+            for p in found
+        )
+
     def accurate(self) -> list[Probe]:
         """The probes within the tolerance, those with a margin of 2 if there are any.
 
@@ -127,7 +144,7 @@ class Search:
         """
         request = self.request
         scales = (request.scale,) if request.scale is not None else SCALES
-        limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
+        limit = self.limit
         found = self.probes(scales)
         if request.scale is None and not any(p.deviation * 2 <= limit for p in found):
             found += self.probes(FINE_SCALES)
@@ -137,6 +154,7 @@ class Search:
             raise JobError(f"the model cannot be proved: no witness of the sample rows ({reason})")
         for margin in (2.0, 1.0):
             if kept := [p for p in finite if p.deviation * margin <= limit]:
+                self.margin = margin
                 return kept
         best = min(finite, key=lambda p: p.deviation)
         if request.tolerance is None:
@@ -155,20 +173,19 @@ class Search:
         for probe in probes:
             low, high = probe.lookup
             lookup = (2 * min(low, -1), 2 * max(high, 1))
+            exact = self.bench.settings(
+                Choice(probe.numerics, *_WIDE, inner=2, logrows=16, rows=4, lookup=lookup)
+            )
             for base, legs in plan.decompositions(math.ceil(probe.bits + plan.HEADROOM_BITS)):
-                first = Choice(probe.numerics, base, legs, inner=2, logrows=16, rows=4, lookup=lookup)
-                exact = self.bench.settings(first)
+                tables = plan.table_lengths(exact, base, lookup)
                 for inner in INNER:
                     key = (probe.numerics.multiplier, legs, inner)
-                    choice = replace(first, inner=inner)
+                    choice = Choice(probe.numerics, base, legs, inner, logrows=16, rows=4, lookup=lookup)
                     if key not in rows_of:  # rows do not depend on the scale, tables do
                         rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
-                    two, four = rows_of[key]
-                    tables = ("required_range_checks", "required_lookups", "run_args")
-                    shape: Footprint = plan.settings_footprint(two, {**four, **{t: exact[t] for t in tables}})
                     found += plan.candidates(
-                        choice, shape, request.expected_rows, request.cores, request.memory_gb * 1e9,
-                        request.rows_per_proof,
+                        choice, plan.footprint(*rows_of[key], tables), request.expected_rows,
+                        request.cores, request.memory_gb * 1e9, request.rows_per_proof,
                     )
         if not found:
             raise JobError(
@@ -191,10 +208,14 @@ class Search:
                 narrow = math.floor(choice.base * 2.0 ** (-plan.HEADROOM_BITS / choice.legs))
                 batch = max(2, min(64, choice.rows))
                 try:
-                    self.bench.trial(replace(choice, base=narrow, rows=batch), self.rows)
+                    trial = self.bench.trial(replace(choice, base=narrow, rows=batch), self.rows)
                 except ProofError as error:
                     self.progress(f"plan {candidate}: sample rows need more range ({error})")
                     too_small[choice.numerics] = bits
+                    continue
+                if (off := deviation(trial, self.truth)) * self.margin > self.limit:
+                    self.progress(f"plan {candidate}: deviation {off:.2g} leaves no margin")
+                    too_small[choice.numerics] = math.inf
                     continue
                 holds[choice.numerics] = bits
             settings = self.bench.settings(choice)
