@@ -80,7 +80,7 @@ class Aggregator:
         self.proved = np.full((n_rows, self.replicas, outputs), np.nan, np.float64)
         self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
         self.verify_seconds = 0.0
-        self._earlier: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self._earlier: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self.draining = False
         self._drained: set[int] = set()
 
@@ -101,8 +101,8 @@ class Aggregator:
 
     def go_on(self, before: ResumeState) -> None:
         """Take over what an earlier run of this job verified; before the first step."""
-        for row, rank, proved in zip(before.rows.tolist(), before.ranks.tolist(), before.proved, strict=True):
-            self._earlier.setdefault(row, []).append((rank, proved))
+        order = np.argsort(before.rows, kind="stable")
+        self._earlier = before.rows[order], before.ranks[order], before.proved[order]
         self._next_bundle = before.next_bundle
 
     def drain(self) -> None:
@@ -122,24 +122,29 @@ class Aggregator:
             self._take(rank, report)
         for verdict in self._verifier.poll() if self._verifier else ():
             self._conclude(verdict)
-        members = self.members.values()
-        if not any(m.working for m in members) and any(m.fate is Fate.LOST for m in members):
+        if not self.draining and self._stranded:
             self.draining = True  # nobody is left to compute, and not for lies: the job can be resumed
-        if self.draining:
-            return
-        for round_ in list(self.rounds.values()):
-            self._hand_out_idle(round_)
-            self._order_proofs(round_)
-            if round_.closed:
-                self._close(round_)
-        if self._next_round < self._n_rounds and len(self.rounds) < 2 and not self._backlog():
+        if not self.draining:
+            for round_ in self.rounds.values():
+                self._hand_out_idle(round_)
+                self._order_proofs(round_)
+        for round_ in [r for r in self.rounds.values() if r.closed]:
+            self._close(round_)
+        if self._next_round >= self._n_rounds and not self.rounds:
+            self.draining = False  # what was in hand was all there was
+        if not self.draining and self._next_round < self._n_rounds and len(self.rounds) < 2 and not self._backlog():
             self._open_round()
+
+    @property
+    def _stranded(self) -> bool:
+        members = self.members.values()
+        return not any(m.working for m in members) and any(m.fate is Fate.LOST for m in members)
 
     def lose(self, rank: int, reason: str) -> None:
         """A rank died: its unfinished rows go to others."""
         member = self.members[rank]
         if member.fate is Fate.OK:
-            self._end_member(member, Fate.LOST, reason, RowStatus.LOST)
+            self._end_member(member, Fate.LOST, reason)
 
     # -- rounds ------------------------------------------------------------------
 
@@ -156,23 +161,33 @@ class Aggregator:
         self.rounds[number] = round_
         self._take_over(round_)
         fresh = round_.rows[(round_.stage == IDLE).all(axis=1)]
-        ids = sorted(self.members)
-        working = np.array([self.members[i].working for i in ids])
-        if not len(fresh) or working.sum() < self.replicas:
+        ids, weights, able = self._takers()
+        if not len(fresh) or able.sum() < self.replicas:
             return  # _hand_out_idle deals with the rest, or with everything
-        capacities = np.array([self.members[i].capacity for i in ids])
-        plan = shards.split(self.job.split.strategy, fresh, capacities, working, self.replicas)
+        plan = shards.split(self.job.split.strategy, fresh, weights, able, self.replicas)
         for p, rank in enumerate(ids):
             rows = plan.rows[plan.displs[p]: plan.displs[p] + plan.counts[p]]
             self._send(round_, rank, rows)
 
+    def _takers(self) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Rank ids, their weights in the split, and which of them can be given rows, all (P,)."""
+        ids = sorted(self.members)
+        equal = self.job.split.strategy == "equal"
+        weights = np.array([1.0 if equal else self.members[i].capacity for i in ids])
+        return ids, weights, np.array([self.members[i].working for i in ids]) & (weights > 0)
+
     def _take_over(self, round_: Round) -> None:
-        """Mark what an earlier run verified."""
-        for row in round_.rows[np.isin(round_.rows, list(self._earlier))] if self._earlier else ():
-            for slot, (rank, proved) in enumerate(self._earlier[int(row)][: self.replicas]):
-                local, at = np.array([row - round_.start]), np.array([slot])
-                round_.rank[local, at] = rank
-                round_.finish(local, at, int(RowStatus.VERIFIED), proved)
+        """Mark what an earlier run verified: the k-th answer to a row takes its k-th slot."""
+        if self._earlier is None:
+            return
+        rows, ranks, proved = self._earlier
+        part = slice(*np.searchsorted(rows, [round_.start, round_.start + len(round_.data)]))
+        rows, ranks, proved = rows[part], ranks[part], proved[part]
+        slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        kept = slots < self.replicas
+        local, slots = rows[kept] - round_.start, slots[kept]
+        round_.rank[local, slots] = ranks[kept]
+        self._finish(round_, local, slots, RowStatus.VERIFIED, proved[kept])
 
     def _send(self, round_: Round, rank: int, rows: np.ndarray) -> None:
         if len(rows):
@@ -187,62 +202,84 @@ class Aggregator:
             orphans = self._reassign(round_, rows, avoid=True)
             if len(orphans):
                 orphans = self._reassign(round_, orphans, avoid=False)
-            for row in orphans:
-                local = row - round_.start
-                slots = np.nonzero(round_.stage[local] == IDLE)[0]
-                ended = np.where(round_.status[local, slots] == RowStatus.PENDING, RowStatus.LOST,
-                                 round_.status[local, slots])
-                round_.finish(np.full(len(slots), local), slots, ended)
-                for slot, status in zip(slots.tolist(), ended.tolist(), strict=True):
-                    self._note(np.array([row]), RowStatus(status), "no rank is left that may take it",
-                               int(round_.rank[local, slot]), int(round_.attempt[local, slot]))
+            if len(orphans):
+                self._give_up(round_, orphans)
             rows = np.unique(round_.idle_rows())
 
     def _reassign(self, round_: Round, rows: np.ndarray, avoid: bool) -> np.ndarray:
         """Send one idle slot of each row somewhere. Returns the rows that nobody may take."""
-        ids = sorted(self.members)
-        working = np.array([self.members[i].working for i in ids])
-        forbidden = np.zeros((len(rows), len(ids)), bool)
-        for i, row in enumerate(rows):
-            local = row - round_.start
-            barred = round_.barred(int(row), avoid)
-            tried = round_.attempt[local].max()
-            again = not self.job.split.reassign and tried > 0
-            forbidden[i] = [r in barred or (again and r not in round_.rank[local]) for r in ids]
-            # Every rank gets its own try; the same one again only so often.
-            if not avoid and tried >= MAX_ATTEMPTS:
-                forbidden[i] = True
-        capacities = np.array([self.members[i].capacity for i in ids])
-        plan, orphans = shards.split_excluding(rows, capacities, working, forbidden)
+        ids, weights, able = self._takers()
+        local, slots = round_.first_idle(rows)
+        tried = round_.attempt[local, slots]
+        forbidden = round_.forbidden(rows, ids, avoid)
+        if not self.job.split.reassign:  # a row that was sent is seen by no further rank
+            had = (round_.rank[local][:, :, None] == np.array(ids)).any(axis=1)
+            forbidden |= (tried > 0)[:, None] & ~had
+        if not avoid:  # every rank gets its own try; the same one again only so often
+            forbidden |= (tried >= MAX_ATTEMPTS)[:, None]
+        plan, orphans = shards.split_excluding(rows, weights, able, forbidden)
         for p, rank in enumerate(ids):
             self._send(round_, rank, plan.rows[plan.displs[p]: plan.displs[p] + plan.counts[p]])
         return orphans
 
+    def _give_up(self, round_: Round, rows: np.ndarray) -> None:
+        """End all idle slots of these rows as they were taken back, or as lost if nobody ever had them."""
+        which, slots = np.nonzero(round_.stage[rows - round_.start] == IDLE)
+        local = rows[which] - round_.start
+        status = round_.status[local, slots]
+        status[status == RowStatus.PENDING] = RowStatus.LOST
+        self._finish(round_, local, slots, status)
+        ranks, attempts = round_.rank[local, slots], round_.attempt[local, slots]
+        for rank, code in sorted(set(zip(ranks.tolist(), status.tolist(), strict=True))):
+            # Row by row once each: a row may have several such slots.
+            mine = np.flatnonzero((ranks == rank) & (status == code))
+            mine = mine[np.unique(local[mine], return_index=True)[1]]
+            self._note(local[mine] + round_.start, RowStatus(code), "no rank is left that may take it", rank,
+                       int(attempts[mine].max()))
+
     def _close(self, round_: Round) -> None:
         rows = round_.rows
-        self.status[rows], self.rank_of[rows] = round_.status, round_.rank
-        self.proved[rows] = round_.proved
-        self.settled[rows] = 1
         del self.rounds[round_.number]
         if 0 < self.job.proof.coverage < 1:  # workers still hold the rows that were not drawn
             for member in self.members.values():
                 if member.working:
                     self._boxes[member.rank].put(Order("forget", {"start": int(rows[0]), "stop": int(rows[-1]) + 1}))
-        self._journal.append("round", {"counter": round_.number + 1, "start": round_.start, "rows": len(rows)})
+        self._journal.append("round", {"round": round_.number, "start": round_.start}, status=round_.status,
+                             ranks=round_.rank)
         self._journal.flush()
+
+    # -- how slots end -----------------------------------------------------------
+
+    def _finish(self, round_: Round, local: np.ndarray, slots: np.ndarray, status: np.ndarray | int,
+                proved: np.ndarray | None = None) -> None:
+        """End slots with these statuses and proved outputs (m, D), in the round and in the job's tables."""
+        round_.finish(local, slots, status)
+        rows = local + round_.start
+        self.status[rows, slots], self.rank_of[rows, slots] = status, round_.rank[local, slots]
+        if proved is not None:
+            self.proved[rows, slots] = proved
+        self.settled[rows] = (round_.stage[local] == DONE).all(axis=1)
+
+    def _take_back(self, round_: Round, local: np.ndarray, slots: np.ndarray, status: RowStatus) -> None:
+        """Free slots for another rank; ``status`` is how they end if nobody may take them."""
+        round_.release(local, slots, int(status))
+        rows = local + round_.start
+        self.status[rows, slots], self.rank_of[rows, slots] = status, round_.rank[local, slots]
+        self.settled[rows] = 0
 
     # -- from a worker -----------------------------------------------------------
 
     def _take(self, rank: int, report: Report) -> None:
         member = self.members[rank]
-        if report.kind == "error":
-            raise RemoteFailure(f"{member} failed:\n{report.meta.get('text', '')}",
-                                int(report.meta.get("exit_code", 1)))
         if report.kind == "drained":
             self._drained.add(rank)
             return
         if member.fate is not Fate.OK:
             return
+        if report.kind == "error":
+            code = report.meta.get("exit_code")
+            raise RemoteFailure(f"{member} failed:\n{_told(report.meta.get('text'), 20000)}",
+                                code if type(code) is int and 0 < code < 256 else 1)
         try:
             if report.kind == "outputs":
                 self._take_outputs(rank, report)
@@ -251,14 +288,14 @@ class Aggregator:
             elif report.kind == "failed":
                 self._take_failure(rank, report)
             else:
-                raise Unassigned(str(report.meta.get("text", f"a report of unknown kind {report.kind[:40]!r}")))
-        except (Unassigned, KeyError, TypeError, ValueError) as error:
-            self._blame(member, None, f"{type(error).__name__}: {error}", breach=True)
+                raise Unassigned(_told(report.meta.get("text")) or f"a report of unknown kind {report.kind[:40]!r}")
+        except Unassigned as error:
+            self._blame(member, None, str(error), breach=True)
 
     def _take_outputs(self, rank: int, report: Report) -> None:
         rows = report.rows
-        if not len(rows):
-            return
+        if rows is None or not len(rows):
+            raise Unassigned("outputs of no row")
         round_ = self._round_of(rows)
         local, slots = round_.find(rank, rows, SENT)
         round_.output[local, slots] = report.outputs
@@ -270,10 +307,7 @@ class Aggregator:
             self._end_unproved(round_, rank, local, slots)
 
     def _take_envelope(self, rank: int, report: Report) -> None:
-        bundle = self._bundles.get(int(report.meta["bundle"]))
-        if bundle is None or bundle.rank != rank:
-            raise Unassigned(f"an envelope for bundle {report.meta['bundle']!r}, which rank {rank} was not given")
-        del self._bundles[bundle.id]
+        bundle = self._bundle_of(rank, report, "an envelope")
         round_ = self.rounds[bundle.round]
         local = bundle.rows - round_.start
         outputs = round_.output[local, bundle.slots]
@@ -281,7 +315,7 @@ class Aggregator:
             envelope = decode(report.blob, self._limits())
             self._check_labels(envelope, bundle, round_.data[local], outputs)
         except FormatError as error:
-            self._reject(bundle, report.blob, f"envelope: {error}")
+            self._reject(bundle, report.blob[:EVIDENCE_BYTES], f"envelope: {error}")
             return
         proof = Proof(envelope.computation, envelope.commitment, envelope.consistency.proved)
         round_.stage[local, bundle.slots] = CHECKING
@@ -303,9 +337,15 @@ class Aggregator:
         for name, found, expected in (
             ("model_hash", envelope.model_hash.hex(), c.model_hash),
             ("circuit_id", envelope.circuit_id.hex(), c.circuit_id),
+            ("round", envelope.round, bundle.round),
+            ("bundle", envelope.bundle, bundle.id),
+            ("attempt", envelope.attempt, bundle.attempt),
+            ("node_id", envelope.node_id, self.members[bundle.rank].node_id),
             ("rows", envelope.rows.tolist(), bundle.rows.tolist()),
             ("outputs' shape", envelope.outputs.shape, outputs.shape),
             ("proved outputs' shape", envelope.consistency.proved.shape, (c.rows, c.outputs)),
+            ("output scale", envelope.consistency.scale, c.output_scale),
+            ("tolerance", envelope.consistency.tolerance, c.tolerance),
             ("input_hash", envelope.input_hash.hex(), input_hash(c.inputs, data).hex()),
             ("output_hash", envelope.output_hash.hex(), output_hash(envelope.outputs).hex()),
         ):
@@ -315,20 +355,24 @@ class Aggregator:
             raise FormatError("outputs differ from those that the rank sent before proving")
 
     def _take_failure(self, rank: int, report: Report) -> None:
-        bundle = self._bundles.get(int(report.meta["bundle"]))
-        if bundle is None or bundle.rank != rank:
-            raise Unassigned(f"a failure of bundle {report.meta['bundle']!r}, which rank {rank} was not given")
-        del self._bundles[bundle.id]
+        bundle = self._bundle_of(rank, report, "a failure")
         member = self.members[rank]
         member.failures += 1
-        text = str(report.meta.get("text", ""))[:2000]
+        text = _told(report.meta.get("text"))
         log.warning("%s could not prove bundle %d (%d rows from row %d): %s", member, bundle.id, len(bundle.rows),
                     bundle.rows[0], text)
         round_ = self.rounds[bundle.round]
-        for row in bundle.rows:
-            round_.avoided.setdefault(int(row), set()).add(rank)
+        round_.avoid(bundle.rows, rank)
         self._note(bundle.rows, RowStatus.LOST, text, rank, bundle.attempt)
-        self._release(round_, bundle, RowStatus.LOST)
+        self._take_back(round_, bundle.rows - round_.start, bundle.slots, RowStatus.LOST)
+
+    def _bundle_of(self, rank: int, report: Report, what: str) -> Bundle:
+        """The bundle that a report answers, which is thereby no longer waited for."""
+        number = report.meta.get("bundle")
+        bundle = self._bundles.get(number) if type(number) is int else None
+        if bundle is None or bundle.rank != rank:
+            raise Unassigned(f"{what} of bundle {str(number)[:40]!r}, which rank {rank} was not given, or has answered")
+        return self._bundles.pop(bundle.id)
 
     def _round_of(self, rows: np.ndarray) -> Round:
         number = int(rows[0]) // self.round_rows
@@ -343,22 +387,28 @@ class Aggregator:
         coverage = self.job.proof.coverage
         if coverage < 1 and (round_.stage == SENT).any():
             return  # Rows are drawn when all outputs are in, never before.
-        for member in self.members.values():
-            local, slots = round_.held_by(member.rank, READY)
-            if not len(local) or not member.working:
-                continue
+        local, slots = np.nonzero(round_.stage == READY)
+        ranks = round_.rank[local, slots]
+        owing = np.unique(round_.rank[round_.stage == SENT])
+        b = self.circuit.rows if self.circuit else 0
+        for rank in np.unique(ranks).tolist():
+            mine = ranks == rank
+            chosen = local[mine], slots[mine]
             if coverage < 1:
-                local, slots = self._draw(round_, member, local, slots)
-            b = self.circuit.rows
-            owes = len(round_.held_by(member.rank, SENT)[0]) > 0
-            end = len(local) // b * b if owes else len(local)
+                chosen = self._draw(round_, self.members[rank], *chosen)
+            end = len(chosen[0]) // b * b if rank in owing else len(chosen[0])
             for at in range(0, end, b):
-                self._order_bundle(round_, member.rank, local[at: min(at + b, end)], slots[at: min(at + b, end)])
+                part = slice(at, min(at + b, end))
+                self._order_bundle(round_, rank, chosen[0][part], chosen[1][part])
 
-    def _draw(self, round_: Round, member: Member, local: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the rows to prove, without replacement, from fresh randomness; the others stay unproved."""
+    def _draw(self, round_: Round, member: Member, local: np.ndarray,
+              slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the rows to prove, without replacement, from fresh randomness; the others stay unproved.
+
+        A rank that was caught before, and may go on, proves all of its rows.
+        """
         seed = secrets.randbits(128)
-        wanted = int(np.ceil(self.job.proof.coverage * len(local)))
+        wanted = len(local) if member.rejections else int(np.ceil(self.job.proof.coverage * len(local)))
         drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(local), wanted, replace=False)
         # A row that was taken from another rank is proved in any case.
         drawn = np.union1d(drawn, np.nonzero(round_.attempt[local, slots] > 1)[0])
@@ -370,10 +420,9 @@ class Aggregator:
 
     def _end_unproved(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
         if len(local):
-            round_.finish(local, slots, int(RowStatus.UNPROVED))
+            self._finish(round_, local, slots, RowStatus.UNPROVED)
             self._note(local + round_.start, RowStatus.UNPROVED, "not drawn", rank,
                        int(round_.attempt[local, slots].max()))
-            self._settle(round_, local)
 
     def _order_bundle(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
         rows = local.astype(np.int64) + round_.start
@@ -390,7 +439,7 @@ class Aggregator:
         bundle, blob = self._checking.pop(verdict.task)
         member = self.members[bundle.rank]
         self.verify_seconds += verdict.seconds
-        status = verdict.status.copy()
+        status = verdict.status
         if (status == RowStatus.REJECTED).any():
             self._reject(bundle, blob, verdict.text, verdict.seconds)
             return
@@ -402,8 +451,7 @@ class Aggregator:
         self.argmax_flips += int(verdict.argmax_differs[good].sum())
         member.proofs += 1
         member.rows_verified += int(good.sum())
-        round_.finish(local[good], bundle.slots[good], int(RowStatus.VERIFIED), verdict.proved[good])
-        self._settle(round_, local[good])
+        self._finish(round_, local[good], bundle.slots[good], RowStatus.VERIFIED, verdict.proved[good])
         if not good.all():
             self._judge_inconsistent(round_, bundle, ~good, verdict)
 
@@ -422,27 +470,20 @@ class Aggregator:
             log.warning("%d rows (first %d) of %s are inconsistent: the fixed-point plan is too coarse for them "
                         "(deviation up to %.4g, tolerance %.4g); nobody is blamed", len(rows), rows[0], member,
                         np.nanmax(verdict.deviation[bad][honest], initial=0.0), self.circuit.tolerance)
-            round_.finish(local[honest], slots[honest], int(RowStatus.INCONSISTENT))
-            self._settle(round_, local[honest])
+            self._finish(round_, local[honest], slots[honest], RowStatus.INCONSISTENT)
         if not honest.all():
             lied = bundle.rows[bad][~honest]
-            for row in lied:
-                round_.refused.setdefault(int(row), set()).add(member.rank)
-            round_.release(local[~honest], slots[~honest], int(RowStatus.INCONSISTENT))
+            round_.refuse(lied, member.rank)
+            self._take_back(round_, local[~honest], slots[~honest], RowStatus.INCONSISTENT)
             self._blame(member, bundle, f"the float output of row {lied[0]} ({len(lied)} rows in all) is neither "
                                         f"the model's nor the proof's: {verdict.text}")
 
     def _reject(self, bundle: Bundle, blob: bytes, text: str, seconds: float = 0.0) -> None:
-        self._record(bundle, blob[:EVIDENCE_BYTES], text, seconds,
-                     np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
+        self._record(bundle, blob, text, seconds, np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
         round_ = self.rounds[bundle.round]
-        for row in bundle.rows:
-            round_.refused.setdefault(int(row), set()).add(bundle.rank)
-        self._release(round_, bundle, RowStatus.REJECTED)
+        round_.refuse(bundle.rows, bundle.rank)
+        self._take_back(round_, bundle.rows - round_.start, bundle.slots, RowStatus.REJECTED)
         self._blame(self.members[bundle.rank], bundle, text)
-
-    def _release(self, round_: Round, bundle: Bundle, status: RowStatus) -> None:
-        round_.release(bundle.rows - round_.start, bundle.slots, int(status))
 
     def _blame(self, member: Member, bundle: Bundle | None, text: str, breach: bool = False) -> None:
         """Count a rejection against a rank; expel it when that is enough, or when it broke the protocol."""
@@ -453,8 +494,7 @@ class Aggregator:
         log.error("REJECTED: %s of %s: %s", what, member, text)
         self._suspect(member)
         if member.fate is Fate.OK and (breach or member.rejections >= self.job.proof.max_rejections):
-            self._end_member(member, Fate.EXPELLED, f"{member.rejections} rejected; last: {text}"[:2000],
-                             RowStatus.REJECTED)
+            self._end_member(member, Fate.EXPELLED, f"{member.rejections} rejected; last: {text}"[:2000])
 
     def _suspect(self, member: Member) -> None:
         """What a rank said that was not drawn is not believed any more once it was caught: others get those rows."""
@@ -464,11 +504,10 @@ class Aggregator:
         for round_ in self.rounds.values():
             local, slots = np.nonzero((round_.rank == member.rank) & (round_.status == RowStatus.UNPROVED)
                                       & (round_.stage == DONE))
-            for row in local + round_.start:
-                round_.refused.setdefault(int(row), set()).add(member.rank)
             if len(local):
+                round_.refuse(local + round_.start, member.rank)
                 self._note(local + round_.start, RowStatus.SUSPECT, "of a rank that was caught", member.rank, 1)
-                round_.release(local, slots, int(RowStatus.SUSPECT))
+                self._take_back(round_, local, slots, RowStatus.SUSPECT)
 
     def _reopen(self, number: int) -> None:
         """Open a closed round again, with everything in it ended as it was."""
@@ -478,25 +517,20 @@ class Aggregator:
         stop = min(self.n_rows, start + self.round_rows)
         round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
         rows = round_.rows
-        round_.rank[:], round_.proved[:] = self.rank_of[rows], self.proved[rows]
+        round_.rank[:], round_.status[:] = self.rank_of[rows], self.status[rows]
         round_.stage[:], round_.attempt[:] = DONE, 1
-        round_.status[:] = self.status[rows]
         self.rounds[number] = round_
 
-    def _end_member(self, member: Member, fate: Fate, reason: str, status: RowStatus) -> None:
+    def _end_member(self, member: Member, fate: Fate, reason: str) -> None:
+        """From here on the rank is given nothing and not listened to; what it has in hand goes to others."""
         member.fate, member.fate_reason, member.fate_time = fate, reason, utc_now()
         taken = 0
         for round_ in self.rounds.values():
-            local, slots = round_.held_by(member.rank)
             # Slots that wait for another rank keep the status that they were taken back with;
             # proofs that are already here are judged by what they are, whoever sent them.
-            held = ~np.isin(round_.stage[local, slots], (IDLE, CHECKING))
-            local, slots = local[held], slots[held]
-            round_.release(local, slots, int(status))
+            local, slots = round_.held_by(member.rank, SENT, READY, PROVING)
+            self._take_back(round_, local, slots, RowStatus.LOST)
             taken += len(local)
-            if fate is Fate.EXPELLED:
-                for row in local + round_.start:
-                    round_.refused.setdefault(int(row), set()).add(member.rank)
         for bundle in [b for b in self._bundles.values() if b.rank == member.rank]:
             del self._bundles[bundle.id]
         log.error("%s is %s; %d rows that it still had go to other ranks", member, fate.value, taken)
@@ -508,9 +542,10 @@ class Aggregator:
     # -- records -----------------------------------------------------------------
 
     def _note(self, rows: np.ndarray, status: RowStatus, reason: str, rank: int, attempt: int) -> None:
-        """Journal what became of one answer to these rows without a proof."""
-        self._journal.append("rows", {"reason": reason, "rank": rank, "attempt": attempt},
-                             rows=np.asarray(rows, np.int64), status=np.full(len(rows), int(status), np.uint8))
+        """Journal what became of one rank's answer to these rows without a proof; of the rows where rank is -1."""
+        whose = {"rank": rank, "attempt": attempt} if rank >= 0 else {}
+        self._journal.append("rows", {"reason": reason, **whose}, rows=np.asarray(rows, np.int64),
+                             status=np.full(len(rows), int(status), np.uint8))
 
     def _record(self, bundle: Bundle, blob: bytes, text: str, seconds: float, status: np.ndarray,
                 verdict: Verdict | None = None) -> None:
@@ -526,10 +561,10 @@ class Aggregator:
             envelope=blob,
         )
 
-    def _settle(self, round_: Round, local: np.ndarray) -> None:
-        """Count rows as done once all of their slots have ended (for the progress line)."""
-        ended = (round_.stage[local] == DONE).all(axis=1)
-        self.settled[local[ended] + round_.start] = 1
+
+def _told(text: object, most: int = 2000) -> str:
+    """Text that a rank sent, fit for the log and the file: cut, without control characters but line ends."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text or "")[:most])
 
 
 def final_status(status: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from enclaveml.options import RunOptions
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState
 from enclaveml.roster import Member
+from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.interface import Circuit
 
 # What may differ between a job and its resumption: where it runs and what it is called.
@@ -34,7 +35,7 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
     fresh = {
         "job": job.resolved_yaml(), "job_given": job.given, "inputs": job.proof.inputs,
         "strategy": job.split.strategy, "versions": versions(mpi),
-        "model_hash": circuit.model_hash if circuit else "", "model_fingerprint": model.fingerprint,
+        "model_hash": circuit.model_hash if circuit else "", "model_fingerprint": model.function.fingerprint,
         "dataset_fingerprint": dataset.fingerprint(), "rows": dataset.rows,
         "outputs": circuit.outputs if circuit else model.outputs, "started": utc_now(),
         "ranks": [_rank(m) for m in members],
@@ -53,7 +54,7 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
         journal.append("start", fresh)
     if circuit is not None and (before is None or circuit.circuit_id not in before.circuit_ids):
         journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},
-                       **circuit.verifier_files())
+                       **auditor_files(circuit))
     journal.flush()
     return journal, before
 

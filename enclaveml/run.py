@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,6 +47,10 @@ from enclaveml.signals import StopRequests, Terminated
 from enclaveml.together import describe, is_agreed, together
 from enclaveml.worker import Worker
 from enclaveml.zk.interface import Circuit, CircuitRequest
+
+if TYPE_CHECKING:
+    from enclaveml.inference import Inference
+    from enclaveml.models import Model
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +137,7 @@ class _Story:
         brief = self._brief(job, dataset)
         package = world.bcast_bytes(package, "Bcast of the model")
         with together(world, "building the model"):
-            model, infer, batch = self._build(me, brief, package)
+            model, infer = self._build(me, brief, package, job)
         with together(world, "preparing the circuit"):
             if world.is_root:
                 circuit = self._prepare(job, dataset, model, members)
@@ -141,7 +146,7 @@ class _Story:
         local = distribute(world, circuit) if brief.coverage > 0 else None
         if local:
             self._closing.append(local)
-        return self._compute(job, dataset, brief, members, model, infer, batch, local)
+        return self._compute(job, dataset, brief, members, model, infer, local)
 
     # -- 2. the job --------------------------------------------------------------
 
@@ -153,7 +158,7 @@ class _Story:
             raise JobError(*faults)
         dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
         if self.options.input:
-            dataset = from_json(self.options.input, dataset.row_shape)
+            dataset = from_json(self.options.input, dataset.row_shape, dataset.dtype)
         package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
         log.info("job %s: %d rows of shape %s, %s", job.name, dataset.rows, dataset.row_shape, dataset.dtype)
         return dataset, package.to_bytes()
@@ -163,37 +168,37 @@ class _Story:
         if self.world.is_root:
             text = json.dumps({
                 "job_id": f"{job.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
-                "row_shape": dataset.row_shape, "dtype": str(dataset.dtype), "parts": dataset.parts,
+                "row_shape": dataset.row_shape, "dtype": str(dataset.dtype),
+                "parts": [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else [],
                 "coverage": job.proof.coverage,
             }).encode()
         sent = json.loads(self.world.bcast_bytes(text, "Bcast of the job"))
         sent["row_shape"] = tuple(sent["row_shape"])
-        sent["parts"] = tuple(tuple(p) for p in sent["parts"] or ())
+        sent["parts"] = tuple(tuple(shape) for shape in sent["parts"])
         return Brief(**sent)
 
     # -- 4. the model ------------------------------------------------------------
 
-    def _build(self, me: Member, brief: Brief, package: bytes) -> tuple:
+    def _build(self, me: Member, brief: Brief, package: bytes, job: JobSpec | None) -> tuple[Model, Inference]:
         from enclaveml.devices import bind_device
 
         # Rank 0 needs the model too: to export it, and to judge inconsistent rows.
         device = bind_device(me.device if me.computes else "cpu", me.local_rank)
         me.device = device.kind
 
-        from enclaveml.inference import Inference, choose_batch
+        from enclaveml.inference import Inference
         from enclaveml.models import ModelPackage, build_model
 
-        dtype = np.dtype(brief.dtype)
-        model = build_model(ModelPackage.from_bytes(package), brief.row_shape, dtype, parts=brief.parts)
-        batch = choose_batch(brief.row_shape, dtype)
-        infer = Inference(model.function, batch)
-        if me.computes:
-            infer(np.zeros((1, *brief.row_shape), dtype))  # compiles before the clock of the first round
-        return model, infer, batch
+        # Workers may share no file system with rank 0: only rank 0 looks beside the job file.
+        folder = job.path.absolute().parent if job else None
+        model = build_model(ModelPackage.from_bytes(package), brief.row_shape, brief.dtype, folder, brief.parts)
+        if model.initialised and job:
+            log.warning("model.weights is not given: the model runs with its own initial values (seed 0)")
+        return model, Inference(model.function)
 
     # -- 5. the circuit ----------------------------------------------------------
 
-    def _prepare(self, job: JobSpec, dataset: Dataset, model: object, members: tuple[Member, ...]) -> Circuit | None:
+    def _prepare(self, job: JobSpec, dataset: Dataset, model: Model, members: tuple[Member, ...]) -> Circuit | None:
         if job.proof.coverage == 0:
             return None
         from enclaveml.zk.ezkl.system import EzklSystem
@@ -220,7 +225,7 @@ class _Story:
     # -- 7. ticks ----------------------------------------------------------------
 
     def _compute(self, job: JobSpec | None, dataset: Dataset | None, brief: Brief, members: tuple[Member, ...],
-                 model: object, infer: object, batch: int, local: LocalCircuit | None) -> int:
+                 model: Model, infer: Inference, local: LocalCircuit | None) -> int:
         world, me = self.world, members[self.world.rank]
         circuit = local.circuit if local else None
         outputs = circuit.outputs if circuit else model.outputs
@@ -234,7 +239,7 @@ class _Story:
                 self._closing.append(prover)
             if world.is_root:
                 aggregator, finish = self._aggregator(job, dataset, circuit, model, members, exchange, infer)
-        worker = Worker(infer, batch, prover, children_of(me, members), circuit, me.node_id, brief.job_id,
+        worker = Worker(infer, infer.batch, prover, children_of(me, members), circuit, me.node_id, brief.job_id,
                         exchange.outbox)
         loop = Loop(world, exchange, worker, aggregator, self.stop, self._progress(dataset, aggregator))
         try:
@@ -252,9 +257,9 @@ class _Story:
         self.close()
         return code
 
-    def _aggregator(self, job: JobSpec, dataset: Dataset, circuit: Circuit | None, model: object,
+    def _aggregator(self, job: JobSpec, dataset: Dataset, circuit: Circuit | None, model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
-                    infer: Callable[[np.ndarray], np.ndarray]) -> tuple[Aggregator, Finish]:
+                    infer: Inference) -> tuple[Aggregator, Finish]:
         verifier = None
         if circuit:
             from enclaveml.zk.ezkl.system import EzklSystem
