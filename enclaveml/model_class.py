@@ -48,7 +48,12 @@ class ModelSource:
 
     @property
     def where(self) -> str:
+        """How errors name the place."""
         return self.file or self.module
+
+    def filename(self, job_folder: Path | None) -> str:
+        """How tracebacks name the model file: its path where the job's folder is, else as the job says."""
+        return str(job_folder / self.file) if job_folder else self.file
 
 
 def load_class(source: ModelSource, code: bytes | None, job_folder: Path | None = None) -> type:
@@ -81,9 +86,11 @@ def load_class(source: ModelSource, code: bytes | None, job_folder: Path | None 
 
 
 def _execute(source: ModelSource, code: bytes, job_folder: Path | None) -> types.ModuleType:
-    filename = str(job_folder / source.file) if job_folder else source.file
+    filename = source.filename(job_folder)
     digest = hashlib.sha256(filename.encode() + b"\0" + code).hexdigest()[:12]
     name = f"enclaveml_job_{PurePosixPath(source.file).stem}_{digest}".replace("-", "_")
+    text = code.decode("utf-8", "replace")  # for tracebacks, also where no such file is
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     if name in sys.modules:
         return sys.modules[name]
     try:
@@ -95,10 +102,7 @@ def _execute(source: ModelSource, code: bytes, job_folder: Path | None) -> types
         raise JobError(Fault(f"{source.file}{line}", KEY, f"does not compile: {reason}{text}")) from None
     module = types.ModuleType(name)
     module.__file__ = filename
-    # Linen's dataclass transform looks its class's module up; linecache has lines where no file is.
-    sys.modules[name] = module
-    text = code.decode("utf-8", "replace")
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    sys.modules[name] = module  # where Linen's dataclass transform looks its class's module up
     neighbours = str((job_folder / source.file).parent) if job_folder else None
     if neighbours:
         sys.path.insert(0, neighbours)

@@ -179,7 +179,7 @@ def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job
     row_shape, dtype = tuple(int(n) for n in row_shape), np.dtype(dtype)
     source = ModelSource.parse(package.flax)
     cls = load_class(source, package.source, job_folder)
-    filename = inspect.getfile(cls) if package.source is not None else None
+    filename = inspect.getfile(cls) if package.source is None else source.filename(job_folder)
     found = None if package.weights is None else read_weights(package.weights, package.weights_name)
     taken = inspect.signature(cls.__call__).parameters
     mode = {name: value for name, value in INFERENCE_MODE.items() if name in taken}

@@ -1,0 +1,143 @@
+"""Inference at a static batch: padding, and the same bits wherever a row falls and on any cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from enclaveml.inference import Inference, choose_batch
+from enclaveml.zk.interface import ModelFunction
+
+
+def mlp(widths: tuple[int, ...]) -> ModelFunction:
+    rng = np.random.default_rng(1)
+    w = [jnp.asarray(rng.standard_normal((a, b)), jnp.float32) for a, b in zip(widths, widths[1:], strict=False)]
+
+    def apply(x):
+        for layer in w[:-1]:
+            x = jnp.tanh(x @ layer)
+        return x @ w[-1]
+
+    return ModelFunction(apply, widths[:1])
+
+
+def cnn() -> ModelFunction:
+    """The model that showed it: batched, half of its rows change their last bits with their place."""
+    from flax import nnx
+
+    rngs = nnx.Rngs(0)
+    one, two = nnx.Conv(1, 8, (3, 3), rngs=rngs), nnx.Conv(8, 16, (3, 3), rngs=rngs)
+    out = nnx.Linear(64, 10, rngs=rngs)
+
+    def apply(x):
+        x = nnx.avg_pool(nnx.relu(one(x)), (2, 2), strides=(2, 2))
+        x = nnx.avg_pool(jnp.tanh(two(x)), (2, 2), strides=(2, 2))
+        return out(x.reshape(x.shape[0], -1))
+
+    return ModelFunction(apply, (8, 8, 1))
+
+
+MODELS = {"mlp": lambda: mlp((30, 16, 2)), "wide": lambda: mlp((784, 257, 10)), "narrow": lambda: mlp((5, 3, 1)),
+          "cnn": cnn}
+
+
+def sample(function: ModelFunction, n: int) -> np.ndarray:
+    return np.random.default_rng(2).standard_normal((n, *function.row_shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_do_not_depend_on_place_batch_or_neighbours(name):
+    function = MODELS[name]()
+    x = sample(function, 50)
+    inference = Inference(function, 16)
+    base = inference(x)
+    np.testing.assert_allclose(base, function.apply(x), rtol=1e-4, atol=1e-5)
+    order = np.random.default_rng(3).permutation(len(x))
+    np.testing.assert_array_equal(inference(x[order]), base[order])
+    np.testing.assert_array_equal(np.concatenate([inference(x[:7]), inference(x[7:8]), inference(x[8:])]), base)
+    for batch in (1, 7, 64):
+        np.testing.assert_array_equal(Inference(function, batch)(x), base)
+
+
+CODE = """
+    import os, sys
+    if sys.argv[1] == "one":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    from enclaveml.devices import bind_device
+    bind_device("cpu", 0)
+    import hashlib
+    import jax.numpy as jnp
+    from enclaveml.inference import Inference
+    from tests.test_inference import MODELS, ModelFunction, sample
+    big = ModelFunction(lambda x: x.sum((1, 2))[:, None], (3000, 1000))
+    for function, n in [*((f(), 40) for f in MODELS.values()), (big, 2)]:
+        print(hashlib.sha256(Inference(function, 8)(sample(function, n)).tobytes()).hexdigest())
+"""
+
+
+def test_bits_do_not_depend_on_cores():
+    def hashes(cores: str) -> list[str]:
+        clean = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS", "NPROC")}
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(CODE), cores], text=True, timeout=300,
+                              capture_output=True, env=clean, cwd=Path(__file__).parent.parent)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    one = hashes("one")
+    assert len(set(one)) == len(MODELS) + 1 and one == hashes("all")
+
+
+def test_no_rows():
+    out = Inference(mlp((5, 3)), 4)(np.empty((0, 5), np.float32))
+    assert out.shape == (0, 3) and out.dtype == np.float32
+
+
+def test_compiled_once_for_all_calls():
+    traces = []
+    base = mlp((5, 3))
+
+    def apply(x):
+        traces.append(x.shape)
+        return base.apply(x)
+
+    inference = Inference(ModelFunction(apply, (5,)), 4)
+    before = len(traces)
+    for n in (0, 1, 4, 9):
+        inference(sample(base, n))
+    assert len(traces) == before
+
+
+def test_model_that_loses_its_axis_at_one_row():
+    """squeeze() then one argmax: at one row there is no axis left to take it over."""
+    function = ModelFunction(lambda x: jnp.argmax(x[:, None, :].squeeze(), axis=1)[:, None].astype(jnp.float32), (5,))
+    x = sample(function, 6)
+    np.testing.assert_array_equal(Inference(function, 4)(x)[:, 0], x.argmax(1))
+
+
+def test_integer_rows():
+    function = ModelFunction(lambda x: jax.nn.one_hot(x, 4).reshape(len(x), -1), (2,), np.dtype(np.int32))
+    assert Inference(function, 4)(np.array([[1, 3]], np.int32)).tolist() == [[0, 1, 0, 0, 0, 0, 0, 1]]
+
+
+def test_rows_of_another_shape_or_dtype():
+    inference = Inference(mlp((5, 3)), 4)
+    with pytest.raises(ValueError) as caught:
+        inference(np.zeros((2, 6), np.float32))
+    assert str(caught.value) == "rows of shape (6,) float32; this model takes (5,) float32"
+    with pytest.raises(ValueError) as caught:
+        inference(np.zeros((2, 5)))
+    assert str(caught.value) == "rows of shape (5,) float64; this model takes (5,) float32"
+
+
+@pytest.mark.parametrize(("row_shape", "batch"), [((64,), 256), ((), 256), ((0,), 256), ((224, 224, 3), 32),
+                                                   ((2**23,), 1), ((2**30,), 1)])
+def test_batch_depends_on_the_row_alone(row_shape, batch):
+    assert choose_batch(row_shape, np.float32) == batch
