@@ -60,7 +60,7 @@ class ProofSpec:
     tolerance: float | None = None
     timeout_s: float = 600.0
     max_rejections: int = 1
-    strict: bool = False
+    strict: bool = True
     rows_per_proof: int | None = None
     scale: int | None = None
 

@@ -163,7 +163,7 @@ KEYS: tuple[Key, ...] = (
     Key("proof.max_rejections", "whole", 1, "proofs",
         "rejected proofs after which a worker gets no more rows",
         check=Range(1)),
-    Key("proof.strict", "flag", False, "", "exit status 3 if any row ends unverified"),
+    Key("proof.strict", "flag", True, "", "exit status 3 if any row that was to be proved ends unverified"),
     Key("proof.rows_per_proof", "whole", None, "rows", "rows in one proof", check=Range(2, 65536),
         default_words="the circuit plan's choice"),
     Key("proof.scale", "whole", None, "bits", "fractional bits of the fixed-point numbers in the proof",
