@@ -244,9 +244,18 @@ class Aggregator:
             for member in self.members.values():
                 if member.working:
                     self._boxes[member.rank].put(Order("forget", {"start": int(rows[0]), "stop": int(rows[-1]) + 1}))
-        self._journal.append("round", {"round": round_.number, "start": round_.start}, status=round_.status,
-                             ranks=round_.rank)
+        self._mark_unverified(round_)
+        self._journal.append("round", {"counter": round_.number + 1, "start": round_.start, "rows": len(rows)})
         self._journal.flush()
+
+    def _mark_unverified(self, round_: Round) -> None:
+        """Journal which status a row has that several replicas, and none of them verified, speak about."""
+        if self.replicas > 1:
+            status = final_status(round_.status)
+            rows = np.flatnonzero(status != RowStatus.VERIFIED)
+            if len(rows):
+                self._journal.append("rows", {"reason": "no replica is verified"}, rows=rows + round_.start,
+                                     status=status[rows])
 
     # -- how slots end -----------------------------------------------------------
 
@@ -371,7 +380,8 @@ class Aggregator:
         number = report.meta.get("bundle")
         bundle = self._bundles.get(number) if type(number) is int else None
         if bundle is None or bundle.rank != rank:
-            raise Unassigned(f"{what} of bundle {str(number)[:40]!r}, which rank {rank} was not given, or has answered")
+            named = f"bundle {number}" if type(number) is int else f"a bundle that is no number ({type(number).__name__})"
+            raise Unassigned(f"{what} of {named}, which rank {rank} was not given or has answered")
         return self._bundles.pop(bundle.id)
 
     def _round_of(self, rows: np.ndarray) -> Round:
@@ -564,7 +574,8 @@ class Aggregator:
 
 def _told(text: object, most: int = 2000) -> str:
     """Text that a rank sent, fit for the log and the file: cut, without control characters but line ends."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text or "")[:most])
+    known = text[:most] if isinstance(text, str) else ""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in known)
 
 
 def final_status(status: np.ndarray) -> np.ndarray:

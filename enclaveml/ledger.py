@@ -12,11 +12,13 @@ Letters: n rows in the round, r slots a row, D outputs a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from enclaveml.errors import EnclaveError
+from enclaveml.results_schema import RowStatus
 
 IDLE, SENT, READY, PROVING, CHECKING, DONE = range(6)
 
@@ -45,10 +47,9 @@ class Round:
         self.number, self.start, self.data, self.replicas = number, start, data, replicas
         self.rank = np.full((n, replicas), -1, np.int32)
         self.stage = np.full((n, replicas), IDLE, np.uint8)
-        self.status = np.zeros((n, replicas), np.uint8)
-        self.attempt = np.zeros((n, replicas), np.uint8)
+        self.status = np.full((n, replicas), RowStatus.PENDING, np.uint8)
+        self.attempt = np.zeros((n, replicas), np.int32)
         self.output = np.full((n, replicas, outputs), np.nan, np.float32)
-        self.proved = np.full((n, replicas, outputs), np.nan, np.float64)
         # Ranks that may not get a row again, for the few rows where something failed:
         # ``refused`` for good (they lied about it), ``avoided`` while another rank is left.
         self.refused: dict[int, set[int]] = {}
@@ -90,12 +91,17 @@ class Round:
         chosen = np.isin(self.stage, stages) if stages else self.stage != DONE
         return np.nonzero((self.rank == rank) & chosen)
 
+    def first_idle(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The slots (row index in the round, replica) that ``assign`` would give away; each row must have one idle."""
+        local = rows - self.start
+        return local, (self.stage[local] == IDLE).argmax(axis=1)
+
     def assign(self, rank: int, rows: np.ndarray) -> np.ndarray:
         """Give each of these rows' first idle slot to a rank. Returns the replicas (len(rows),)."""
-        local = rows - self.start
-        slots = (self.stage[local] == IDLE).argmax(axis=1)
+        local, slots = self.first_idle(rows)
         self.rank[local, slots] = rank
         self.stage[local, slots] = SENT
+        self.status[local, slots] = RowStatus.PENDING
         self.attempt[local, slots] += 1
         self.output[local, slots] = np.nan
         return slots
@@ -105,24 +111,41 @@ class Round:
         self.stage[local, slots] = IDLE
         self.status[local, slots] = status
 
-    def finish(self, local: np.ndarray, slots: np.ndarray, status: np.ndarray | int,
-               proved: np.ndarray | None = None) -> None:
-        """End slots with these statuses (and proved outputs (m, D))."""
+    def finish(self, local: np.ndarray, slots: np.ndarray, status: np.ndarray | int) -> None:
+        """End slots with these statuses."""
         self.stage[local, slots] = DONE
         self.status[local, slots] = status
-        if proved is not None:
-            self.proved[local, slots] = proved
+
+    def refuse(self, rows: np.ndarray, rank: int) -> None:
+        """A rank lied about these rows: it gets them never again."""
+        for row in rows.tolist():
+            self.refused.setdefault(row, set()).add(rank)
+
+    def avoid(self, rows: np.ndarray, rank: int) -> None:
+        """A rank failed with these rows: it gets them again only if nobody else can take them."""
+        for row in rows.tolist():
+            self.avoided.setdefault(row, set()).add(rank)
 
     def idle_rows(self) -> np.ndarray:
         """The dataset rows with an idle slot, (m,) int64; a row with two idle slots is there twice."""
         local, _ = np.nonzero(self.stage == IDLE)
         return local.astype(np.int64) + self.start
 
-    def barred(self, row: int, avoid: bool = True) -> set[int]:
-        """The ranks that may not get this row: who lied about it, who failed, who has another replica of it."""
-        local = row - self.start
-        out = set(self.refused.get(row, ())) | (set(self.avoided.get(row, ())) if avoid else set())
+    def forbidden(self, rows: np.ndarray, ranks: Sequence[int], avoid: bool = True) -> np.ndarray:
+        """Which of these P ranks may not get which rows, (len(rows), P) bool.
+
+        Those who lied about the row, those who hold or held another replica of it, and
+        with ``avoid`` those who failed with it.
+        """
+        local = rows - self.start
+        out = np.zeros((len(rows), len(ranks)), bool)
         for slot in range(self.replicas):
-            if self.stage[local, slot] != IDLE:
-                out.add(int(self.rank[local, slot]))
+            taken = self.stage[local, slot] != IDLE
+            out |= taken[:, None] & (self.rank[local, slot][:, None] == np.asarray(ranks))
+        column = {rank: p for p, rank in enumerate(ranks)}
+        for failed in (self.refused, self.avoided) if avoid else (self.refused,):
+            for i, row in enumerate(rows.tolist() if failed else ()):
+                for rank in failed.get(row, ()):
+                    if rank in column:
+                        out[i, column[rank]] = True
         return out

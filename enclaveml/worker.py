@@ -87,6 +87,7 @@ class Worker:
         self._infer_some()
         self.pump()
         if self._draining and not self._proving:
+            self._held.clear()
             self._outbox.put(Report("drained"))
             self._draining = False
 
@@ -128,6 +129,8 @@ class Worker:
         self._stats["prove_s"] += result.prove_seconds
         if result.proof is None:
             self._stats["failures"] += 1
+            for row in rows.tolist():  # whoever gets these rows next, perhaps this rank, is sent them again
+                self._held.pop(row, None)
             self._outbox.put(Report("failed", {"bundle": result.task, "text": result.error}))
             return
         self._stats["proofs"] += 1

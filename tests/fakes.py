@@ -1,0 +1,338 @@
+"""Test doubles: a proof system that decides by rule, and a cluster of simulated ranks without MPI.
+
+The model is linear, ``rows @ WEIGHTS``; a row's first value is its number in the dataset, so that the
+verifier knows which rows it was shown. A "proof" is a digest of the rows that were proved.
+
+Letters: N rows, B rows per bundle, D outputs per row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from enclaveml import aggregator as aggregator_module
+from enclaveml.aggregator import Aggregator, final_status
+from enclaveml.exchange import Order, Outbox, Report
+from enclaveml.job import (
+    ClusterSpec, CombineSpec, InputSpec, JobSpec, ModelSpec, OutputSpec, ProofSpec, SplitSpec,
+)
+from enclaveml.journal import Journal
+from enclaveml.results import build_results, read_results
+from enclaveml.resume import Resume
+from enclaveml.roster import Member
+from enclaveml.worker import Worker
+from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Circuit, Proof, ProofResult, Verdict
+
+B, D, WIDTH, SCALE, TOLERANCE = 4, 3, 5, 16, 0.01
+WEIGHTS = np.random.default_rng(5).normal(size=(WIDTH - 1, D)).astype(np.float32)
+#: Rows with this as their second value are too coarse in fixed point: honest, and beyond the tolerance.
+COARSE = 77.0
+
+
+def dataset(n: int, coarse: tuple[int, ...] = ()) -> np.ndarray:
+    """N rows (N, WIDTH) float32, the first value of each its number."""
+    data = np.random.default_rng(n).uniform(-1, 1, (n, WIDTH)).astype(np.float32)
+    data[:, 0] = np.arange(n)
+    data[list(coarse), 1] = COARSE
+    return data
+
+
+def model(rows: np.ndarray) -> np.ndarray:
+    """Float outputs (n, D) float32."""
+    return np.asarray(rows[:, 1:] @ WEIGHTS, np.float32)
+
+
+def fixed(rows: np.ndarray) -> np.ndarray:
+    """What an honest proof says the outputs are, (n, D) int64."""
+    exact = rows[:, 1:].astype(np.float64) @ WEIGHTS + np.where(rows[:, 1] == COARSE, 1.0, 0.0)[:, None]
+    return np.round(exact * 2**SCALE).astype(np.int64)
+
+
+def digest(rows: np.ndarray) -> bytes:
+    return b"proof of " + hashlib.sha256(np.ascontiguousarray(rows).tobytes()).digest()
+
+
+def prove(rows: np.ndarray) -> Proof:
+    """An honest proof of (n, WIDTH) rows; the last is repeated up to B."""
+    padded = np.concatenate([rows, np.repeat(rows[-1:], B - len(rows), axis=0)])
+    return Proof(digest(rows), b"", fixed(padded))
+
+
+class FakeProver:
+    """Proves after ``delay`` polls; ``fails`` says why a task fails, or nothing."""
+
+    def __init__(self, prove: Callable[[np.ndarray], Proof] = prove, delay: int = 0,
+                 fails: Callable[[int], str] = lambda task: "") -> None:
+        self.prove, self.delay, self.fails = prove, delay, fails
+        self.waiting: list[tuple[int, int, np.ndarray]] = []
+        self.timeouts: dict[int, float] = {}
+        self.sizes: dict[int, int] = {}
+        self.closed = False
+        self.polls = 0
+
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
+        self.waiting.append((self.polls + self.delay, task, rows))
+        self.timeouts[task], self.sizes[task] = timeout_s, len(rows)
+
+    def poll(self) -> list[ProofResult]:
+        self.polls += 1
+        ready = [w for w in self.waiting if w[0] < self.polls]
+        self.waiting = [w for w in self.waiting if w[0] >= self.polls]
+        results = []
+        for _, task, rows in ready:
+            error = self.fails(task)
+            results.append(ProofResult(task, None if error else self.prove(rows), error, 0.25, 0.5))
+        return results
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.waiting)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeVerifier:
+    """Accepts exactly what ``prove`` makes of rank 0's own rows; answers after ``delay`` polls.
+
+    ``said``: task to (dataset rows, status), everything it ever said.
+    """
+
+    def __init__(self, delay: int = 0) -> None:
+        self.delay, self.polls = delay, 0
+        self.waiting: list[tuple[int, Verdict]] = []
+        self.said: dict[int, tuple[list[int], list[int]]] = {}
+
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+        assert task not in self.said
+        n = len(rows)
+        honest = prove(rows)
+        proved = proof.outputs[:n] / 2.0**SCALE
+        with np.errstate(invalid="ignore"):
+            deviation = np.abs(proved - float_outputs).max(axis=1)
+            status = np.where(deviation <= TOLERANCE, VERIFIED, INCONSISTENT).astype(np.uint8)
+        text = "" if (status == VERIFIED).all() else "beyond the tolerance"
+        if proof.computation != honest.computation or (proof.outputs != honest.outputs).any():
+            status, text, proved = np.full(n, REJECTED, np.uint8), "the proof does not verify", np.full((n, D), np.nan)
+        self.said[task] = rows[:, 0].astype(int).tolist(), status.tolist()
+        with np.errstate(invalid="ignore"):
+            differs = proved.argmax(axis=1) != float_outputs.argmax(axis=1)
+        self.waiting.append((self.polls + self.delay,
+                             Verdict(task, status, text, proved, deviation, differs, 0.125)))
+
+    def poll(self) -> list[Verdict]:
+        self.polls += 1
+        ready = [v for at, v in self.waiting if at < self.polls]
+        self.waiting = [w for w in self.waiting if w[0] >= self.polls]
+        return ready
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.waiting)
+
+    def close(self) -> None:
+        self.waiting.clear()
+
+
+def a_circuit(folder: Path) -> Circuit:
+    return Circuit(
+        system="fake", version="1", circuit_id="c1" * 32, model_hash="ab" * 32, rows=B, outputs=D, row_shape=(WIDTH,),
+        dtype="float32", input_scale=8, output_scale=SCALE, tolerance=TOLERANCE, inputs="public", inputs_bounded=True,
+        deviation=0.0, agreement=1.0, samples=1, logrows=10, proof_bytes=64, srs_origin="test", settings={},
+        measured={}, files={}, folder=folder)
+
+
+def a_job(strategy: str = "by_capacity", replicas: int = 2, reassign: bool = True, coverage: float = 1.0,
+          max_rejections: int = 1, timeout_s: float = 10.0) -> JobSpec:
+    return JobSpec(
+        name="test", model=ModelSpec("m.py:M", {}, None, None), input=InputSpec(Path("x.npz"), None, None),
+        split=SplitSpec(strategy, replicas, reassign),
+        proof=ProofSpec(coverage=coverage, max_rejections=max_rejections, timeout_s=timeout_s),
+        combine=CombineSpec(), output=OutputSpec(Path("results.h5")), cluster=ClusterSpec(), path=Path("job.yaml"),
+        given="")
+
+
+def a_member(rank: int, capacity: float = 1.0, computes: bool = True) -> Member:
+    return Member(rank=rank, node_id=f"node-{rank}", host="here", local_rank=rank, device="cpu", memory_gb=1.0,
+                  cores=1.0, capacity=capacity, computes=computes)
+
+
+def a_journal(path: Path, job: JobSpec, n_rows: int, members: list[Member], circuit: Circuit) -> Journal:
+    """A real journal with the records that come before the first round."""
+    journal = Journal.create(path)
+    journal.append("start", {
+        "job": "job: {name: test}\n", "job_given": "", "inputs": "public", "strategy": job.split.strategy,
+        "versions": {}, "model_hash": circuit.model_hash, "dataset_fingerprint": "00" * 32, "rows": n_rows,
+        "outputs": D, "started": "2026-01-01T00:00:00Z",
+        "ranks": [{"rank": m.rank, "node_id": m.node_id, "host": m.host} for m in members]})
+    journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": {}}, vk=b"v", settings=b"{}", srs=b"s")
+    return journal
+
+
+@dataclass
+class Rank:
+    """One simulated rank. ``tamper`` turns the reports of a tick into what is sent."""
+
+    worker: Worker
+    prover: FakeProver
+    outbox: Outbox
+    tamper: Callable[[list[Report]], list[Report]] = lambda reports: reports
+    alive: bool = True
+    orders: list[Order] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    forgetful: type[Worker] | None = None
+
+
+class Cluster:
+    """Simulated ranks around a real aggregator: orders and reports are handed over, a tick at a time.
+
+    ``workers``: rank to a Worker class (default Worker); ``provers``: rank to a prover; ``tamper``:
+    rank to a function of its reports. Rank 0 only aggregates unless it is alone.
+    """
+
+    def __init__(self, folder: Path, n_rows: int = 24, ranks: int = 4, *, round_rows: int = 1 << 16,
+                 capacities: tuple[float, ...] | None = None, batch: int = 8, coarse: tuple[int, ...] = (),
+                 workers: dict[int, type[Worker]] | None = None, provers: dict[int, FakeProver] | None = None,
+                 tamper: dict[int, Callable[[list[Report]], list[Report]]] | None = None, verdict_delay: int = 0,
+                 resume: bool = False, **job: object) -> None:
+        self.folder, self.n_rows = folder, n_rows
+        self.data = dataset(n_rows, coarse)
+        self.job = a_job(**job)
+        weights = capacities or (1.0,) * ranks
+        self.members = {r: a_member(r, weights[r], r > 0 or ranks == 1) for r in range(ranks)}
+        self.circuit = a_circuit(folder)
+        self.proving = self.job.proof.coverage > 0
+        self.verifier = FakeVerifier(verdict_delay)
+        self.boxes = {r: Outbox() for r in range(ranks)}
+        self.ranks: dict[int, Rank] = {}
+        for r in range(ranks):
+            outbox = Outbox()
+            prover = (provers or {}).get(r) or FakeProver()
+            worker = (workers or {}).get(r, Worker)(
+                model, batch, prover if self.proving else None, 2, self.circuit if self.proving else None,
+                f"node-{r}", "job-1", outbox)
+            self.ranks[r] = Rank(worker, prover, outbox)
+            if r in (tamper or {}):
+                self.ranks[r].tamper = tamper[r]
+        path = folder / "results.h5.journal"
+        before = None
+        if resume:
+            before = Resume.load(path)
+            self.journal = Journal.open_append(path)
+            self.journal.append("resume", {"started": "2026-01-02T00:00:00Z", "versions": {},
+                                           "ranks": [{"rank": r} for r in range(ranks)]})
+        else:
+            self.journal = a_journal(path, self.job, n_rows, list(self.members.values()), self.circuit)
+        self.reads: list[tuple[int, int]] = []
+        with mock.patch.object(aggregator_module, "ROUND_ROWS", round_rows):
+            self.aggregator = Aggregator(
+                self.job, n_rows, self._read, self.circuit if self.proving else None, D,
+                self.verifier if self.proving else None, self.members, self.boxes, self.journal, model,
+                row_bytes=4 * WIDTH)
+        if before is not None:
+            self.aggregator.go_on(before)
+        self.bundles: dict[int, tuple[int, list[int]]] = {}
+        self.open_rounds = 0
+        self.ticks = 0
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        self.reads.append((start, stop))
+        return self.data[start:stop]
+
+    def tick(self, work: bool = True) -> None:
+        """One tick of everybody."""
+        self.ticks += 1
+        arrived: list[tuple[int, Report]] = []
+        for r, rank in self.ranks.items():
+            if not rank.alive:
+                continue
+            if work:
+                rank.worker.work()
+            reports = [report for _, report in rank.outbox.pending()]
+            rank.outbox.read_up_to(1 << 60)
+            reports = rank.tamper(reports)
+            rank.reports += reports
+            arrived += [(r, Report(p.kind, json.loads(json.dumps(dict(p.meta))), p.rows, p.outputs, p.blob))
+                        for p in reports]
+        self.aggregator.step(arrived)
+        self.open_rounds = max(self.open_rounds, len(self.aggregator.rounds))
+        for r, rank in self.ranks.items():
+            for _, order in self.boxes[r].pending():
+                rank.orders.append(order)
+                if order.kind == "prove":
+                    assert order.meta["bundle"] not in self.bundles
+                    self.bundles[order.meta["bundle"]] = r, order.rows.tolist()
+                if rank.alive:
+                    meta = json.loads(json.dumps(dict(order.meta)))
+                    rank.worker.take(Order(order.kind, meta, order.rows, order.data))
+            self.boxes[r].read_up_to(1 << 60)
+
+    def run(self, most: int = 400) -> Cluster:
+        """Tick to the end; a job that does not end is a failure."""
+        while not self.aggregator.finished:
+            assert self.ticks < most, f"not finished after {most} ticks"
+            self.tick()
+        return self
+
+    def until(self, condition: Callable[[], bool], most: int = 200) -> None:
+        """Tick until something holds."""
+        while not condition():
+            assert self.ticks < most, f"not reached after {most} ticks"
+            self.tick()
+
+    def kill(self, r: int) -> None:
+        """A rank dies: it does nothing more, and rank 0 hears of it."""
+        self.ranks[r].alive = False
+        self.aggregator.lose(r, "died: test")
+
+    @property
+    def status(self) -> np.ndarray:
+        """The rows' statuses (N,) as rank 0 has them."""
+        return final_status(self.aggregator.status)
+
+    def check(self) -> None:
+        """What must hold of every run, however it went; closes the journal and reads the file made of it."""
+        aggregator = self.aggregator
+        told = {}
+        for task, (rows, status) in self.verifier.said.items():
+            rank, ordered = self.bundles[task]
+            assert rows == ordered, "the verifier was shown other rows than were ordered"
+            told.update({(row, rank): row for row, s in zip(rows, status, strict=True) if s == VERIFIED})
+        rows, slots = np.nonzero(aggregator.status == VERIFIED)
+        for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
+            rank = int(aggregator.rank_of[row, slot])
+            assert (row, rank) in told, f"row {row} of rank {rank} was never verified"
+        assert (aggregator.proved[rows, slots] == fixed(self.data[rows]) / 2.0**SCALE).all()
+        for row in range(self.n_rows):
+            ranks = aggregator.rank_of[row, aggregator.status[row] == VERIFIED].tolist()
+            assert len(set(ranks)) == len(ranks), f"row {row} was verified twice of one rank"
+        out = self.folder / "results.h5"
+        build_results(self.journal.path, out)
+        with read_results(out) as results:
+            found = results.row("status")
+            if aggregator.draining:
+                assert ((found == VERIFIED) == (self.status == VERIFIED)).all()
+            else:
+                assert not aggregator.rounds, "a round that has ended is still held"
+                assert found.tolist() == self.status.tolist()
+            proved = results.proved_outputs()
+            verified = found == VERIFIED
+            assert (proved[verified] == fixed(self.data[verified]) / 2.0**SCALE).all()
+            self.file_ranks = results.ranks
+            self.file_bundles = [results.proof(i) for i in range(results.n_proofs)]
+            self.outputs = results.outputs()
+        self.journal.close()
+
+    def bundle_sizes(self) -> dict[int, list[int]]:
+        """Rank to the sizes of the bundles that it was ordered, in order."""
+        sizes: dict[int, list[int]] = {r: [] for r in self.ranks}
+        for rank, rows in self.bundles.values():
+            sizes[rank].append(len(rows))
+        return sizes
