@@ -191,3 +191,18 @@ def index_journal(path: str | Path) -> JournalIndex:
     return JournalIndex(
         reader.path, reader.start, tuple(reader.sessions), reader.ranks, tuple(reader.circuits), tuple(reader.bundles),
         tuple(reader.draws), frozenset(reader.rounds), reader.end, answers, states, record.number + 1, record.offset)
+
+
+def rank_counts(index: JournalIndex) -> dict[tuple[int, int], dict[str, int]]:
+    """What the journal's own records add up to for each (session, rank): answers, verified answers,
+    envelopes, and envelopes with a rejected row."""
+    counts = {key: {"rows": 0, "rows_verified": 0, "proofs": 0, "rejections": 0} for key in index.ranks}
+    for name, chosen in (("rows", slice(None)), ("rows_verified", index.answers.status == RowStatus.VERIFIED)):
+        pairs = np.stack([index.answers.session[chosen], index.answers.rank[chosen]], axis=1)
+        for (session, rank), count in zip(*np.unique(pairs, axis=0, return_counts=True)):
+            counts[int(session), int(rank)][name] = int(count)
+    for bundle in index.bundles:
+        mine = counts[bundle.session, bundle.meta["rank"]]
+        mine["proofs"] += bundle.size > 0
+        mine["rejections"] += bool((bundle.status == RowStatus.REJECTED).any())
+    return counts

@@ -20,7 +20,7 @@ import numpy as np
 from enclaveml import hdf5
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.journal import read_records
-from enclaveml.journal_index import JournalIndex, index_journal
+from enclaveml.journal_index import JournalIndex, index_journal, rank_counts
 from enclaveml.results_reader import Results, read_results
 from enclaveml.results_schema import (
     COMBINED, DRAWS, FORMAT, FORMAT_VERSION, KEY_NAMES, KEYS, OUTPUTS, PROOFS, RANKS, REPLICAS, ROWS, Column,
@@ -206,15 +206,9 @@ def _fixed(file: hdf5.File, index: JournalIndex, labels: np.ndarray | None) -> N
 
 def _ranks(file: hdf5.File, index: JournalIndex) -> None:
     """The table of ranks: what is known of each, and what the journal's own records add up to."""
-    lines = []
-    for (session, rank), known in sorted(index.ranks.items()):
-        mine = (index.answers.session == session) & (index.answers.rank == rank)
-        bundles = [b for b in index.bundles if b.session == session and b.meta["rank"] == rank]
-        lines.append({
-            "rows": int(mine.sum()), "rows_verified": int((index.answers.status[mine] == RowStatus.VERIFIED).sum()),
-            "proofs": sum(b.size > 0 for b in bundles),
-            "rejections": sum(bool((b.status == RowStatus.REJECTED).any()) for b in bundles),
-            **{k: v for k, v in known.items() if v is not None}, "session": session, "rank": rank})
+    counts = rank_counts(index)
+    lines = [{**counts[key], **{k: v for k, v in known.items() if v is not None}, "session": key[0], "rank": key[1]}
+             for key, known in sorted(index.ranks.items())]
     for column in RANKS:
         name = column.path.rsplit("/", 1)[-1]
         default: Any = {"text": "", "float64": np.nan}.get(column.dtype, 0)

@@ -268,13 +268,21 @@ class Results:
         if len(bad):
             raise self._fault(f"/{place}[{bad[0]}]", f"is {values[bad[0]]}, expected {low} to {high - 1}")
 
+    @cached_property
+    def _opened(self) -> dict[str, hdf5.Dataset]:
+        return {}
+
     def _dataset(self, path: str) -> hdf5.Dataset:
+        """A dataset of the schema, its type and storage checked once."""
+        if path in self._opened:
+            return self._opened[path]
         column = _COLUMNS[path]
         with hdf5.reading(self.path, f"/{path}"):
             dataset = hdf5.stored(self.file, path)
             if not _has_type(dataset, column) or dataset.ndim != len(column.shape):
                 raise self._fault(f"/{path}", f"is {dataset.dtype} with {dataset.ndim} dimensions, "
                                               f"expected {column.dtype} ({', '.join(map(str, column.shape))})")
+        self._opened[path] = dataset
         return dataset
 
     def _read(self, path: str, length: int | None, start: int = 0, stop: int | None = None) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from enclaveml.journal import read_records
-from enclaveml.journal_index import JournalIndex, index_journal
+from enclaveml.journal_index import JournalIndex, index_journal, rank_counts
 from enclaveml.results_schema import RowStatus
 
 
@@ -60,7 +60,7 @@ class Resume:
             rows=index.answers.row[lines], ranks=index.answers.rank[lines], sessions_of=index.answers.session[lines],
             proved=_proved(index, lines), rounds=index.rounds,
             next_bundle=max((b.meta["bundle"] for b in index.bundles), default=0) + 1,
-            counts=_counts(index),
+            counts=rank_counts(index),
             expelled=tuple(str(line.get("node_id", "")) for line in index.ranks.values()
                            if line.get("fate") == "expelled"),
             end=index.end)
@@ -80,17 +80,3 @@ def _proved(index: JournalIndex, lines: np.ndarray) -> np.ndarray:
         proved[mine] = record.arrays["proved"][position[mine]]
         number += 1
     return proved
-
-
-def _counts(index: JournalIndex) -> dict[tuple[int, int], dict[str, int]]:
-    counts = {}
-    for key in index.ranks:
-        mine = (index.answers.session == key[0]) & (index.answers.rank == key[1])
-        bundles = [b for b in index.bundles if (b.session, b.meta["rank"]) == key]
-        counts[key] = {
-            "rows": int(mine.sum()),
-            "rows_verified": int((index.answers.status[mine] == RowStatus.VERIFIED).sum()),
-            "proofs": sum(b.size > 0 for b in bundles),
-            "rejections": sum(bool((b.status == RowStatus.REJECTED).any()) for b in bundles),
-        }
-    return counts
