@@ -8,6 +8,7 @@ bound its memory by the file's size: a dataset whose bytes are not all in the fi
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,13 +45,99 @@ def open_read(path: str | Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
 
 
-def create(path: str | Path) -> h5py.File:
+class _Sink(io.RawIOBase):
+    """A file that never fails HDF5: after the first failed write, all are dropped and the error is kept.
+
+    An HDF5 file that cannot be flushed can neither be closed, and the process then dies of a
+    segmentation fault at its end (seen with HDF5 2.0.0 on a full tmpfs and under ``ulimit -f``).
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._position = 0
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        self._position = offset + (os.fstat(self._fd).st_size if base is None else base)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = os.pread(self._fd, len(view), self._position)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += os.pwrite(self._fd, view[done : done + (1 << 30)], self._position + done)
+        except OSError as error:
+            self.error = error
+        self._position += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self._position if size is None else size
+        try:
+            if self.error is None:
+                os.ftruncate(self._fd, size)
+        except OSError as error:
+            self.error = error
+        return size
+
+    def finish(self) -> None:
+        """Sync; raises the first error there was."""
+        try:
+            if self.error is None:
+                os.fsync(self._fd)
+        except OSError as error:
+            self.error = error
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+
+@contextmanager
+def create(path: str | Path, shown: str | Path = "") -> Iterator[h5py.File]:
     """Create a new HDF5 file that HDF5 1.10 and later read; groups list their members as written.
 
-    Raises EnvironmentFault.
+    Whole and synced when the block ends. Raises EnvironmentFault (naming ``shown``, the file that is
+    meant), also for a disk that filled up meanwhile; what is left is the caller's to remove.
     """
-    with writing(path):
-        return h5py.File(path, "x", libver=("v108", "v110"), track_order=True, locking=False)
+    with writing(shown or path):
+        sink = _Sink(Path(path))
+    try:
+        try:
+            with h5py.File(sink, "w", libver=("v108", "v110"), track_order=True) as file:
+                yield file
+        except Exception:
+            if sink.error is None:
+                raise  # else the disk is to blame for whatever HDF5 says
+        with writing(shown or path):
+            sink.finish()
+    finally:
+        sink.close()
 
 
 @contextmanager
@@ -68,22 +155,14 @@ def reading(path: str | Path, what: str = "") -> Iterator[None]:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError or RuntimeError of h5py while writing into EnvironmentFault with what to do."""
+    """Turn an OSError while writing into EnvironmentFault with what to do."""
     try:
         yield
-    except EnclaveError:
-        raise
-    except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None)
-        text = _first_line(error)
-        if number in _FULL or os.strerror(errno.ENOSPC).lower() in text.lower():
-            raise EnvironmentFault(
-                f"{path}: cannot be written: {os.strerror(number or errno.ENOSPC)}; make room, then --resume"
-            ) from error
-        if number == errno.EEXIST:
+    except OSError as error:
+        if error.errno == errno.EEXIST:
             raise EnvironmentFault(f"{path}: exists already; remove it if no job is writing it") from error
-        reason = os.strerror(number) if number else text
-        raise EnvironmentFault(f"{path}: cannot be written: {reason}") from error
+        remedy = "; make room, then --resume" if error.errno in _FULL else ""
+        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror or error}{remedy}") from error
 
 
 def enum_dtype(names: Mapping[str, int]) -> np.dtype:
@@ -163,7 +242,7 @@ def stored(group: h5py.Group, path: str) -> h5py.Dataset:
         if node.dtype.hasobject:
             raise FormatError(f"{name}: /{path}: has elements of variable length")
         size = int(np.prod([int(n) for n in node.shape], dtype=object)) * node.dtype.itemsize
-        if size and (node.id.get_storage_size() != size or size > os.path.getsize(name)):
+        if size and (node.id.get_storage_size() != size or size > node.file.id.get_filesize()):
             raise FormatError(f"{name}: /{path}: claims {size} bytes that are not in the file")
     return node
 

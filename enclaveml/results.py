@@ -58,16 +58,15 @@ def build_results(journal: str | Path, out: str | Path, *, combined: Combined | 
     _room(out, index)
     try:
         temporary.unlink(missing_ok=True)
-        with hdf5.writing(out), hdf5.create(temporary) as file:
+        with hdf5.create(temporary, shown=out) as file:
             _attributes(file, index, status)
             _fixed(file, index, labels)
             _copy(file, index)
             if combined is not None:
                 made = combined(Results(temporary, file)) if callable(combined) else combined
                 _combined(file, made, combined_attributes or {})
-        _publish(temporary, out)
-    except OSError as error:
-        raise EnvironmentFault(f"{out}: cannot be written: {error.strerror or error}") from error
+        with hdf5.writing(out):
+            _publish(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     return index
@@ -96,7 +95,7 @@ def _json_number(value: Any) -> float | None:
 
 
 def _room(out: Path, index: JournalIndex) -> None:
-    """HDF5 leaves a file that it cannot finish open for ever, so a full disk is looked for first."""
+    """Said at once and with numbers, before minutes of copying."""
     answers = len(index.answers.row) if index.start["strategy"] == "redundant" else 0
     need = (index.n_rows + answers) * (12 * index.n_outputs + 64) + sum(b.size + 17 * len(b.rows) for b in index.bundles)
     try:
@@ -109,11 +108,6 @@ def _room(out: Path, index: JournalIndex) -> None:
 
 
 def _publish(temporary: Path, out: Path) -> None:
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     os.replace(temporary, out)
     folder = os.open(out.parent, os.O_RDONLY)
     try:

@@ -350,7 +350,7 @@ def test_the_old_file_stays_when_the_new_one_fails(tmp_path, monkeypatch):
     def fail(results):
         raise RuntimeError("no")
 
-    with pytest.raises((RuntimeError, EnvironmentFault)):
+    with pytest.raises(RuntimeError, match="^no$"):
         build_results(tmp_path / "j", tmp_path / "results.h5", combined=fail)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100))
     with pytest.raises(EnvironmentFault) as caught:
@@ -359,6 +359,32 @@ def test_the_old_file_stays_when_the_new_one_fails(tmp_path, monkeypatch):
                                  "free; make room, then --resume")
     assert (tmp_path / "results.h5").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["j", "results.h5"]
+
+
+def test_a_disk_that_fills_up_while_copying(tmp_path):
+    """In a child under a file size limit: a clear error, the old file untouched, nothing left behind."""
+    case = Case(tmp_path / "j", 2000, 2)
+    case.outputs(1, range(2000))
+    for start_row in range(0, 2000, 500):
+        case.bundle(1, range(start_row, start_row + 500), envelope=b"x" * 50_000)
+    case.journal.close()
+    out = tmp_path / "results.h5"
+    out.write_bytes(b"old")
+    code = f"""
+import resource
+from enclaveml.errors import EnvironmentFault
+from enclaveml.results import build_results
+for limit in (3_000, 100_000, 200_000, 300_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        build_results({str(tmp_path / "j")!r}, {str(out)!r})
+    except EnvironmentFault as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{out}: cannot be written: File too large; make room, then --resume\n" * 4
+    assert out.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == ["j", "results.h5"]
 
 
 def test_a_folder_that_is_gone(tmp_path):
