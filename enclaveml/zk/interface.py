@@ -58,7 +58,7 @@ class CircuitRequest:
 
     tolerance: largest allowed |proved - float| per output, absolute. expected_rows: how many rows
     the circuit will prove in all (B is not chosen larger than pays). memory_gb: GB (1e9 bytes) that
-    set-up, or all the children of one rank together, may take. cores: how many children will prove
+    set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
     at a time, over all ranks.
     """
 
@@ -69,6 +69,7 @@ class CircuitRequest:
     expected_rows: int = 1
     memory_gb: float = 8.0
     cores: int = 1
+    children: int = 1
     setup_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:

@@ -202,9 +202,8 @@ def candidates(
                     replace(choice, logrows=logrows, rows=rows),
                     block_count, seconds, seconds * (waves + 0.5), key,
                 )
-            if rows_per_proof is not None or largest * cores >= expected_rows or largest < shape.rows.largest(
-                room * block_count
-            ) - 1:
+            single_is_full = largest + 1 < shape.rows.largest(room * block_count)
+            if rows_per_proof is not None or largest * cores >= expected_rows or single_is_full:
                 break  # more blocks would stay empty
 
 

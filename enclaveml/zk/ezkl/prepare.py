@@ -47,6 +47,7 @@ def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str
             "expected": math.ceil(math.log2(max(1, request.expected_rows))),
             "memory": math.floor(math.log2(request.memory_gb)),
             "cores": request.cores,
+            "children": request.children,
             "ezkl": metadata.version("ezkl"),
             "jax2onnx": metadata.version("jax2onnx"),
         }

@@ -55,8 +55,8 @@ class EzklProver:
         try:
             proof = yield from self._prove(rows, timeout_s, names, seconds)
             error = ""
-        except (ValueError, OSError, _Failed) as problem:
-            proof, error = None, str(problem)
+        except Exception as problem:  # one bundle's failure is not the queue's
+            proof, error = None, str(problem) or type(problem).__name__
         finally:
             self._scratch.drop(*names.values())
         return ProofResult(task, proof, error, seconds["witness"], seconds["prove"])

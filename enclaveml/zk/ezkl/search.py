@@ -185,7 +185,7 @@ class Search:
                         rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
                     found += plan.candidates(
                         choice, plan.footprint(*rows_of[key], tables), request.expected_rows,
-                        request.cores, request.memory_gb * 1e9, request.rows_per_proof,
+                        request.cores, request.memory_gb * 1e9 / request.children, request.rows_per_proof,
                     )
         if not found:
             raise JobError(

@@ -1,0 +1,64 @@
+"""Fixed point and field elements against Python integers and ezkl itself."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclaveml.zk.ezkl import field, process
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.lists(INT64, max_size=20))
+def test_field_elements_are_the_integers_modulo_p(values: list[int]) -> None:
+    expected = b"".join((v % field.MODULUS).to_bytes(32, "little") for v in values)
+    assert field.to_felts(np.array(values, np.int64)) == expected
+
+
+@given(st.lists(st.integers(-(2**62), 2**62), max_size=20))
+def test_signed_values_come_back(values: list[int]) -> None:
+    assert field.from_felts(field.to_felts(np.array(values, np.int64))).tolist() == values
+
+
+@pytest.mark.parametrize(
+    "number",
+    [2**62 + 1, field.MODULUS - 2**62 - 1, field.MODULUS, field.MODULUS + 1, 2**256 - 1, 2**64, 2**128,
+     field.MODULUS // 2],
+)
+def test_other_numbers_are_no_outputs(number: int) -> None:
+    with pytest.raises(ValueError, match="^a field element is not canonical or out of the signed range$"):
+        field.from_felts(number.to_bytes(32, "little"))
+
+
+def test_bytes_between_elements_are_refused() -> None:
+    with pytest.raises(ValueError, match="^33 bytes are no whole number of field elements$"):
+        field.from_felts(bytes(33))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e38])
+def test_values_without_fixed_point_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError) as caught:
+        field.quantise(np.array([0.0, bad]), 13)
+    assert str(caught.value) == "a value is not finite or exceeds 2**39, the most at scale 13"
+
+
+@pytest.mark.ezkl
+def test_quantisation_is_ezkls() -> None:
+    rng = np.random.default_rng(5)
+    values = np.concatenate([
+        [0.0, -0.0, 0.5, -0.5, 2.5 / 8192, -2.5 / 8192, 0.49999999999999994 / 8192, 1 / 3, 1e-300, 2.0**38],
+        rng.normal(size=100),
+        (rng.integers(-1000, 1000, size=100) + 0.5) / 8192,
+        rng.normal(size=50).astype(np.float32).astype(np.float64) * 1e6,
+    ])
+    child = process.Child()
+    try:
+        reply = process.wait(child, "quantise", 60, values=values.tolist(), scale=13)
+    finally:
+        child.close()
+    assert reply.block == field.to_felts(field.quantise(values, 13))

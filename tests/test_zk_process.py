@@ -1,0 +1,151 @@
+"""The child process: panics, deadlines, memory limits, deaths and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from enclaveml.errors import ProofError
+from enclaveml.zk.ezkl import frames, process
+from enclaveml.zk.ezkl.pool import Pool
+from enclaveml.zk.ezkl.scratch import Scratch
+
+pytestmark = pytest.mark.ezkl
+
+
+@pytest.fixture
+def child():
+    made = process.Child()
+    yield made
+    made.close()
+
+
+def test_a_call_past_its_deadline_is_killed_and_the_next_one_works(child, tmp_path: Path) -> None:
+    with pytest.raises(ProofError) as caught:
+        process.wait(child, "srs", 0.3, path=str(tmp_path / "srs"), logrows=20)
+    assert str(caught.value) == "ezkl srs: srs took longer than 0.3 s and was killed"
+    assert child.pid is None
+    assert process.wait(child, "version", 60).value == {"version": "23.0.5"}
+
+
+def test_a_panic_is_an_error_with_its_text(child, tmp_path: Path) -> None:
+    (tmp_path / "srs").write_bytes(b"\x08\x00\x00\x00")
+    with pytest.raises(ProofError) as caught:
+        process.wait(child, "quantise", 60, values=[1e300], scale=200)
+    assert "PanicException" in str(caught.value) or "Error" in str(caught.value)
+    assert process.wait(child, "version", 60).error == ""
+
+
+def test_an_unknown_call_is_an_error(child) -> None:
+    with pytest.raises(ProofError) as caught:
+        process.wait(child, "no_such_call", 60)
+    assert str(caught.value) == "ezkl no_such_call: AttributeError: 'Calls' object has no attribute 'no_such_call'"
+
+
+def test_a_killed_child_is_an_error(child, tmp_path: Path) -> None:
+    child.send(process.Call("srs", {"path": str(tmp_path / "srs"), "logrows": 20}, 600))
+    os.kill(child.pid, signal.SIGKILL)
+    while (reply := child.poll()) is None:
+        time.sleep(0.01)
+    assert reply.error == "ezkl's process ended with signal SIGKILL in srs"
+
+
+def test_memory_over_the_limit_kills(child, tmp_path: Path) -> None:
+    with pytest.raises(ProofError) as caught:
+        process.wait(child, "srs", 600, 40_000_000, path=str(tmp_path / "srs"), logrows=20)
+    assert str(caught.value).endswith("GB of memory, more than the 0.0 GB allowed, and was killed")
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    code = (
+        "from enclaveml.zk.ezkl import process\n"
+        "c = process.Child(); process.wait(c, 'version', 60); print(c.pid, flush=True)\n"
+        "import time; time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+                          env=process.child_environment(1)) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"child {pid} outlives its parent")
+
+
+def test_the_child_knows_nothing_of_mpi(monkeypatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setenv("PMIX_RANK", "3")
+    env = process.child_environment(5)
+    assert env["RAYON_NUM_THREADS"] == "5"
+    assert not [name for name in env if name.startswith(("OMPI_", "PMIX_"))]
+
+
+def test_frames_come_back_from_any_pieces() -> None:
+    data = frames.encode({"a": [1, "é"]}, b"\x00\xff") + frames.encode({}, b"")
+    buffer, found = bytearray(), []
+    for byte in data:
+        buffer.append(byte)
+        if (frame := frames.decode(buffer)) is not None:
+            found.append(frame)
+    assert found == [({"a": [1, "é"]}, b"\x00\xff"), ({}, b"")]
+
+
+def test_a_claimed_length_is_not_believed() -> None:
+    with pytest.raises(ValueError, match="^frame of 17179869184 \\+ 0 bytes$"):
+        frames.decode(bytearray(frames.LENGTHS.pack(1 << 34, 0)))
+
+
+def test_a_pool_goes_on_after_a_timeout(tmp_path: Path) -> None:
+    def task(name: str, timeout_s: float):
+        if name == "slow":
+            reply = yield process.Call("srs", {"path": str(tmp_path / name), "logrows": 22}, timeout_s)
+        else:
+            reply = yield process.Call("version", {}, timeout_s)
+        return name, reply.error
+
+    pool: Pool = Pool(1, 1)
+    pool.submit(task("slow", 0.3))
+    pool.submit(task("quick", 60))
+    assert pool.outstanding == 2
+    found = []
+    while pool.outstanding:
+        found += pool.poll()
+        time.sleep(0.01)
+    pool.close()
+    assert found == [("slow", "srs took longer than 0.3 s and was killed"), ("quick", "")]
+
+
+def test_scratch_is_private_and_goes_away(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path)
+    path = Path(scratch.write("x", "secret"))
+    assert path.read_text() == "secret"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert scratch.path.stat().st_mode & 0o777 == 0o700
+    other = Scratch(tmp_path)  # the first one's owner lives: it stays
+    assert path.exists()
+    scratch.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_of_a_killed_owner_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from enclaveml.zk.ezkl.scratch import Scratch\n"
+        "s = Scratch(Path(sys.argv[1])); s.write('x', b'secret'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=process.child_environment(1))
+    assert len(list(tmp_path.glob("*/x"))) == 1
+    Scratch(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
