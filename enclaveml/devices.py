@@ -65,7 +65,8 @@ def probe() -> Machine:
     return Machine(jax, any(_installed(p) for p in plugins), _count_gpus())
 
 
-def plan_environment(device: str, local_rank: int, env: Mapping[str, str], machine: Machine) -> dict[str, str]:
+def plan_environment(device: str, local_rank: int, env: Mapping[str, str],
+                     machine: Machine) -> dict[str, str]:
     """The variables that make JAX use ``device`` on this rank. Pure.
 
     Ranks of one node take its GPUs in turn, those that CUDA_VISIBLE_DEVICES lists where it is set
@@ -79,8 +80,8 @@ def plan_environment(device: str, local_rank: int, env: Mapping[str, str], machi
         raise EnvironmentFault("JAX is not installed, and this rank computes; pip install 'enclaveml[run]'")
     if device == "metal":
         raise EnvironmentFault(
-            f"device metal: no Metal plugin serves JAX {machine.jax} (Apple's jax-metal ended at JAX 0.5, and "
-            "EnclaveML needs 0.10); give this rank `device: cpu`, its memory_gb can stay")
+            f"device metal: no Metal plugin serves JAX {machine.jax} (Apple's jax-metal ended at JAX 0.5, "
+            "and EnclaveML needs 0.10); give this rank `device: cpu`, its memory_gb can stay")
     gpus = _visible_gpus(env, machine)
     if device == "auto":
         device = "cuda" if gpus and machine.cuda_plugin else "cpu"
@@ -90,8 +91,8 @@ def plan_environment(device: str, local_rank: int, env: Mapping[str, str], machi
         raise EnvironmentFault("device cuda: this node shows no NVIDIA GPU (`nvidia-smi -L` lists none); "
                                "ask the scheduler for one (--gres=gpu:1), or give this rank `device: cpu`")
     if not gpus:
-        raise EnvironmentFault(f"device cuda: CUDA_VISIBLE_DEVICES={env['CUDA_VISIBLE_DEVICES']} hides every GPU "
-                               "of this node; unset it, or ask the scheduler for a GPU (--gres=gpu:1)")
+        raise EnvironmentFault(f"device cuda: CUDA_VISIBLE_DEVICES={env['CUDA_VISIBLE_DEVICES']} hides every "
+                               "GPU of this node; unset it, or ask the scheduler for a GPU (--gres=gpu:1)")
     if not machine.cuda_plugin:
         raise EnvironmentFault(f"device cuda: JAX {machine.jax} has no CUDA plugin here; "
                                "pip install 'enclaveml[gpu]'")

@@ -54,7 +54,8 @@ class Inference:
         self.row_shape, self.dtype = tuple(function.row_shape), np.dtype(function.dtype)
         self.batch = choose_batch(self.row_shape, self.dtype) if batch is None else batch
         by_row = jax.default_backend() == "cpu"
-        shape = jax.ShapeDtypeStruct(((_rows_at_once(function) if by_row else self.batch), *self.row_shape), self.dtype)
+        at_once = _rows_at_once(function) if by_row else self.batch
+        shape = jax.ShapeDtypeStruct((at_once, *self.row_shape), self.dtype)
         traced = jax.make_jaxpr(function.apply)(shape)
         self.outputs = int(traced.out_avals[0].shape[1])
 
@@ -63,7 +64,7 @@ class Inference:
             apply = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, weights))
             if not by_row:
                 return apply(rows)[0]
-            return jax.lax.map(lambda row: apply(jax.numpy.stack([row] * shape.shape[0]))[0][0], rows)
+            return jax.lax.map(lambda row: apply(jax.numpy.stack([row] * at_once))[0][0], rows)
 
         rows = jax.ShapeDtypeStruct((self.batch, *self.row_shape), self.dtype)
         self._weights = [jax.numpy.asarray(c) for c in traced.consts]
@@ -75,7 +76,8 @@ class Inference:
         Raises ValueError for rows of another shape or dtype.
         """
         if rows.shape[1:] != self.row_shape or rows.dtype != self.dtype:
-            raise ValueError(f"rows of shape {rows.shape[1:]} {rows.dtype}; this model takes {self.row_shape} {self.dtype}")
+            raise ValueError(f"rows of shape {rows.shape[1:]} {rows.dtype}; "
+                             f"this model takes {self.row_shape} {self.dtype}")
         outputs = np.empty((len(rows), self.outputs), np.float32)
         for start in range(0, len(rows), self.batch):
             part = rows[start:start + self.batch]

@@ -74,11 +74,12 @@ def load_class(source: ModelSource, code: bytes | None, job_folder: Path | None 
     found = getattr(module, source.name, None)
     if isinstance(found, type) and issubclass(found, bases):
         return found
-    mine = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, bases)
-            and value.__module__ == module.__name__]
+    mine = [name for name, value in vars(module).items() if isinstance(value, type)
+            and issubclass(value, bases) and value.__module__ == module.__name__]
     near = difflib.get_close_matches(source.name, mine, 1, 0.5)
     if found is not None:
-        message = f"{source.name} is a {type(found).__name__}, no class derived from flax.nnx.Module or flax.linen.Module"
+        message = (f"{source.name} is a {type(found).__name__}, "
+                   "no class derived from flax.nnx.Module or flax.linen.Module")
     else:
         message = f"has no class {source.name}"
     message += f"; did you mean {near[0]}?" if near else f"; it defines {', '.join(mine) or 'no Flax module'}"
@@ -138,7 +139,8 @@ def check_arguments(cls: type, source: ModelSource, args: Mapping[str, Any], hid
         if name not in named and not takes_any:
             near = difflib.get_close_matches(name, named, 1, 0.6)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(named) or 'none'}"
-            faults.append(Fault(source.where, f"model.args.{name}", f"{source.name} has no such argument; {hint}"))
+            faults.append(Fault(source.where, f"model.args.{name}",
+                                f"{source.name} has no such argument; {hint}"))
     for name in named:
         if name not in args and parameters[name].default is inspect.Parameter.empty:
             faults.append(Fault(source.where, f"model.args.{name}", f"{source.name} needs this argument"))

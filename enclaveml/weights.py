@@ -20,8 +20,8 @@ FORMATS = {".safetensors": "safetensors"}
 
 #: safetensors' names of the element types that JAX computes with, and numpy's (all little-endian).
 #: 64-bit ones are read so that a wrong dtype is named as such.
-DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4",
-          "I64": "<i8", "U8": "<u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "bool"}
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "F64": "<f8", "I8": "<i1", "I16": "<i2",
+          "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "bool"}
 
 
 def read_weights(data: bytes, name: str) -> dict[str, np.ndarray]:
@@ -36,14 +36,18 @@ def read_weights(data: bytes, name: str) -> dict[str, np.ndarray]:
         arrays = deserialize(data)
     except SafetensorError as e:
         raise JobError(Fault(name, "model.weights", f"no readable safetensors file ({e}); "
-                             "write it with safetensors.numpy.save_file or safetensors.flax.save_file")) from e
+                             "write it with safetensors.numpy.save_file or "
+                             "safetensors.flax.save_file")) from e
     unknown = [f"{n} has dtype {a['dtype']}" for n, a in arrays if a["dtype"] not in DTYPES]
     if unknown:
-        raise JobError(*(Fault(name, "model.weights", f"{line}; readable are {', '.join(DTYPES)}") for line in unknown))
+        readable = ", ".join(DTYPES)
+        raise JobError(*(Fault(name, "model.weights", f"{line}; readable are {readable}")
+                         for line in unknown))
     return {n: np.frombuffer(a["data"], _dtype(DTYPES[a["dtype"]])).reshape(a["shape"]) for n, a in arrays}
 
 
-def match_weights(wanted: Mapping[str, Any], found: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+def match_weights(wanted: Mapping[str, Any], found: Mapping[str, np.ndarray],
+                  name: str) -> dict[str, np.ndarray]:
     """``found`` in the order of ``wanted``, whose values need only ``shape`` and ``dtype``.
 
     Raises one JobError that lists every missing, unexpected, misshapen and mistyped array.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from enclaveml.zk.interface import ModelFunction
 
 def mlp(widths: tuple[int, ...]) -> ModelFunction:
     rng = np.random.default_rng(1)
-    w = [jnp.asarray(rng.standard_normal((a, b)), jnp.float32) for a, b in zip(widths, widths[1:], strict=False)]
+    w = [jnp.asarray(rng.standard_normal(s), jnp.float32) for s in itertools.pairwise(widths)]
 
     def apply(x):
         for layer in w[:-1]:
@@ -31,22 +33,27 @@ def mlp(widths: tuple[int, ...]) -> ModelFunction:
 
 def cnn() -> ModelFunction:
     """The model that showed it: batched, half of its rows change their last bits with their place."""
-    from flax import nnx
+    from flax import linen as nn
 
-    rngs = nnx.Rngs(0)
-    one, two = nnx.Conv(1, 8, (3, 3), rngs=rngs), nnx.Conv(8, 16, (3, 3), rngs=rngs)
-    out = nnx.Linear(64, 10, rngs=rngs)
+    rng = np.random.default_rng(1)
+    shapes = [(3, 3, 1, 8), (3, 3, 8, 16), (64, 10)]
+    one, two, out = (jnp.asarray(rng.standard_normal(s) / math.sqrt(math.prod(s[:-1])), jnp.float32)
+                     for s in shapes)
+
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME",
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     def apply(x):
-        x = nnx.avg_pool(nnx.relu(one(x)), (2, 2), strides=(2, 2))
-        x = nnx.avg_pool(jnp.tanh(two(x)), (2, 2), strides=(2, 2))
-        return out(x.reshape(x.shape[0], -1))
+        x = nn.avg_pool(nn.relu(conv(x, one)), (2, 2), strides=(2, 2))
+        x = nn.avg_pool(jnp.tanh(conv(x, two)), (2, 2), strides=(2, 2))
+        return x.reshape(x.shape[0], -1) @ out
 
     return ModelFunction(apply, (8, 8, 1))
 
 
-MODELS = {"mlp": lambda: mlp((30, 16, 2)), "wide": lambda: mlp((784, 257, 10)), "narrow": lambda: mlp((5, 3, 1)),
-          "cnn": cnn}
+MODELS = {"mlp": lambda: mlp((30, 16, 2)), "wide": lambda: mlp((784, 257, 10)),
+          "narrow": lambda: mlp((5, 3, 1)), "cnn": cnn}
 
 
 def sample(function: ModelFunction, n: int) -> np.ndarray:
@@ -62,7 +69,8 @@ def test_bits_do_not_depend_on_place_batch_or_neighbours(name):
     np.testing.assert_allclose(base, function.apply(x), rtol=1e-4, atol=1e-5)
     order = np.random.default_rng(3).permutation(len(x))
     np.testing.assert_array_equal(inference(x[order]), base[order])
-    np.testing.assert_array_equal(np.concatenate([inference(x[:7]), inference(x[7:8]), inference(x[8:])]), base)
+    shards = [inference(x[:7]), inference(x[7:8]), inference(x[8:])]
+    np.testing.assert_array_equal(np.concatenate(shards), base)
     for batch in (1, 7, 64):
         np.testing.assert_array_equal(Inference(function, batch)(x), base)
 
@@ -117,7 +125,8 @@ def test_compiled_once_for_all_calls():
 
 def test_model_that_loses_its_axis_at_one_row():
     """squeeze() then one argmax: at one row there is no axis left to take it over."""
-    function = ModelFunction(lambda x: jnp.argmax(x[:, None, :].squeeze(), axis=1)[:, None].astype(jnp.float32), (5,))
+    function = ModelFunction(
+        lambda x: jnp.argmax(x[:, None, :].squeeze(), axis=1)[:, None].astype(jnp.float32), (5,))
     x = sample(function, 6)
     np.testing.assert_array_equal(Inference(function, 4)(x)[:, 0], x.argmax(1))
 

@@ -20,7 +20,8 @@ from enclaveml.errors import FormatError, JobError
 from enclaveml.models import ModelPackage, build_model, function_fingerprint, package_model
 
 DIGITS = Path(__file__).parent.parent / "jobs" / "digits"
-HEAD = "import jax, jax.numpy as jnp\nimport numpy as np\nfrom flax import nnx\nfrom flax import linen as nn\n"
+HEAD = ("import jax, jax.numpy as jnp\nimport numpy as np\nfrom flax import nnx\n"
+        "from flax import linen as nn\n")
 
 MLP = HEAD + """
 class MLP(nnx.Module):
@@ -30,6 +31,10 @@ class MLP(nnx.Module):
     def __call__(self, x):
         return self.out(nnx.relu(self.hidden(x)))
 """
+
+
+INSTALL = ("install it on every node, or keep the model in one file: "
+           "workers get that file alone, not its neighbours")
 
 
 def package(code: str, name: str = "M", weights=None, **args) -> ModelPackage:
@@ -109,7 +114,8 @@ def test_without_weights_is_seed_0_and_says_so():
     one, two = build(MLP, "MLP", hidden=5), build(MLP, "MLP", hidden=5)
     assert one.initialised
     from flax import nnx
-    np.testing.assert_array_equal(one.state["hidden.kernel"], nnx.Linear(4, 5, rngs=nnx.Rngs(0)).kernel.get_value())
+    kernel = nnx.Linear(4, 5, rngs=nnx.Rngs(0)).kernel
+    np.testing.assert_array_equal(one.state["hidden.kernel"], kernel.get_value())
     np.testing.assert_array_equal(one.apply(rows(3, 4)), two.apply(rows(3, 4)))
 
 
@@ -163,6 +169,25 @@ def test_linen_names_collections_and_mode():
     np.testing.assert_allclose(loaded.apply(x), y, rtol=2e-5, atol=2e-5)
 
 
+def test_constructor_that_needs_real_arrays():
+    """With weights, models are constructed without drawing initial values; these two do not stand that."""
+    for line in ("assert float(rngs.params.key.get_value().shape == () and jnp.ones(3).sum()) == 3",
+                 "table = jnp.arange(4.0); self.shift = lambda x: x + table"):
+        code = HEAD + f"""
+class M(nnx.Module):
+    def __init__(self, rngs):
+        self.shift = lambda x: x + jnp.arange(4.0)
+        {line}
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+    def __call__(self, x):
+        return self.out(self.shift(x))
+"""
+        w = {"out.kernel": rows(4, 2), "out.bias": rows(2)}
+        x = rows(3, 4)
+        np.testing.assert_allclose(build(code, weights=w).apply(x),
+                                   (x + np.arange(4)) @ w["out.kernel"] + w["out.bias"], rtol=1e-5, atol=1e-5)
+
+
 def test_class_of_an_installed_package():
     p = ModelPackage("flax.nnx:Linear", None, {"in_features": 4, "out_features": 2}, None)
     assert build_model(p, (4,), "float32").outputs == 2
@@ -177,8 +202,8 @@ def test_neighbour_modules_of_the_job(tmp_path):
     assert sys.path == path
     del sys.modules["blocks_of_test_models"]
     assert refused(build, code) == [
-        "m.py:5: model.flax: while importing it: ModuleNotFoundError: No module named 'blocks_of_test_models'; "
-        "install it on every node, or keep the model in one file: workers get that file alone, not its neighbours",
+        "m.py:5: model.flax: while importing it: ModuleNotFoundError: No module named "
+        "'blocks_of_test_models'; " + INSTALL,
         "    m.py:5 in <module>: from blocks_of_test_models import WIDTH"]
 
 
@@ -234,8 +259,8 @@ def test_products_are_at_full_precision():
 @pytest.mark.parametrize(("body", "line"), [
     ("return x.sum()", "output output has shape () for 2 rows and () for 3; its first axis must be the rows, "
                        "and the others fixed"),
-    ("return x, x @ x.T", "output 1 has shape (2, 2) for 2 rows and (3, 3) for 3; its first axis must be the rows, "
-                          "and the others fixed"),
+    ("return x, x @ x.T", "output 1 has shape (2, 2) for 2 rows and (3, 3) for 3; its first axis must be "
+                          "the rows, and the others fixed"),
     ("return x + 1j", "output output is complex64; return real numbers"),
     ("return {}", "returns no array"),
 ])
@@ -265,7 +290,7 @@ def test_not_a_flax_module():
 def test_package_that_is_not_installed():
     assert refused(build_model, ModelPackage("no_such_pkg.a:M", None, {}, None), (4,), "float32") == [
         "no_such_pkg.a: model.flax: while importing it: ModuleNotFoundError: No module named 'no_such_pkg'; "
-        "install it on every node, or keep the model in one file: workers get that file alone, not its neighbours"]
+        + INSTALL]
 
 
 def test_arguments_all_at_once():
@@ -274,7 +299,8 @@ def test_arguments_all_at_once():
         "m.py: model.args.widht: M has no such argument; did you mean width?",
         "m.py: model.args.zzz: M has no such argument; it takes width, depth",
         "m.py: model.args.width: M needs this argument"]
-    assert refused(build, LINEN, hiden=3) == ["m.py: model.args.hiden: M has no such argument; did you mean hidden?"]
+    assert refused(build, LINEN, hiden=3) == [
+        "m.py: model.args.hiden: M has no such argument; did you mean hidden?"]
 
 
 def test_constructor_that_fails():
@@ -285,7 +311,8 @@ def test_constructor_that_fails():
 
 def test_rows_of_the_wrong_width():
     lines = refused(build, MLP, "MLP", row_shape=(6,))
-    assert lines[0].startswith("m.py:11: model.flax: running it on rows of shape (6,) float32: TypeError: dot_general")
+    assert lines[0].startswith("m.py:11: model.flax: running it on rows of shape (6,) float32: "
+                               "TypeError: dot_general")
     assert lines[-1] == "    m.py:11 in __call__: return self.out(nnx.relu(self.hidden(x)))"
     # Linen's layers take their widths from the rows, so there it is the weights that do not fit.
     weights = {n: np.asarray(a) for n, a in build(LINEN).state.items()}
@@ -327,8 +354,9 @@ FINGERPRINT = """
 def test_fingerprint_is_the_same_in_every_process():
     def one(how: str, seed: str) -> str:
         clean = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
-        done = subprocess.run([sys.executable, "-c", textwrap.dedent(FINGERPRINT), str(DIGITS), how], text=True,
-                              capture_output=True, timeout=300, env=clean | {"PYTHONHASHSEED": seed})
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(FINGERPRINT), str(DIGITS), how],
+                              text=True, capture_output=True, timeout=300,
+                              env=clean | {"PYTHONHASHSEED": seed})
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

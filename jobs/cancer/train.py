@@ -1,6 +1,8 @@
 """Train CancerMLP on the 455 rows that are not held out and write cancer.safetensors.
 
-    python jobs/cancer/train.py        (a few seconds on one core; needs optax: pip install 'enclaveml[train]')
+    python jobs/cancer/train.py
+
+A few seconds on one core; needs optax: pip install 'enclaveml[train]'.
 
 Seed, split, order and number of steps are fixed, and no choice is made by looking at the held-out
 rows: their accuracy is measured once, at the end.

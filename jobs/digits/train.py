@@ -1,6 +1,8 @@
 """Train DigitsMLP on the 1,437 rows that are not held out and write digits.safetensors.
 
-    python jobs/digits/train.py        (a few seconds on one core; needs optax: pip install 'enclaveml[train]')
+    python jobs/digits/train.py
+
+A few seconds on one core; needs optax: pip install 'enclaveml[train]'.
 
 Seed, split, order and number of steps are fixed, and no choice is made by looking at the held-out
 rows: their accuracy is measured once, at the end.
