@@ -165,7 +165,7 @@ def _output_shapes(function: Callable, *arguments: Any) -> Any:
 
 def _splitter(row_shape: tuple[int, ...], parts: list[tuple[int, ...]]) -> Callable[[Any], tuple[Any, ...]]:
     """Rows (B, *row_shape) -> the model's positional inputs, each (B, *part)."""
-    if not parts:
+    if not parts or parts == [row_shape]:  # one input is the row as it is
         return lambda rows: (rows,)
     ends = np.cumsum([math.prod(p) for p in parts]).tolist()
     if row_shape != (ends[-1],):
@@ -195,7 +195,7 @@ def _layout(two: Any, three: Any, source: ModelSource) -> tuple[OutputPart, ...]
             faults.append(Fault(source.where, "model.flax",
                                 f"output {name} is {a.dtype}; return real numbers"))
         parts.append(OutputPart(name, tuple(a.shape[1:]), str(a.dtype)))
-    if not parts:
+    if not parts or parts == [row_shape]:  # one input is the row as it is
         faults.append(Fault(source.where, "model.flax", "returns no array"))
     if faults:
         raise JobError(*faults)

@@ -235,6 +235,7 @@ def test_several_inputs_are_slices_of_the_row():
     out = np.asarray(model.apply(x))
     np.testing.assert_allclose(out[:, 0], x[:, :6].sum(1), rtol=1e-5)
     np.testing.assert_array_equal(out[:, 1:], x[:, 6:] * 2)
+    assert build(parameterless("return x[:, 1, :1]"), row_shape=(2, 3), parts=[(2, 3)]).outputs == 1
     assert refused(build, parameterless("return x"), row_shape=(8,), parts=[(2, 3), (3,)]) == [
         "input.key: parts of shapes [(2, 3), (3,)] make rows of 9 values; the rows have shape (8,)"]
 
