@@ -415,18 +415,20 @@ class Aggregator:
               slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Draw the rows to prove, without replacement, from fresh randomness; the others stay unproved.
 
-        A rank that was caught before, and may go on, proves all of its rows.
+        Rows that were taken from another rank are proved in any case, and so are all rows
+        of a rank that was caught before and may go on: the draw is among the rest.
         """
-        seed = secrets.randbits(128)
-        wanted = len(local) if member.rejections else int(np.ceil(self.job.proof.coverage * len(local)))
-        drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(local), wanted, replace=False)
-        # A row that was taken from another rank is proved in any case.
-        drawn = np.union1d(drawn, np.nonzero(round_.attempt[local, slots] > 1)[0])
-        left = np.setdiff1d(np.arange(len(local)), drawn)
-        self._journal.append("draw", {"round": round_.number, "rank": member.rank, "seed": f"{seed:032x}",
-                                      "of": len(local), "drawn": len(drawn)}, rows=local[drawn] + round_.start)
-        self._end_unproved(round_, member.rank, local[left], slots[left])
-        return local[drawn], slots[drawn]
+        free = (round_.attempt[local, slots] == 1) & (member.rejections == 0)
+        rest = np.flatnonzero(free)
+        if len(rest):
+            seed = secrets.randbits(128)
+            wanted = int(np.ceil(self.job.proof.coverage * len(rest)))
+            drawn = rest[np.random.Generator(np.random.PCG64(seed)).choice(len(rest), wanted, replace=False)]
+            self._journal.append("draw", {"round": round_.number, "rank": member.rank, "seed": f"{seed:032x}",
+                                          "of": len(rest), "drawn": wanted}, rows=local[drawn] + round_.start)
+            free[drawn] = False
+        self._end_unproved(round_, member.rank, local[free], slots[free])
+        return local[~free], slots[~free]
 
     def _end_unproved(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
         if len(local):
