@@ -77,7 +77,10 @@ def refuse_separate_programs(size: int, env: Mapping[str, str] = os.environ) -> 
         EnvironmentFault: this is one of several tasks of a Slurm step, alone in its world.
     """
     tasks = int(env.get("SLURM_STEP_NUM_TASKS") or 1) if "SLURM_PROCID" in env else 1
-    if size == 1 and tasks > 1 and "OMPI_COMM_WORLD_SIZE" not in env and "PMI_SIZE" not in env:
+    # A launcher inside the step may mean one rank. `srun --mpi=pmi2` says PMI_SIZE too, but all tasks,
+    # and Open MPI 5 does not listen to it: measured under Slurm 22.05.
+    launched = "OMPI_COMM_WORLD_SIZE" in env or env.get("PMI_SIZE") == "1"
+    if size == 1 and tasks > 1 and not launched:
         raise EnvironmentFault(
             f"srun started {tasks} tasks, but each is an MPI world of one rank: they would run the same job "
             f"{tasks} times. Use `srun --mpi=pmix` (see `srun --mpi=list`), or inside the batch script "
