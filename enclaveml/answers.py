@@ -61,7 +61,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class RowStates:
-    """status (N,) uint8; answer (N,) int64: index of the answer that counts, -1 for none; attempts (N,) int32."""
+    """status (N,) uint8; answer (N,) int64: the answer that counts, -1: none; attempts (N,) int32."""
 
     status: np.ndarray
     answer: np.ndarray
@@ -90,7 +90,9 @@ def resolve_answers(events: Events) -> Answers:
     output = np.maximum.reduceat(np.where(said & (at < until), at, -1), starts)
     if (verified & (output < 0)).any():
         bad = starts[np.flatnonzero(verified & (output < 0))[0]]
-        raise FormatError(f"row {row[bad]} of rank {rank[bad]} is verified, but no output of it was gathered before")
+        raise FormatError(
+            f"row {row[bad]} of rank {rank[bad]} is verified, but no output of it was gathered before"
+        )
     judged = np.maximum.reduceat(np.where(~said, at, -1), starts)
     judged = np.where(verified, first_verified, np.where(judged > output, judged, -1))
 
@@ -99,10 +101,14 @@ def resolve_answers(events: Events) -> Answers:
 
     bundle = pick(events.bundle, judged, -1)
     return Answers(
-        row=row[starts], rank=rank[starts], session=session[starts],
+        row=row[starts],
+        rank=rank[starts],
+        session=session[starts],
         status=pick(events.status, judged, int(RowStatus.PENDING)).astype(np.uint8),
-        output_record=pick(events.record, output, -1), output_position=pick(events.position, output, -1),
-        bundle=bundle, bundle_position=np.where(bundle >= 0, pick(events.position, judged, -1), -1),
+        output_record=pick(events.record, output, -1),
+        output_position=pick(events.position, output, -1),
+        bundle=bundle,
+        bundle_position=np.where(bundle >= 0, pick(events.position, judged, -1), -1),
         since=np.where(verified, pick(events.record, judged, -1), events.record[order[ends - 1]]),
         last=events.record[order[ends - 1]],
         said=np.add.reduceat(said.astype(np.int32), starts),
@@ -127,5 +133,10 @@ def resolve_rows(answers: Answers, n_rows: int, marks: np.ndarray, mark_records:
         np.add.at(attempts, answers.row, answers.said.astype(np.int32))
     last = np.full(n_rows, -1, np.int64)
     np.maximum.at(last, answers.row, answers.last)
-    marked = (mark_records >= last) & (mark_records >= 0) & (status != RowStatus.VERIFIED) & (marks != RowStatus.VERIFIED)
+    marked = (
+        (mark_records >= last)
+        & (mark_records >= 0)
+        & (status != RowStatus.VERIFIED)
+        & (marks != RowStatus.VERIFIED)
+    )
     return RowStates(np.where(marked, marks, status).astype(np.uint8), answer, attempts)

@@ -67,16 +67,26 @@ def _header(path: Path, cells: list[str], line: int) -> tuple[str, ...] | None:
     numbers = [_number(cell) for cell in cells]
     if all(number is not None for number in numbers):
         if len(names) > 2 and names == tuple(map(str, range(len(names)))):
-            raise _error(path, line, "is 0, 1, 2, ...: if these are column numbers, give the columns names; "
-                                     "if they are data, add a header line before them")
+            raise _error(
+                path,
+                line,
+                "is 0, 1, 2, ...: if these are column numbers, give the columns names; "
+                "if they are data, add a header line before them",
+            )
         return None
     if any(number is not None for number in numbers):
         column = next(i for i, number in enumerate(numbers) if number is None)
-        raise _error(path, line, f"column {column}: {cells[column]!r} is no number, but others in this line are "
-                                 "(a header may not hold numbers)")
+        raise _error(
+            path,
+            line,
+            f"column {column}: {cells[column]!r} is no number, but others in this line are "
+            "(a header may not hold numbers)",
+        )
     for column, name in enumerate(names):
         if not name:
-            raise _error(path, line, f"column {column} has no name (an index written by pandas? use index=False)")
+            raise _error(
+                path, line, f"column {column} has no name (an index written by pandas? use index=False)"
+            )
         if name in names[:column]:
             raise _error(path, line, f"column {column}: the name {name!r} is there twice")
     return names

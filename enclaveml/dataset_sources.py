@@ -30,7 +30,9 @@ class Source:
     @staticmethod
     def of(array: np.ndarray) -> Source:
         """An array in memory, or mapped."""
-        return Source(array.shape, array.dtype, lambda start, stop: array[start:stop], lambda rows: array[rows])
+        return Source(
+            array.shape, array.dtype, lambda start, stop: array[start:stop], lambda rows: array[rows]
+        )
 
 
 class Opened:
@@ -52,7 +54,9 @@ class Opened:
             return ("x",)
         if len(candidates) == 1:
             return (candidates[0],)
-        raise fault(self.path, "input.key", f"say which {self.word} holds the rows; the file has {self.listing()}")
+        raise fault(
+            self.path, "input.key", f"say which {self.word} holds the rows; the file has {self.listing()}"
+        )
 
     def joined(self, sources: list[tuple[str, Source]]) -> list[tuple[str, Source]]:
         """The inputs as the dataset sees them (a CSV's columns are one input)."""
@@ -109,7 +113,15 @@ class _Npz(Opened):
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 return Source.of(archive[name])
-        except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            KeyError,
+            MemoryError,
+            zipfile.BadZipFile,
+            zipfile.zlib.error,
+        ) as error:
             raise fault(self.path, "input.key", f"{name!r} cannot be read: {error}") from error
 
 
@@ -167,7 +179,9 @@ class _Csv(Opened):
         return Source.of(column.astype(np.int64) if whole.all() else column)
 
     def listing(self) -> str:
-        return super().listing() + ("" if self._table.has_header else " (no header line: columns are numbered)")
+        return super().listing() + (
+            "" if self._table.has_header else " (no header line: columns are numbered)"
+        )
 
     def default_keys(self, labels: str | None) -> tuple[str, ...]:
         names = tuple(name for name in self._table.names if name != labels)
@@ -182,8 +196,15 @@ class _Csv(Opened):
 
 def open_source(path: Path) -> Opened:
     """Open a file by its name's ending. Raises JobError for what is missing, unknown or damaged."""
-    kinds: dict[str, type[Opened]] = {".npy": _Npy, ".npz": _Npz, ".csv": _Csv, ".tsv": _Csv, ".h5": _Hdf5,
-                                      ".hdf5": _Hdf5, ".hdf": _Hdf5}
+    kinds: dict[str, type[Opened]] = {
+        ".npy": _Npy,
+        ".npz": _Npz,
+        ".csv": _Csv,
+        ".tsv": _Csv,
+        ".h5": _Hdf5,
+        ".hdf5": _Hdf5,
+        ".hdf": _Hdf5,
+    }
     kind = kinds.get(path.suffix.lower())
     if kind is None:
         raise fault(path, "input.path", f"has an unknown ending {path.suffix!r}; allowed: {', '.join(kinds)}")
@@ -215,7 +236,9 @@ def _header(path: Path, stream: BinaryIO | Any, name: str) -> tuple[tuple[int, .
     """Shape and type from the start of an .npy stream, without loading it."""
     try:
         version = np.lib.format.read_magic(stream)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        reader = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
         shape, _, dtype = reader(stream)
     except (ValueError, EOFError, OSError) as error:
         raise fault(path, "input.path", f"{name} is no .npy file: {str(error).splitlines()[0]}") from error

@@ -29,7 +29,7 @@ _TILE_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Part:
-    """One of several inputs that are joined into one row: columns [start, stop) are its elements in C order."""
+    """One of several inputs that are joined into one row: columns [start, stop), its elements in C order."""
 
     key: str
     row_shape: tuple[int, ...]
@@ -44,19 +44,32 @@ class Dataset:
     dtype: float32 or int32. parts: where each input lies in a row.
     """
 
-    def __init__(self, path: str, sources: Sequence[tuple[str, Source]], labels: np.ndarray | None = None,
-                 close: Opened | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        sources: Sequence[tuple[str, Source]],
+        labels: np.ndarray | None = None,
+        close: Opened | None = None,
+    ) -> None:
         self.path, self._sources, self._labels, self._opened = path, tuple(sources), labels, close
         for key, source in sources:
             _check_kind(path, key, source)
         dtypes = {key: converted(source.dtype) for key, source in sources}
         if len(set(dtypes.values())) > 1:
-            raise _error(path, "input.key", "inputs must have one type; " + ", ".join(
-                f"{key!r} is read as {dtype}" for key, dtype in dtypes.items()))
+            raise _error(
+                path,
+                "input.key",
+                "inputs must have one type; "
+                + ", ".join(f"{key!r} is read as {dtype}" for key, dtype in dtypes.items()),
+            )
         lengths = {key: source.shape[0] for key, source in sources}
         if len(set(lengths.values())) > 1:
-            raise _error(path, "input.key", "inputs must have as many rows as each other; " + ", ".join(
-                f"{key!r} has {length}" for key, length in lengths.items()))
+            raise _error(
+                path,
+                "input.key",
+                "inputs must have as many rows as each other; "
+                + ", ".join(f"{key!r} has {length}" for key, length in lengths.items()),
+            )
         self.rows = int(next(iter(lengths.values())))
         self.dtype = next(iter(dtypes.values()))
         parts, start = [], 0
@@ -67,7 +80,9 @@ class Dataset:
         self.parts = tuple(parts)
         self.row_shape: tuple[int, ...] = parts[0].row_shape if len(parts) == 1 else (start,)
         if start == 0:
-            raise _error(path, "input.key", f"{parts[0].key!r} has rows without elements: {sources[0][1].shape}")
+            raise _error(
+                path, "input.key", f"{parts[0].key!r} has rows without elements: {sources[0][1].shape}"
+            )
         if labels is not None and labels.shape != (self.rows,):
             raise _error(path, "input.labels", f"there are {len(labels)} labels for {self.rows} rows")
 
@@ -89,19 +104,26 @@ class Dataset:
         """
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows [{start}, {stop}) of {self.rows}")
-        return self._join([self._convert(key, source, source.read(start, stop), np.arange(start, stop))
-                           for key, source in self._sources], stop - start)
+        return self._join(
+            [
+                self._convert(key, source, source.read(start, stop), np.arange(start, stop))
+                for key, source in self._sources
+            ],
+            stop - start,
+        )
 
     def read_rows(self, indices: np.ndarray) -> np.ndarray:
-        """These rows in this order (repeats allowed), C-contiguous (n, *row_shape). Raises as :meth:`read`."""
+        """These rows in this order, repeats allowed: C-contiguous (n, *row_shape). Raises as :meth:`read`."""
         indices = np.asarray(indices, np.int64)
         if len(indices) and not (0 <= indices.min() and indices.max() < self.rows):
             bad = indices[(indices < 0) | (indices >= self.rows)][0]
             raise IndexError(f"row {bad} of {self.rows}")
         # HDF5 wants ascending rows without repeats.
         unique, back = np.unique(indices, return_inverse=True)
-        return self._join([self._convert(key, source, source.take(unique), unique)[back]
-                           for key, source in self._sources], len(indices))
+        return self._join(
+            [self._convert(key, source, source.take(unique), unique)[back] for key, source in self._sources],
+            len(indices),
+        )
 
     def tiles(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """All rows in order, (first row, (n, *row_shape)) at a time; n is ``rows`` or what is 16 MiB."""
@@ -130,11 +152,22 @@ class Dataset:
         kind = source.dtype.kind
         if kind == "f":
             # Not (|x| < LIMIT) is also true of NaN.
-            self._refuse(key, ~(np.abs(values) < np.float64(LIMIT)), values, rows,
-                         f"an input must be a finite number smaller than {LIMIT:g}")
+            self._refuse(
+                key,
+                ~(np.abs(values) < np.float64(LIMIT)),
+                values,
+                rows,
+                f"an input must be a finite number smaller than {LIMIT:g}",
+            )
         elif self.dtype == np.int32 and source.dtype.itemsize >= 4:
             info = np.iinfo(np.int32)
-            self._refuse(key, (values < info.min) | (values > info.max), values, rows, "an integer input must fit int32")
+            self._refuse(
+                key,
+                (values < info.min) | (values > info.max),
+                values,
+                rows,
+                "an integer input must fit int32",
+            )
         return np.array(values, self.dtype, order="C")  # a copy: callers may write to it
 
     def _refuse(self, key: str, bad: np.ndarray, values: np.ndarray, rows: np.ndarray, rule: str) -> None:
@@ -146,8 +179,12 @@ class Dataset:
             place += f", column {first[1]}"
         elif len(first) > 2:
             place += f", element ({', '.join(str(i) for i in first[1:])})"
-        raise _error(self.path, "input.key", f"{key!r}: {place} is {values[tuple(first)]}; {rule} "
-                                             f"({int(bad.sum())} such values in the {len(rows)} rows read)")
+        raise _error(
+            self.path,
+            "input.key",
+            f"{key!r}: {place} is {values[tuple(first)]}; {rule} "
+            f"({int(bad.sum())} such values in the {len(rows)} rows read)",
+        )
 
     def _join(self, arrays: list[np.ndarray], rows: int) -> np.ndarray:
         if len(arrays) == 1:
@@ -155,7 +192,9 @@ class Dataset:
         return np.concatenate([array.reshape(rows, -1) for array in arrays], axis=1)
 
 
-def open_dataset(path: str | Path, key: str | tuple[str, ...] | None = None, labels: str | None = None) -> Dataset:
+def open_dataset(
+    path: str | Path, key: str | tuple[str, ...] | None = None, labels: str | None = None
+) -> Dataset:
     """Open the rows of a job.
 
     Args:
@@ -182,7 +221,7 @@ def open_dataset(path: str | Path, key: str | tuple[str, ...] | None = None, lab
 
 
 def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str = "float32") -> Dataset:
-    """Rows of an ``--input`` file: ``{"data": [flat numbers], "sample_size": n}`` with n the elements of a row.
+    """Rows of an ``--input`` file: ``{"data": [flat numbers], "sample_size": elements of a row}``.
 
     Raises JobError.
     """
@@ -194,21 +233,28 @@ def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str 
     except (ValueError, RecursionError) as error:
         raise _error(where, "", f"is no JSON: {error}") from error
     if not isinstance(document, dict):
-        raise _error(where, "", 'is no JSON object; expected {"data": [numbers], "sample_size": ' f"{size}}}")
+        raise _error(where, "", f'is no JSON object; expected {{"data": [numbers], "sample_size": {size}}}')
     for name in ("data", "sample_size"):
         if name not in document:
             raise _error(where, name, f"missing; found {', '.join(map(repr, document)) or 'nothing'}")
     sample_size, data = document["sample_size"], document["data"]
     if type(sample_size) is not int or sample_size != size:
-        raise _error(where, "sample_size", f"is {sample_size!r}; the model takes {size} numbers a row "
-                                           f"(shape {tuple(row_shape)})")
+        raise _error(
+            where,
+            "sample_size",
+            f"is {sample_size!r}; the model takes {size} numbers a row (shape {tuple(row_shape)})",
+        )
     if not isinstance(data, list):
         raise _error(where, "data", f"is {type(data).__name__}; expected a flat list of numbers")
     for i, value in enumerate(data):
         if type(value) not in (int, float):
-            raise _error(where, "data", f"element {i} is {type(value).__name__}; expected a flat list of numbers")
+            raise _error(
+                where, "data", f"element {i} is {type(value).__name__}; expected a flat list of numbers"
+            )
     if not data or len(data) % size:
-        raise _error(where, "data", f"has {len(data)} numbers; expected a multiple of sample_size, {size}, and not 0")
+        raise _error(
+            where, "data", f"has {len(data)} numbers; expected a multiple of sample_size, {size}, and not 0"
+        )
     try:
         values = np.array(data, np.float64).reshape(-1, *row_shape)
     except OverflowError as error:
@@ -216,8 +262,12 @@ def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str 
     if np.dtype(dtype).kind in "iu":
         whole = np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) < 2.0**53)
         if not whole.all():
-            raise _error(where, "data", f"element {np.flatnonzero(~whole)[0]} is "
-                                        f"{values[~whole][0]:g}; this model takes whole numbers")
+            raise _error(
+                where,
+                "data",
+                f"element {np.flatnonzero(~whole)[0]} is "
+                f"{values[~whole][0]:g}; this model takes whole numbers",
+            )
         values = values.astype(np.int64)
     dataset = Dataset(where, [("data", Source.of(values))])
     dataset.read(0, dataset.rows)  # refuses NaN and the like now
@@ -231,10 +281,19 @@ def converted(dtype: np.dtype) -> np.dtype:
 
 def _check_kind(path: str, key: str, source: Source, option: str = "input.key") -> None:
     dtype = source.dtype
-    refused = {"O": "holds Python objects (a pickle), which are never loaded", "c": "is complex",
-               "S": "holds text", "U": "holds text", "V": "is a compound type", "M": "holds dates", "m": "holds times"}
+    refused = {
+        "O": "holds Python objects (a pickle), which are never loaded",
+        "c": "is complex",
+        "S": "holds text",
+        "U": "holds text",
+        "V": "is a compound type",
+        "M": "holds dates",
+        "m": "holds times",
+    }
     if dtype.kind in refused:
-        raise _error(path, option, f"{key!r} {refused[dtype.kind]} ({dtype}); allowed: floats, integers, booleans")
+        raise _error(
+            path, option, f"{key!r} {refused[dtype.kind]} ({dtype}); allowed: floats, integers, booleans"
+        )
     if len(source.shape) == 0:
         raise _error(path, option, f"{key!r} is a single number; its first axis must be the rows")
     if source.shape[0] == 0:
@@ -244,13 +303,17 @@ def _check_kind(path: str, key: str, source: Source, option: str = "input.key") 
 def _labels(path: str, key: str, source: Source) -> np.ndarray:
     _check_kind(path, key, source, "input.labels")
     if len(source.shape) > 2 or (len(source.shape) == 2 and source.shape[1] != 1):
-        raise _error(path, "input.labels", f"{key!r} has shape {tuple(source.shape)}; expected one number per row")
+        raise _error(
+            path, "input.labels", f"{key!r} has shape {tuple(source.shape)}; expected one number per row"
+        )
     values = source.read(0, source.shape[0]).reshape(-1)
     if values.dtype.kind == "f":
         values = values.astype(np.float64)
         if not np.isfinite(values).all():
             bad = np.flatnonzero(~np.isfinite(values))[0]
-            raise _error(path, "input.labels", f"{key!r}: row {bad} is {values[bad]}; a label must be a finite number")
+            raise _error(
+                path, "input.labels", f"{key!r}: row {bad} is {values[bad]}; a label must be a finite number"
+            )
         return values
     if values.dtype.kind == "u" and values.max() > np.iinfo(np.int64).max:
         raise _error(path, "input.labels", f"{key!r}: {values.max()} does not fit int64")
@@ -261,8 +324,12 @@ def _find(opened: Opened, name: str, option: str) -> Source:
     found = opened.find(name)
     if found is None:
         near = nearest(name, opened.shapes)
-        raise _error(str(opened.path), option, f"no {opened.word} {name!r}; the file has {opened.listing()}"
-                                               + (f"; nearest: {near!r}" if near else ""))
+        raise _error(
+            str(opened.path),
+            option,
+            f"no {opened.word} {name!r}; the file has {opened.listing()}"
+            + (f"; nearest: {near!r}" if near else ""),
+        )
     return found
 
 

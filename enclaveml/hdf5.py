@@ -147,8 +147,17 @@ def reading(path: str | Path, what: str = "") -> Iterator[None]:
         yield
     except EnclaveError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, UnicodeError,
-            OverflowError, MemoryError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        UnicodeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         place = f"{path}: {what}" if what else f"{path}"
         raise FormatError(f"{place}: damaged, HDF5 says: {_first_line(error)}") from error
 
@@ -182,9 +191,17 @@ def texts(values: Sequence[str]) -> np.ndarray:
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", width))
 
 
-def write(group: h5py.Group, path: str, data: np.ndarray | None = None, *, long_name: str, units: str,
-          shape: tuple[int, ...] | None = None, dtype: np.dtype | str | None = None,
-          fill: float | int | None = None) -> h5py.Dataset:
+def write(
+    group: h5py.Group,
+    path: str,
+    data: np.ndarray | None = None,
+    *,
+    long_name: str,
+    units: str,
+    shape: tuple[int, ...] | None = None,
+    dtype: np.dtype | str | None = None,
+    fill: float | int | None = None,
+) -> h5py.Dataset:
     """Write one described dataset; without ``data`` it is allocated, filled with ``fill`` (or 0)."""
     if data is not None:
         dataset = group.create_dataset(path, data=data, dtype=dtype)
@@ -206,7 +223,7 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, value: str | int | flo
 
 
 def get_attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type) -> Any:
-    """One scalar attribute of type ``kind`` (str, int or float); FormatError if it is not there or no such thing."""
+    """One scalar attribute of type ``kind`` (str, int or float); FormatError if there is none."""
     where = f"{node.file.filename}: {node.name}: attribute {name}"
     with reading(node.file.filename, f"{node.name}: attribute {name}"):
         if name not in node.attrs:
@@ -222,7 +239,7 @@ def get_attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type) -> Any
 
 
 def stored(group: h5py.Group, path: str) -> h5py.Dataset:
-    """A dataset whose every byte is in this file: contiguous, no external file, no virtual source, no link away.
+    """A dataset whose every byte is in this file: contiguous, no external file, virtual source or link away.
 
     Raises FormatError otherwise; so its size in memory is at most the file's.
     """

@@ -1,4 +1,4 @@
-"""An append-only journal: what a job knows so far, written so that a kill at any moment loses nothing before it.
+"""An append-only journal: what a job knows so far; a kill at any moment loses nothing before it.
 
 An HDF5 file that its writer was killed over may be unreadable, and none can be read while it is
 being written; so a running job appends here, beside its results file, and that file is made from
@@ -20,14 +20,25 @@ import numpy as np
 
 from enclaveml import records
 from enclaveml.errors import EnvironmentFault, JobError
-from enclaveml.journal_format import FIRST, HEADER_LIMIT, MAGIC, SALT_BYTES, Record, hasher, preamble, read_start, scan
+from enclaveml.journal_format import (
+    FIRST,
+    HEADER_LIMIT,
+    MAGIC,
+    SALT_BYTES,
+    Record,
+    hasher,
+    preamble,
+    read_start,
+    scan,
+)
 
 #: Errors of a file system, and what the user can do about each.
 REMEDIES = {
     errno.ENOSPC: "make room, then --resume",
     errno.EDQUOT: "your quota is used up: make room, then --resume",
     errno.EFBIG: "the file size limit (ulimit -f, or the file system's) is reached: raise it, then --resume",
-    errno.EROFS: "the file system is mounted read-only: have it mounted writable, or give another output with -o",
+    errno.EROFS: "the file system is mounted read-only: have it mounted writable, "
+    "or give another output with -o",
     errno.EIO: "the disk or network file system fails: see the system's log, then --resume",
     errno.ESTALE: "the network file system went away: when it is back, --resume",
     errno.ENOENT: "the folder is not there: make it, or give another output with -o",
@@ -50,7 +61,7 @@ class Journal:
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False, private: bool = False) -> Journal:
-        """Start a new journal; ``private`` makes it 0600 whatever the umask (jobs whose inputs are not public).
+        """Start a new journal; ``private`` makes it 0600 whatever the umask (inputs that are not public).
 
         Raises JobError if it exists (and ``overwrite`` is false), EnvironmentFault.
         """
@@ -59,7 +70,9 @@ class Journal:
         try:
             descriptor = os.open(path, flags, 0o600 if private else 0o666)
         except FileExistsError as error:
-            raise JobError(f"{path}: exists: --resume goes on with that job, --force starts afresh") from error
+            raise JobError(
+                f"{path}: exists: --resume goes on with that job, --force starts afresh"
+            ) from error
         except OSError as error:
             raise _fault(path, error) from error
         journal = cls(path, descriptor, os.urandom(SALT_BYTES), 0)
@@ -94,8 +107,8 @@ class Journal:
             _lock(path, descriptor)
             with open(path, "rb") as stream:
                 salt, end = read_start(path, stream), FIRST
-                for record, end in scan(path, stream, salt, FIRST, 0):
-                    pass
+                for _, after in scan(path, stream, salt, FIRST, 0):
+                    end = after
             journal = cls(path, descriptor, salt, end)
             os.ftruncate(descriptor, end)
             journal.flush()
@@ -115,8 +128,11 @@ class Journal:
         ``records.KINDS`` says, EnvironmentFault.
         """
         meta = dict(meta or {})
-        arrays = {k: np.ascontiguousarray(v) if np.ndim(v) else np.asarray(v)
-                  for k, v in parts.items() if not isinstance(v, (bytes, bytearray, memoryview))}
+        arrays = {
+            k: np.ascontiguousarray(v) if np.ndim(v) else np.asarray(v)
+            for k, v in parts.items()
+            if not isinstance(v, (bytes, bytearray, memoryview))
+        }
         blobs = {k: bytes(v) for k, v in parts.items() if k not in arrays}
         wrong = records.fault(kind, meta, arrays, blobs)
         if wrong:
@@ -130,11 +146,14 @@ class Journal:
                 if value.dtype.kind not in "biuf":
                     raise ValueError(f"{kind} record: array {name} is {value.dtype}, expected numbers")
                 value = value.astype(value.dtype.newbyteorder("<"), copy=False)
-                described.append({"name": name, "dtype": value.dtype.str, "shape": list(value.shape), "offset": length})
+                described.append(
+                    {"name": name, "dtype": value.dtype.str, "shape": list(value.shape), "offset": length}
+                )
                 body.append(memoryview(value.reshape(-1).view(np.uint8)))
             length += len(body[-1])
-        header = json.dumps({"kind": kind, "time": time.time(), "meta": meta, "parts": described},
-                            separators=(",", ":")).encode()
+        header = json.dumps(
+            {"kind": kind, "time": time.time(), "meta": meta, "parts": described}, separators=(",", ":")
+        ).encode()
         if len(header) > HEADER_LIMIT:
             raise ValueError(f"{kind} record: meta of {len(header)} bytes; at most {HEADER_LIMIT}")
         digest = hasher(self._salt, self._end, len(header), length)
@@ -217,9 +236,9 @@ def follow(path: str | Path, offset: int = FIRST, number: int = 0) -> tuple[list
     try:
         with open(path, "rb") as stream:
             salt = read_start(path, stream)
-            for record, offset in scan(path, stream, salt, offset, number):
+            for record, after in scan(path, stream, salt, offset, number):
                 found.append(record)
-                number = record.number + 1
+                offset, number = after, record.number + 1
     except OSError as error:
         raise EnvironmentFault(f"{path}: cannot be read: {error.strerror or error}") from error
     return found, offset, number
@@ -246,7 +265,9 @@ def _lock(path: Path, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise EnvironmentFault(f"{path}: another job is writing it; wait for that job or end it") from error
+            raise EnvironmentFault(
+                f"{path}: another job is writing it; wait for that job or end it"
+            ) from error
         # No locks on this file system (Lustre without -o flock, some NFS): go on without.
 
 
@@ -265,4 +286,6 @@ def _sync_folder(folder: Path) -> None:
 
 def _fault(path: Path, error: OSError) -> EnvironmentFault:
     remedy = REMEDIES.get(error.errno or 0, "")
-    return EnvironmentFault(f"{path}: cannot be written: {error.strerror or error}" + (f"; {remedy}" if remedy else ""))
+    return EnvironmentFault(
+        f"{path}: cannot be written: {error.strerror or error}" + (f"; {remedy}" if remedy else "")
+    )

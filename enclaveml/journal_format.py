@@ -60,10 +60,14 @@ def preamble(header: int, body: int, digest: bytes) -> bytes:
 def read_start(path: Path, stream: BinaryIO) -> bytes:
     start = stream.read(FIRST)
     if len(start) < FIRST and MAGIC.startswith(start[: len(MAGIC)]):
-        raise FormatError(f"{path}: is a journal that was never started ({len(start)} bytes); --force starts afresh")
+        raise FormatError(
+            f"{path}: is a journal that was never started ({len(start)} bytes); --force starts afresh"
+        )
     if not start.startswith(MAGIC):
-        raise FormatError(f"{path}: is no EnclaveML journal (it begins with {start[:8]!r}, expected {MAGIC!r})")
-    return start[len(MAGIC):]
+        raise FormatError(
+            f"{path}: is no EnclaveML journal (it begins with {start[:8]!r}, expected {MAGIC!r})"
+        )
+    return start[len(MAGIC) :]
 
 
 def scan(path: Path, stream: BinaryIO, salt: bytes, offset: int, number: int) -> Iterator[tuple[Record, int]]:
@@ -93,7 +97,10 @@ def scan(path: Path, stream: BinaryIO, salt: bytes, offset: int, number: int) ->
             if after < size and _record_after(stream, salt, after, size):
                 raise _damaged(path, offset, number)
             return
-        yield _parse(path, bytes(data[:header_length]), memoryview(data)[header_length:], offset, number), after
+        yield (
+            _parse(path, bytes(data[:header_length]), memoryview(data)[header_length:], offset, number),
+            after,
+        )
         offset, number = after, number + 1
 
 
@@ -163,7 +170,15 @@ def _parse(path: Path, header: bytes, body: memoryview, offset: int, number: int
             arrays[part["name"]] = array
         wrong = records.fault(kind, meta, arrays, blobs)
         record = Record(kind, meta, arrays, blobs, float(document["time"]), offset, number)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise FormatError(f"{where}: is not as its format says: {error}") from error
     if wrong:
         raise FormatError(f"{where}: {wrong}")

@@ -19,7 +19,7 @@ _CODES = len(RowStatus)
 
 @dataclass(frozen=True)
 class Bundle:
-    """One ``bundle`` record: ``record`` its number in the journal, ``size`` bytes of envelope, rows and status (n,)."""
+    """One ``bundle`` record: its number in the journal, envelope bytes (``size``), rows and status (n,)."""
 
     record: int
     session: int
@@ -117,19 +117,35 @@ class _Reader:
 
     def _take_outputs(self, record: Record) -> None:
         if record.arrays["outputs"].shape[1] != self.start["outputs"]:
-            raise self.fail(record, f"outputs record: {record.arrays['outputs'].shape[1]} outputs a row, "
-                                    f"the start record says {self.start['outputs']}")
+            raise self.fail(
+                record,
+                f"outputs record: {record.arrays['outputs'].shape[1]} outputs a row, "
+                f"the start record says {self.start['outputs']}",
+            )
         self._event(record, record.meta["rank"], np.full(len(record.arrays["rows"]), SAID, np.uint8), -1)
 
     def _take_bundle(self, record: Record) -> None:
         if record.arrays["proved"].shape[1] != self.start["outputs"]:
-            raise self.fail(record, f"bundle record: {record.arrays['proved'].shape[1]} outputs a row, "
-                                    f"the start record says {self.start['outputs']}")
+            raise self.fail(
+                record,
+                f"bundle record: {record.arrays['proved'].shape[1]} outputs a row, "
+                f"the start record says {self.start['outputs']}",
+            )
         if record.meta["circuit_id"] not in self.circuits:
-            raise self.fail(record, f"bundle record: circuit {record.meta['circuit_id']!r} has no circuit record")
+            raise self.fail(
+                record, f"bundle record: circuit {record.meta['circuit_id']!r} has no circuit record"
+            )
         self._event(record, record.meta["rank"], record.arrays["status"], len(self.bundles))
-        self.bundles.append(Bundle(record.number, self.session, len(record.blobs["envelope"]), record.meta,
-                                   record.arrays["rows"].copy(), record.arrays["status"].copy()))
+        self.bundles.append(
+            Bundle(
+                record.number,
+                self.session,
+                len(record.blobs["envelope"]),
+                record.meta,
+                record.arrays["rows"].copy(),
+                record.arrays["status"].copy(),
+            )
+        )
 
     def _take_rows(self, record: Record) -> None:
         rows, status = self._checked(record, record.arrays["rows"], record.arrays["status"])
@@ -169,10 +185,19 @@ class _Reader:
         if len(np.unique(rows)) != len(rows):
             raise self.fail(record, f"{record.kind} record: a row is there twice")
         self.ranks.setdefault((self.session, rank), {"rank": rank})
-        full = [np.full(len(rows), value, dtype) for value, dtype in
-                ((rank, np.int32), (self.session, np.int32), (record.number, np.int64))]
-        self.events.append((rows.astype(np.int64), *full, np.arange(len(rows)), status.copy(),
-                            np.full(len(rows), bundle, np.int64)))
+        full = [
+            np.full(len(rows), value, dtype)
+            for value, dtype in ((rank, np.int32), (self.session, np.int32), (record.number, np.int64))
+        ]
+        self.events.append(
+            (
+                rows.astype(np.int64),
+                *full,
+                np.arange(len(rows)),
+                status.copy(),
+                np.full(len(rows), bundle, np.int64),
+            )
+        )
 
 
 def index_journal(path: str | Path) -> JournalIndex:
@@ -182,22 +207,39 @@ def index_journal(path: str | Path) -> JournalIndex:
         reader.take(record)
     if record is None:
         raise FormatError(f"{path}: holds no whole record")
-    columns = [np.concatenate(parts) for parts in zip(*reader.events)] if reader.events else [np.zeros(0, int)] * 7
+    columns = (
+        [np.concatenate(parts) for parts in zip(*reader.events)] if reader.events else [np.zeros(0, int)] * 7
+    )
     try:
         answers = resolve_answers(Events(*columns))
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     states = resolve_rows(answers, reader.start["rows"], reader.marks, reader.mark_records)
     return JournalIndex(
-        reader.path, reader.start, tuple(reader.sessions), reader.ranks, tuple(reader.circuits), tuple(reader.bundles),
-        tuple(reader.draws), frozenset(reader.rounds), reader.end, answers, states, record.number + 1, record.offset)
+        reader.path,
+        reader.start,
+        tuple(reader.sessions),
+        reader.ranks,
+        tuple(reader.circuits),
+        tuple(reader.bundles),
+        tuple(reader.draws),
+        frozenset(reader.rounds),
+        reader.end,
+        answers,
+        states,
+        record.number + 1,
+        record.offset,
+    )
 
 
 def rank_counts(index: JournalIndex) -> dict[tuple[int, int], dict[str, int]]:
     """What the journal's own records add up to for each (session, rank): answers, verified answers,
     envelopes, and envelopes with a rejected row."""
     counts = {key: {"rows": 0, "rows_verified": 0, "proofs": 0, "rejections": 0} for key in index.ranks}
-    for name, chosen in (("rows", slice(None)), ("rows_verified", index.answers.status == RowStatus.VERIFIED)):
+    for name, chosen in (
+        ("rows", slice(None)),
+        ("rows_verified", index.answers.status == RowStatus.VERIFIED),
+    ):
         pairs = np.stack([index.answers.session[chosen], index.answers.rank[chosen]], axis=1)
         for (session, rank), count in zip(*np.unique(pairs, axis=0, return_counts=True)):
             counts[int(session), int(rank)][name] = int(count)

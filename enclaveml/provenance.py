@@ -7,7 +7,7 @@ import platform
 import shlex
 import socket
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 
 from enclaveml import __version__
@@ -17,8 +17,9 @@ LIBRARIES = ("numpy", "jax", "jaxlib", "flax", "mpi4py", "ezkl", "jax2onnx", "on
 
 
 def versions(mpi: str = "") -> dict[str, str]:
-    """Name to version; a library that is not installed is left out. ``mpi``: the MPI library's own version string.
+    """Name to version; a library that is not installed is left out.
 
+    ``mpi`` is the MPI library's own version string.
     Host and command line are included, the user's name is not.
     """
     found = {"enclaveml": __version__, "python": platform.python_version(), "platform": platform.platform()}
@@ -42,4 +43,4 @@ def command_line(argv: list[str] | None = None) -> str:
 
 def utc_now() -> str:
     """Now, ISO 8601 in UTC to the second: ``2026-03-01T12:00:00Z``."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -31,8 +31,19 @@ _REAL = (int, float)
 KINDS: dict[str, Kind] = {
     "start": Kind(
         "first record of every journal: what the job is",
-        {"job": str, "job_given": str, "inputs": str, "strategy": str, "versions": dict, "model_hash": str,
-         "dataset_fingerprint": str, "rows": int, "outputs": int, "started": str, "ranks": list},
+        {
+            "job": str,
+            "job_given": str,
+            "inputs": str,
+            "strategy": str,
+            "versions": dict,
+            "model_hash": str,
+            "dataset_fingerprint": str,
+            "rows": int,
+            "outputs": int,
+            "started": str,
+            "ranks": list,
+        },
     ),
     "resume": Kind(
         "a killed or stopped job goes on, perhaps on other ranks",
@@ -40,30 +51,47 @@ KINDS: dict[str, Kind] = {
     ),
     "circuit": Kind(
         "a circuit, before the first bundle that was proved with it",
-        {"circuit_id": str, "manifest": dict}, {}, ("vk", "settings", "srs"),
+        {"circuit_id": str, "manifest": dict},
+        {},
+        ("vk", "settings", "srs"),
     ),
     "outputs": Kind(
         "float outputs gathered from one rank, before it proves them",
         {"rank": int, "attempt": int, "round": int},
-        {"rows": ("int64", ("n",)), "outputs": ("float32", ("n", "D"))}, optional=("attempt",),
+        {"rows": ("int64", ("n",)), "outputs": ("float32", ("n", "D"))},
+        optional=("attempt",),
     ),
     "draw": Kind(
         "which of a rank's rows are to be proved (coverage below 1): `drawn` of `of` rows, by the seed (hex)",
-        {"rank": int, "round": int, "seed": str, "of": int, "drawn": int}, {"rows": ("int64", ("n",))},
+        {"rank": int, "round": int, "seed": str, "of": int, "drawn": int},
+        {"rows": ("int64", ("n",))},
     ),
     "bundle": Kind(
         "one envelope and the aggregator's verdict on it",
-        {"bundle": int, "rank": int, "attempt": int, "round": int, "verdict": str, "verify_seconds": _REAL,
-         "circuit_id": str},
-        {"rows": ("int64", ("n",)), "status": ("uint8", ("n",)), "proved": ("float64", ("n", "D")),
-         "deviation": ("float64", ("n",)), "argmax_differs": ("bool", ("n",))},
+        {
+            "bundle": int,
+            "rank": int,
+            "attempt": int,
+            "round": int,
+            "verdict": str,
+            "verify_seconds": _REAL,
+            "circuit_id": str,
+        },
+        {
+            "rows": ("int64", ("n",)),
+            "status": ("uint8", ("n",)),
+            "proved": ("float64", ("n", "D")),
+            "deviation": ("float64", ("n",)),
+            "argmax_differs": ("bool", ("n",)),
+        },
         ("envelope",),
     ),
     "rows": Kind(
         "a status that rows get without a proof: with `rank` (>= 0) it is that rank's answer's, without it "
         "the row's; it never takes `verified` away, nor gives it",
         {"reason": str, "rank": int, "attempt": int},
-        {"rows": ("int64", ("n",)), "status": ("uint8", ("n",))}, optional=("rank", "attempt"),
+        {"rows": ("int64", ("n",)), "status": ("uint8", ("n",))},
+        optional=("rank", "attempt"),
     ),
     "rank": Kind(
         "what a rank did and how it ended: columns of /ranks, a later record of a rank adds to the earlier",
@@ -72,7 +100,8 @@ KINDS: dict[str, Kind] = {
     ),
     "round": Kind(
         "a round is complete: rows start to start + rows are settled",
-        {"counter": int, "start": int, "rows": int}, optional=("start", "rows"),
+        {"counter": int, "start": int, "rows": int},
+        optional=("start", "rows"),
     ),
     "end": Kind(
         "last record of a session: the file's status",
@@ -81,8 +110,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def fault(kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
-          blobs: Mapping[str, bytes]) -> str:
+def fault(
+    kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes]
+) -> str:
     """What is wrong with a record of a known kind, or an empty text. Unknown kinds are passed over."""
     if kind not in KINDS:
         return ""
@@ -102,8 +132,10 @@ def fault(kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
             return f"{kind} record: array {name} is missing"
         array = arrays[name]
         if array.dtype != np.dtype(dtype) or array.ndim != len(shape):
-            return (f"{kind} record: array {name} is {array.dtype} with {array.ndim} dimensions, "
-                    f"expected {dtype} ({', '.join(shape)})")
+            return (
+                f"{kind} record: array {name} is {array.dtype} with {array.ndim} dimensions, "
+                f"expected {dtype} ({', '.join(shape)})"
+            )
         for letter, length in zip(shape, array.shape):
             if lengths.setdefault(letter, length) != length:
                 return f"{kind} record: array {name} has {letter} = {length}, others have {lengths[letter]}"

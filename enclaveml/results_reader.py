@@ -1,4 +1,4 @@
-"""Reads a results file that somebody else may have made: everything is checked, FormatError is all it raises."""
+"""Reads a results file that somebody else may have made: all is checked, FormatError is all it raises."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ import numpy as np
 
 from enclaveml import hdf5
 from enclaveml.errors import FormatError
+from enclaveml.results_check import check_structure
 from enclaveml.results_schema import (
-    ATTRIBUTES, DRAWS, FORMAT, FORMAT_VERSION, KEYS, OUTPUTS, PROOFS, RANKS, REPLICAS, ROWS, Column, FileStatus,
-    RowStatus, status_names,
+    ATTRIBUTES,
+    DRAWS,
+    KEYS,
+    OUTPUTS,
+    PROOFS,
+    RANKS,
+    REPLICAS,
+    ROWS,
+    Column,
+    FileStatus,
+    RowStatus,
+    status_names,
 )
 
 _COLUMNS = {column.path: column for column in (*OUTPUTS, *ROWS, *REPLICAS, *PROOFS, *RANKS, *DRAWS)}
@@ -82,7 +93,7 @@ class Results:
         try:
             return FileStatus(value)
         except ValueError as error:
-            raise self._fault("attribute status", f"is {value!r}, no file status") from error
+            raise self.fault("attribute status", f"is {value!r}, no file status") from error
 
     @property
     def versions(self) -> dict[str, str]:
@@ -90,20 +101,20 @@ class Results:
         try:
             value = json.loads(self.attribute("versions"))
         except (ValueError, RecursionError) as error:
-            raise self._fault("attribute versions", f"is no JSON: {error}") from error
+            raise self.fault("attribute versions", f"is no JSON: {error}") from error
         if not isinstance(value, dict):
-            raise self._fault("attribute versions", "is no JSON object")
+            raise self.fault("attribute versions", "is no JSON object")
         return value
 
     @cached_property
     def n_rows(self) -> int:
         """N."""
-        return int(self._dataset("row/status").shape[0])
+        return int(self.dataset("row/status").shape[0])
 
     @cached_property
     def n_outputs(self) -> int:
         """D."""
-        return int(self._dataset("outputs").shape[1])
+        return int(self.dataset("outputs").shape[1])
 
     def row(self, name: str) -> np.ndarray:
         """A column of /row (N,): status, rank, session, bundle, attempts, deviation, argmax_differs."""
@@ -117,7 +128,9 @@ class Results:
         with hdf5.reading(self.path, "/row/label"):
             values = hdf5.stored(self.file, "row/label")[()]
             if values.shape != (self.n_rows,) or values.dtype.kind not in "if":
-                raise self._fault("/row/label", f"is {values.dtype} {values.shape}, expected numbers ({self.n_rows},)")
+                raise self.fault(
+                    "/row/label", f"is {values.dtype} {values.shape}, expected numbers ({self.n_rows},)"
+                )
         return values
 
     def outputs(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -136,7 +149,7 @@ class Results:
     @cached_property
     def n_answers(self) -> int:
         """A, 0 where replicas were not kept."""
-        return int(self._dataset("replicas/row").shape[0]) if self.has_replicas else 0
+        return int(self.dataset("replicas/row").shape[0]) if self.has_replicas else 0
 
     def replicas(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Lines [start, stop) of a column of /replicas, in the order of rows."""
@@ -145,7 +158,7 @@ class Results:
     @cached_property
     def n_proofs(self) -> int:
         """M."""
-        return int(self._dataset("proofs/rank").shape[0])
+        return int(self.dataset("proofs/rank").shape[0])
 
     def proofs(self, name: str) -> np.ndarray | list[str]:
         """A column of /proofs with one value per bundle (M,), texts as a list."""
@@ -154,30 +167,47 @@ class Results:
     @property
     def proofs_verified(self) -> int:
         """Envelopes in which at least one row was verified."""
-        _, starts = self._offsets
-        verified = np.append(0, np.cumsum(self._read("proofs/row_status", int(starts[-1])) == RowStatus.VERIFIED))
+        starts = self.offsets[1]
+        verified = np.append(
+            0, np.cumsum(self._read("proofs/row_status", int(starts[-1])) == RowStatus.VERIFIED)
+        )
         return int((np.diff(verified[starts]) > 0).sum())
 
     @cached_property
-    def _offsets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where bundles begin in /proofs/bytes and in /proofs/rows, (M+1,) each; ascending, and all is covered."""
+    def offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where bundles begin in /proofs/bytes and in /proofs/rows, (M+1,) each; ascending, all covered."""
         both = []
         for name, target in (("proofs/offset", "proofs/bytes"), ("proofs/rows_offset", "proofs/rows")):
             offsets = self._read(name, self.n_proofs + 1)
-            size = self._dataset(target).shape[0]
+            size = self.dataset(target).shape[0]
             if offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
-                raise self._fault(f"/{name}", f"does not ascend from 0 to {size}, the length of /{target}")
+                raise self.fault(f"/{name}", f"does not ascend from 0 to {size}, the length of /{target}")
             both.append(offsets)
         return both[0], both[1]
 
+    def proof_rows(self, name: str) -> np.ndarray:
+        """``rows`` or ``row_status`` of all bundles, one after the other (K,)."""
+        return self._read(f"proofs/{name}", int(self.offsets[1][-1]))
+
     @cached_property
     def _proof_columns(self) -> dict[str, Any]:
-        return {name: self.proofs(name) for name in
-                ("id", "rank", "session", "attempt", "round", "circuit_id", "verify_seconds", "verdict")}
+        return {
+            name: self.proofs(name)
+            for name in (
+                "id",
+                "rank",
+                "session",
+                "attempt",
+                "round",
+                "circuit_id",
+                "verify_seconds",
+                "verdict",
+            )
+        }
 
     def proof(self, number: int) -> StoredProof:
         """One bundle with its envelope."""
-        at, rows_at = self._offsets
+        at, rows_at = self.offsets
         columns = {name: values[number] for name, values in self._proof_columns.items()}
         envelope = self._read("proofs/bytes", int(at[-1]), int(at[number]), int(at[number + 1]))
         span = int(rows_at[number]), int(rows_at[number + 1])
@@ -192,9 +222,11 @@ class Results:
         columns = {c.path.rsplit("/", 1)[1]: self._read(c.path, None) for c in RANKS}
         lengths = {len(values) for values in columns.values()}
         if len(lengths) != 1:
-            raise self._fault("/ranks", f"has columns of different lengths: {sorted(lengths)}")
-        return [{name: v.item() if isinstance(v, np.generic) else v for name, v in zip(columns, line)}
-                for line in zip(*columns.values())]
+            raise self.fault("/ranks", f"has columns of different lengths: {sorted(lengths)}")
+        return [
+            {name: v.item() if isinstance(v, np.generic) else v for name, v in zip(columns, line)}
+            for line in zip(*columns.values())
+        ]
 
     @property
     def combined(self) -> dict[str, np.ndarray]:
@@ -218,61 +250,24 @@ class Results:
             with hdf5.reading(self.path, f"/{place}"):
                 dataset = hdf5.stored(self.file, place)
                 if dataset.dtype != np.uint8 or dataset.ndim != 1:
-                    raise self._fault(f"/{place}", f"is {dataset.dtype} {dataset.shape}, expected bytes")
+                    raise self.fault(f"/{place}", f"is {dataset.dtype} {dataset.shape}, expected bytes")
                 parts[name] = dataset[()].tobytes()
             wanted = hdf5.get_attribute(dataset, "sha256", str)
             if hashlib.sha256(parts[name]).hexdigest() != wanted:
-                raise self._fault(f"/{place}", f"does not have its SHA-256 {wanted}")
+                raise self.fault(f"/{place}", f"does not have its SHA-256 {wanted}")
         try:
             manifest = json.loads(parts["manifest"])
         except (ValueError, RecursionError) as error:
-            raise self._fault(f"/keys/{circuit_id}/manifest", f"is no JSON: {error}") from error
+            raise self.fault(f"/keys/{circuit_id}/manifest", f"is no JSON: {error}") from error
         if not isinstance(manifest, dict):
-            raise self._fault(f"/keys/{circuit_id}/manifest", "is no JSON object")
+            raise self.fault(f"/keys/{circuit_id}/manifest", "is no JSON object")
         return CircuitKeys(circuit_id, parts["vk"], parts["settings"], parts["srs"], manifest)
-
-    def check(self) -> None:
-        """Structure: every attribute and dataset is there with its type and shape, and indices point somewhere."""
-        for name in ATTRIBUTES:
-            self.attribute(name)
-        if self.attribute("format") != FORMAT:
-            raise self._fault("attribute format", f"is {self.attribute('format')!r}, expected {FORMAT!r}")
-        version = self.attribute("format_version")
-        if version != FORMAT_VERSION:
-            raise self._fault("attribute format_version", f"is {version}; this version reads {FORMAT_VERSION}")
-        self.status, self.versions, self.ranks
-        lengths = {"N": self.n_rows, "D": self.n_outputs, "M": self.n_proofs, "A": self.n_answers}
-        if (self.attribute("rows"), self.attribute("outputs")) != (self.n_rows, self.n_outputs):
-            raise self._fault("attributes rows and outputs", "are not the shape of /outputs")
-        for column in (*OUTPUTS, *ROWS, *PROOFS, *(REPLICAS if self.has_replicas else ())):
-            shape = self._dataset(column.path).shape
-            wanted = [lengths[s[0]] + s.endswith("+1") if s[0] in lengths else None for s in map(str, column.shape)]
-            if any(w is not None and w != got for w, got in zip(wanted, shape)):
-                raise self._fault(f"/{column.path}", f"has shape {shape}, expected {tuple(wanted)}")
-        _, rows_at = self._offsets
-        k = int(rows_at[-1])
-        self._within("proofs/rows", self._read("proofs/rows", k), 0, self.n_rows)
-        self._within("proofs/row_status", self._read("proofs/row_status", k), 0, len(RowStatus))
-        self._within("row/status", self.row("status"), 0, len(RowStatus))
-        self._within("row/bundle", self.row("bundle"), -1, self.n_proofs)
-        if self.has_replicas:
-            self._within("replicas/row", self.replicas("row"), 0, self.n_rows)
-            self._within("replicas/status", self.replicas("status"), 0, len(RowStatus))
-            self._within("replicas/bundle", self.replicas("bundle"), -1, self.n_proofs)
-        missing = sorted(set(self.proofs("circuit_id")) - set(self.circuit_ids))
-        if missing:
-            raise self._fault("/proofs/circuit_id", f"names {missing[0]!r}, which /keys has not")
-
-    def _within(self, place: str, values: np.ndarray, low: int, high: int) -> None:
-        bad = np.flatnonzero((values.astype(np.int64) < low) | (values.astype(np.int64) >= high))
-        if len(bad):
-            raise self._fault(f"/{place}[{bad[0]}]", f"is {values[bad[0]]}, expected {low} to {high - 1}")
 
     @cached_property
     def _opened(self) -> dict[str, hdf5.Dataset]:
         return {}
 
-    def _dataset(self, path: str) -> hdf5.Dataset:
+    def dataset(self, path: str) -> hdf5.Dataset:
         """A dataset of the schema, its type and storage checked once."""
         if path in self._opened:
             return self._opened[path]
@@ -280,15 +275,18 @@ class Results:
         with hdf5.reading(self.path, f"/{path}"):
             dataset = hdf5.stored(self.file, path)
             if not _has_type(dataset, column) or dataset.ndim != len(column.shape):
-                raise self._fault(f"/{path}", f"is {dataset.dtype} with {dataset.ndim} dimensions, "
-                                              f"expected {column.dtype} ({', '.join(map(str, column.shape))})")
+                raise self.fault(
+                    f"/{path}",
+                    f"is {dataset.dtype} with {dataset.ndim} dimensions, "
+                    f"expected {column.dtype} ({', '.join(map(str, column.shape))})",
+                )
         self._opened[path] = dataset
         return dataset
 
     def _read(self, path: str, length: int | None, start: int = 0, stop: int | None = None) -> Any:
-        dataset = self._dataset(path)
+        dataset = self.dataset(path)
         if length is not None and dataset.shape[0] != length:
-            raise self._fault(f"/{path}", f"has {dataset.shape[0]} lines, expected {length}")
+            raise self.fault(f"/{path}", f"has {dataset.shape[0]} lines, expected {length}")
         stop = dataset.shape[0] if stop is None else stop
         if not 0 <= start <= stop <= dataset.shape[0]:
             raise IndexError(f"[{start}, {stop}) of {dataset.shape[0]}")
@@ -298,7 +296,8 @@ class Results:
                 return [bytes(v).decode("utf-8") for v in values]
             return values.astype(np.uint8) if _COLUMNS[path].dtype == "status" else values
 
-    def _fault(self, where: str, text: str) -> FormatError:
+    def fault(self, where: str, text: str) -> FormatError:
+        """An error about a place in this file."""
         return FormatError(f"{self.path}: {where}: {text}")
 
 
@@ -307,7 +306,7 @@ def read_results(path: str | Path) -> Results:
     path = Path(path)
     results = Results(path, hdf5.open_read(path))
     try:
-        results.check()
+        check_structure(results)
     except BaseException:
         results.close()
         raise

@@ -59,18 +59,32 @@ class Column:
 
 OUTPUTS = (
     Column("outputs", "float32", ("N", "D"), "what the model said on the device that computed the row"),
-    Column("proved_outputs", "float64", ("N", "D"),
-           "the output that the row's proof is about, dequantised; NaN without a valid proof"),
+    Column(
+        "proved_outputs",
+        "float64",
+        ("N", "D"),
+        "the output that the row's proof is about, dequantised; NaN without a valid proof",
+    ),
 )
 
 ROWS = (
     Column("row/status", "status", ("N",), "state of the row"),
     Column("row/rank", "int32", ("N",), "MPI rank whose answer this is; -1 for none"),
-    Column("row/session", "int32", ("N",), "start (0) or resume (1, 2, ...) that the rank belongs to; -1 for none"),
+    Column(
+        "row/session",
+        "int32",
+        ("N",),
+        "start (0) or resume (1, 2, ...) that the rank belongs to; -1 for none",
+    ),
     Column("row/bundle", "int64", ("N",), "index into /proofs of the row's proof; -1 for none"),
     Column("row/attempts", "int32", ("N",), "how often the row was given to a rank"),
     Column("row/deviation", "float64", ("N",), "largest |proved output - output| of the row"),
-    Column("row/argmax_differs", "uint8", ("N",), "1 where output and proved output have different largest elements"),
+    Column(
+        "row/argmax_differs",
+        "uint8",
+        ("N",),
+        "1 where output and proved output have different largest elements",
+    ),
 )
 
 REPLICAS = (
@@ -80,16 +94,30 @@ REPLICAS = (
     Column("replicas/status", "status", ("A",), "state of this answer"),
     Column("replicas/bundle", "int64", ("A",), "index into /proofs of this answer's proof; -1 for none"),
     Column("replicas/output", "float32", ("A", "D"), "what the model said on that rank's device"),
-    Column("replicas/proved_output", "float64", ("A", "D"),
-           "the output that this answer's proof is about; NaN without a valid proof"),
+    Column(
+        "replicas/proved_output",
+        "float64",
+        ("A", "D"),
+        "the output that this answer's proof is about; NaN without a valid proof",
+    ),
 )
 
 PROOFS = (
     Column("proofs/bytes", "uint8", ("Y",), "the envelopes, one after the other"),
-    Column("proofs/offset", "int64", ("M+1",), "where each envelope starts in /proofs/bytes, then its length", "byte"),
-    Column("proofs/rows", "int64", ("K",), "the dataset's rows in each bundle, one bundle after the other", "row"),
+    Column(
+        "proofs/offset",
+        "int64",
+        ("M+1",),
+        "where each envelope starts in /proofs/bytes, then its length",
+        "byte",
+    ),
+    Column(
+        "proofs/rows", "int64", ("K",), "the dataset's rows in each bundle, one bundle after the other", "row"
+    ),
     Column("proofs/row_status", "status", ("K",), "what this proof made of each of those rows"),
-    Column("proofs/rows_offset", "int64", ("M+1",), "where each bundle starts in /proofs/rows, then its length"),
+    Column(
+        "proofs/rows_offset", "int64", ("M+1",), "where each bundle starts in /proofs/rows, then its length"
+    ),
     Column("proofs/id", "int64", ("M",), "number of the bundle in its session, as the log has it"),
     Column("proofs/rank", "int32", ("M",), "MPI rank that sent the envelope"),
     Column("proofs/session", "int32", ("M",), "start (0) or resume (1, 2, ...) that the rank belongs to"),
@@ -115,7 +143,12 @@ RANKS = (
     Column("ranks/seconds_inferring", "float64", ("P",), "time in the model", "s"),
     Column("ranks/seconds_proving", "float64", ("P",), "time in the provers", "s"),
     Column("ranks/seconds_waiting", "float64", ("P",), "time without work", "s"),
-    Column("ranks/fate", "text", ("P",), "how it ended for the rank: ok, lost, expelled; empty if nothing is known"),
+    Column(
+        "ranks/fate",
+        "text",
+        ("P",),
+        "how it ended for the rank: ok, lost, expelled; empty if nothing is known",
+    ),
     Column("ranks/fate_reason", "text", ("P",), "why it was lost or expelled"),
     Column("ranks/fate_time", "text", ("P",), "when it was lost or expelled (ISO 8601 UTC)"),
 )
@@ -132,7 +165,12 @@ DRAWS = (
 #: Names that the combining step is expected to write; others are allowed and described by their name.
 COMBINED = (
     Column("combined/result", "float64", ("D",), "the job's one answer: all verified rows combined"),
-    Column("combined/outputs", "float64", ("N", "D"), "the verified answers of each row combined; NaN without any"),
+    Column(
+        "combined/outputs",
+        "float64",
+        ("N", "D"),
+        "the verified answers of each row combined; NaN without any",
+    ),
 )
 
 KEYS = ("vk", "settings", "srs", "manifest")
@@ -156,7 +194,7 @@ ATTRIBUTES: dict[str, type] = {
     "strategy": str,  # equal | by_capacity | redundant
     "versions": str,  # JSON: versions, host and command of the last session
     "model_hash": str,  # SHA-256 hex of the canonical ONNX document
-    "dataset_fingerprint": str,  # SHA-256 hex; empty unless inputs are public (a plain hash of few rows leaks them)
+    "dataset_fingerprint": str,  # SHA-256 hex; empty unless inputs are public (a hash of few rows leaks them)
     "started": str,  # ISO 8601 UTC
     "finished": str,  # ISO 8601 UTC, empty while it runs
     "counter": int,  # rounds completed

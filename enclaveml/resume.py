@@ -18,13 +18,13 @@ from enclaveml.results_schema import RowStatus
 class ResumeState:
     """State of a journal. V verified answers, N rows, D outputs.
 
-    start: meta of the start record (``job``, ``model_hash``, ``dataset_fingerprint``, ``versions``…:
-    compare them before going on). status (N,) uint8 and attempts (N,) of every row. verified (N,)
-    bool. sessions: how many there were. rows, ranks, sessions_of (V,) and proved (V, D) float64: the verified answers, by row (several
-    per row where it was redundant). rounds: counters of the completed rounds. next_bundle: a bundle
-    number that no earlier session used. counts: (session, rank) to answers, verified answers,
-    envelopes and rejections. expelled: node ids of expelled ranks. end: meta of the last end record,
-    None if the job was killed.
+    start: meta of the start record (``job``, ``model_hash``, ``dataset_fingerprint``, ``versions``...:
+    compare them before going on). sessions: how many there were. status (N,) uint8, attempts (N,) and
+    verified (N,) bool of every row. rows, ranks, sessions_of (V,) and proved (V, D) float64: the
+    verified answers, by row (several per row where it was redundant). rounds: counters of the completed
+    rounds. next_bundle: a bundle number that no earlier session used. counts: (session, rank) to
+    answers, verified answers, envelopes and rejections. expelled: node ids of expelled ranks.
+    end: meta of the last end record, None if the job was killed.
     """
 
     start: Mapping[str, Any]
@@ -54,16 +54,26 @@ class Resume:
         good = index.answers.status == RowStatus.VERIFIED
         lines = np.flatnonzero(good)
         return ResumeState(
-            start=index.start, sessions=len(index.sessions), circuit_ids=index.circuits,
-            status=index.states.status, attempts=index.states.attempts,
+            start=index.start,
+            sessions=len(index.sessions),
+            circuit_ids=index.circuits,
+            status=index.states.status,
+            attempts=index.states.attempts,
             verified=index.states.status == RowStatus.VERIFIED,
-            rows=index.answers.row[lines], ranks=index.answers.rank[lines], sessions_of=index.answers.session[lines],
-            proved=_proved(index, lines), rounds=index.rounds,
+            rows=index.answers.row[lines],
+            ranks=index.answers.rank[lines],
+            sessions_of=index.answers.session[lines],
+            proved=_proved(index, lines),
+            rounds=index.rounds,
             next_bundle=max((b.meta["bundle"] for b in index.bundles), default=0) + 1,
             counts=rank_counts(index),
-            expelled=tuple(str(line.get("node_id", "")) for line in index.ranks.values()
-                           if line.get("fate") == "expelled"),
-            end=index.end)
+            expelled=tuple(
+                str(line.get("node_id", ""))
+                for line in index.ranks.values()
+                if line.get("fate") == "expelled"
+            ),
+            end=index.end,
+        )
 
 
 def _proved(index: JournalIndex, lines: np.ndarray) -> np.ndarray:

@@ -68,8 +68,15 @@ def test_same_rows_have_the_same_fingerprint_in_every_format(tmp_path):
 def test_fingerprint_depends_on_values_shape_type_and_key(tmp_path):
     changed = X.copy()
     changed[3, 1, 2] += 1
-    variants = [X, changed, X.reshape(4, 6), X.reshape(4, 6)[:, ::-1], X[:3], np.zeros((4, 2, 3), np.int64),
-                np.zeros((4, 2, 3), np.float32)]
+    variants = [
+        X,
+        changed,
+        X.reshape(4, 6),
+        X.reshape(4, 6)[:, ::-1],
+        X[:3],
+        np.zeros((4, 2, 3), np.int64),
+        np.zeros((4, 2, 3), np.float32),
+    ]
     prints = []
     for i, values in enumerate(variants):
         np.save(tmp_path / f"{i}.npy", values)
@@ -79,9 +86,20 @@ def test_fingerprint_depends_on_values_shape_type_and_key(tmp_path):
     assert len(set(prints)) == len(prints)
 
 
-@pytest.mark.parametrize("stored, read", [
-    ("float16", "float32"), ("float64", "float32"), ("uint8", "float32"), ("bool", "float32"), ("int8", "int32"),
-    ("uint16", "int32"), ("int64", "int32"), (">i4", "int32"), (">f8", "float32")])
+@pytest.mark.parametrize(
+    "stored, read",
+    [
+        ("float16", "float32"),
+        ("float64", "float32"),
+        ("uint8", "float32"),
+        ("bool", "float32"),
+        ("int8", "int32"),
+        ("uint16", "int32"),
+        ("int64", "int32"),
+        (">i4", "int32"),
+        (">f8", "float32"),
+    ],
+)
 def test_conversion(tmp_path, stored, read):
     values = np.array([[0, 1], [1, 0]]).astype(stored)
     np.save(tmp_path / "x.npy", values)
@@ -107,55 +125,87 @@ def test_several_inputs_are_joined(tmp_path):
     path = write(tmp_path, ".npz", a=X, b=np.arange(4.0), y=Y)
     data = open_dataset(path, ("a", "b"))
     assert data.row_shape == (7,)
-    assert [(p.key, p.row_shape, p.start, p.stop) for p in data.parts] == [("a", (2, 3), 0, 6), ("b", (), 6, 7)]
+    assert [(p.key, p.row_shape, p.start, p.stop) for p in data.parts] == [
+        ("a", (2, 3), 0, 6),
+        ("b", (), 6, 7),
+    ]
     np.testing.assert_array_equal(data.read(1, 2), np.append(X[1], 1.0).astype(np.float32)[None])
 
 
 def test_refusals_about_keys(tmp_path):
-    path = write(tmp_path, ".npz", images=X, target=Y, short=X[:3], none=np.zeros((0, 3)), scalar=np.array(1.0))
-    listing = ("'images' (4, 2, 3) float64, 'target' (4,) int64, 'short' (3, 2, 3) float64, 'none' (0, 3) float64, "
-               "'scalar' () float64")
+    path = write(
+        tmp_path, ".npz", images=X, target=Y, short=X[:3], none=np.zeros((0, 3)), scalar=np.array(1.0)
+    )
+    listing = (
+        "'images' (4, 2, 3) float64, 'target' (4,) int64, 'short' (3, 2, 3) float64, 'none' (0, 3) float64, "
+        "'scalar' () float64"
+    )
     assert refusal(open_dataset, path) == (
-        f"{path}: input.key: say which array holds the rows; the file has {listing}")
+        f"{path}: input.key: say which array holds the rows; the file has {listing}"
+    )
     assert refusal(open_dataset, path, "Image") == (
-        f"{path}: input.key: no array 'Image'; the file has {listing}; nearest: 'images'")
+        f"{path}: input.key: no array 'Image'; the file has {listing}; nearest: 'images'"
+    )
     assert refusal(open_dataset, path, "images", "tarjet") == (
-        f"{path}: input.labels: no array 'tarjet'; the file has {listing}; nearest: 'target'")
+        f"{path}: input.labels: no array 'tarjet'; the file has {listing}; nearest: 'target'"
+    )
     assert refusal(open_dataset, path, "none") == f"{path}: input.key: 'none' has no rows: shape (0, 3)"
     assert refusal(open_dataset, path, "scalar") == (
-        f"{path}: input.key: 'scalar' is a single number; its first axis must be the rows")
-    assert refusal(open_dataset, path, "short", "target") == f"{path}: input.labels: there are 4 labels for 3 rows"
+        f"{path}: input.key: 'scalar' is a single number; its first axis must be the rows"
+    )
+    assert (
+        refusal(open_dataset, path, "short", "target")
+        == f"{path}: input.labels: there are 4 labels for 3 rows"
+    )
     assert refusal(open_dataset, path, "target", "images") == (
-        f"{path}: input.labels: 'images' has shape (4, 2, 3); expected one number per row")
+        f"{path}: input.labels: 'images' has shape (4, 2, 3); expected one number per row"
+    )
     assert refusal(open_dataset, path, ("images", "target")) == (
-        f"{path}: input.key: inputs must have one type; 'images' is read as float32, 'target' is read as int32")
+        f"{path}: input.key: inputs must have one type; "
+        "'images' is read as float32, 'target' is read as int32"
+    )
     assert refusal(open_dataset, path, ("images", "short")) == (
-        f"{path}: input.key: inputs must have as many rows as each other; 'images' has 4, 'short' has 3")
-    assert refusal(open_dataset, path, ()) == f"{path}: input.key: is an empty list; leave it out or name an array"
+        f"{path}: input.key: inputs must have as many rows as each other; 'images' has 4, 'short' has 3"
+    )
+    assert (
+        refusal(open_dataset, path, ())
+        == f"{path}: input.key: is an empty list; leave it out or name an array"
+    )
 
 
 def test_refusals_in_hdf5(tmp_path):
     path = write(tmp_path, ".h5", **{"group/x": X, "text": np.array([b"a"])})
     assert open_dataset(path, "/group/x").rows == 4
     assert refusal(open_dataset, path, "x") == (
-        f"{path}: input.key: no dataset 'x'; the file has 'group/x' (4, 2, 3) float64, 'text' (1,) |S1")
+        f"{path}: input.key: no dataset 'x'; the file has 'group/x' (4, 2, 3) float64, 'text' (1,) |S1"
+    )
     assert refusal(open_dataset, path, "text") == (
-        f"{path}: input.key: 'text' holds text (|S1); allowed: floats, integers, booleans")
+        f"{path}: input.key: 'text' holds text (|S1); allowed: floats, integers, booleans"
+    )
     (tmp_path / "no.h5").write_bytes(b"not HDF5")
     assert refusal(open_dataset, tmp_path / "no.h5") == (
-        f"{tmp_path / 'no.h5'}: is no HDF5 file (its signature is missing)")
+        f"{tmp_path / 'no.h5'}: is no HDF5 file (its signature is missing)"
+    )
 
 
-@pytest.mark.parametrize("values, text", [
-    (np.array([object()]), "holds Python objects (a pickle), which are never loaded (object)"),
-    (np.array([1j]), "is complex (complex128)"), (np.array(["a"]), "holds text (<U1)"),
-    (np.zeros(1, [("a", "f4")]), "is a compound type ([('a', '<f4')])"),
-    (np.array(["2020-01-01"], "M8[D]"), "holds dates (datetime64[D])")])
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        (np.array([object()]), "holds Python objects (a pickle), which are never loaded (object)"),
+        (np.array([1j]), "is complex (complex128)"),
+        (np.array(["a"]), "holds text (<U1)"),
+        (np.zeros(1, [("a", "f4")]), "is a compound type ([('a', '<f4')])"),
+        (np.array(["2020-01-01"], "M8[D]"), "holds dates (datetime64[D])"),
+    ],
+)
 def test_refused_types(tmp_path, values, text):
     np.save(tmp_path / "x.npy", values, allow_pickle=True)
     np.savez(tmp_path / "x.npz", x=values)
     for path in (tmp_path / "x.npy", tmp_path / "x.npz"):
-        assert refusal(open_dataset, path) == f"{path}: input.key: 'x' {text}; allowed: floats, integers, booleans"
+        assert (
+            refusal(open_dataset, path)
+            == f"{path}: input.key: 'x' {text}; allowed: floats, integers, booleans"
+        )
 
 
 def test_refused_values(tmp_path):
@@ -167,31 +217,40 @@ def test_refused_values(tmp_path):
     assert data.read(0, 3).shape == (3, 2, 3)
     rule = "an input must be a finite number smaller than 1e+38"
     assert refusal(data.read, 2, 5) == (
-        f"{path}: input.key: 'x': row 3, element (1, 2) is nan; {rule} (2 such values in the 3 rows read)")
+        f"{path}: input.key: 'x': row 3, element (1, 2) is nan; {rule} (2 such values in the 3 rows read)"
+    )
     assert refusal(data.read_rows, [4, 0]) == (
-        f"{path}: input.key: 'x': row 4, element (0, 0) is -1e+38; {rule} (1 such values in the 2 rows read)")
+        f"{path}: input.key: 'x': row 4, element (0, 0) is -1e+38; {rule} (1 such values in the 2 rows read)"
+    )
     assert refusal(data.fingerprint).startswith(f"{path}: input.key: 'x': row 3")
     np.save(path, np.array([[0.0, np.inf]], np.float16))
     assert refusal(open_dataset(path).read, 0, 1) == (
-        f"{path}: input.key: 'x': row 0, column 1 is inf; {rule} (1 such values in the 1 rows read)")
+        f"{path}: input.key: 'x': row 0, column 1 is inf; {rule} (1 such values in the 1 rows read)"
+    )
     np.save(path, np.array([[0, 2**31]]))
     assert refusal(open_dataset(path).read, 0, 1) == (
         f"{path}: input.key: 'x': row 0, column 1 is 2147483648; an integer input must fit int32 "
-        "(1 such values in the 1 rows read)")
+        "(1 such values in the 1 rows read)"
+    )
     path = write(tmp_path, ".npz", x=X, y=np.array([0, 1, np.nan, 2]))
     assert refusal(open_dataset, path, "x", "y") == (
-        f"{path}: input.labels: 'y': row 2 is nan; a label must be a finite number")
+        f"{path}: input.labels: 'y': row 2 is nan; a label must be a finite number"
+    )
 
 
 def test_missing_and_damaged_files(tmp_path):
     path = write(tmp_path, ".npz", x=X)
     assert refusal(open_dataset, tmp_path / "date.npz") == (
-        f"{tmp_path / 'date.npz'}: input.path: no such file; nearest: 'data.npz'")
+        f"{tmp_path / 'date.npz'}: input.path: no such file; nearest: 'data.npz'"
+    )
     assert refusal(open_dataset, tmp_path / "data.txt") == (
         f"{tmp_path / 'data.txt'}: input.path: has an unknown ending '.txt'; "
-        "allowed: .npy, .npz, .csv, .tsv, .h5, .hdf5, .hdf")
+        "allowed: .npy, .npz, .csv, .tsv, .h5, .hdf5, .hdf"
+    )
     path.write_bytes(path.read_bytes()[:-30])
-    assert refusal(open_dataset, path) == f"{path}: input.path: is a damaged .npz file: File is not a zip file"
+    assert (
+        refusal(open_dataset, path) == f"{path}: input.path: is a damaged .npz file: File is not a zip file"
+    )
     path = write(tmp_path, ".npy", x=X)
     path.write_bytes(path.read_bytes()[:-30])
     assert refusal(open_dataset, path).startswith(f"{path}: input.path: is a damaged .npy file: ")
@@ -217,19 +276,33 @@ def test_csv(tmp_path):
     assert open_dataset(tmp_path / "t.tsv").row_shape == (2,)
 
 
-@pytest.mark.parametrize("text, line, message", [
-    ("a,b\n1,2\n3\n", ":3", "has 1 values, the first line has 2"),
-    ("a,b\n1,x\n", ":2", "column 1 (b): 'x' is no number"),
-    ("1,2\n1,\n", ":2", "column 1: a value is missing"),
-    ("1,2\n1,1_000\n", ":2", "column 1: '1_000' is no number"),
-    ("a,1\n2,3\n", ":1", "column 0: 'a' is no number, but others in this line are (a header may not hold numbers)"),
-    ("0,1,2\n2,3,4\n", ":1", "is 0, 1, 2, ...: if these are column numbers, give the columns names; "
-                             "if they are data, add a header line before them"),
-    (",a\n0,1\n", ":1", "column 0 has no name (an index written by pandas? use index=False)"),
-    ("a,a\n0,1\n", ":1", "column 1: the name 'a' is there twice"),
-    ("", "", "is empty"), ("\n\n", "", "is empty"), ("a,b\n", "", "has a header line and no rows"),
-    (b"a\n\xff\n", "", "is no UTF-8 text: invalid start byte"),
-    ('a\n"1\n', "", "is no CSV file: unexpected end of data")])
+@pytest.mark.parametrize(
+    "text, line, message",
+    [
+        ("a,b\n1,2\n3\n", ":3", "has 1 values, the first line has 2"),
+        ("a,b\n1,x\n", ":2", "column 1 (b): 'x' is no number"),
+        ("1,2\n1,\n", ":2", "column 1: a value is missing"),
+        ("1,2\n1,1_000\n", ":2", "column 1: '1_000' is no number"),
+        (
+            "a,1\n2,3\n",
+            ":1",
+            "column 0: 'a' is no number, but others in this line are (a header may not hold numbers)",
+        ),
+        (
+            "0,1,2\n2,3,4\n",
+            ":1",
+            "is 0, 1, 2, ...: if these are column numbers, give the columns names; "
+            "if they are data, add a header line before them",
+        ),
+        (",a\n0,1\n", ":1", "column 0 has no name (an index written by pandas? use index=False)"),
+        ("a,a\n0,1\n", ":1", "column 1: the name 'a' is there twice"),
+        ("", "", "is empty"),
+        ("\n\n", "", "is empty"),
+        ("a,b\n", "", "has a header line and no rows"),
+        (b"a\n\xff\n", "", "is no UTF-8 text: invalid start byte"),
+        ('a\n"1\n', "", "is no CSV file: unexpected end of data"),
+    ],
+)
 def test_csv_refusals(tmp_path, text, line, message):
     path = csv(tmp_path, text)
     assert refusal(open_dataset, path) == f"{path}{line}: input.path: {message}"
@@ -238,14 +311,19 @@ def test_csv_refusals(tmp_path, text, line, message):
 def test_csv_refusals_about_columns(tmp_path):
     path = csv(tmp_path, "alpha,beta\n1,nan\n")
     assert refusal(open_dataset, path, None, "Beta ") == (
-        f"{path}: input.labels: no column 'Beta '; the file has 'alpha', 'beta'; nearest: 'beta'")
+        f"{path}: input.labels: no column 'Beta '; the file has 'alpha', 'beta'; nearest: 'beta'"
+    )
     assert refusal(open_dataset(path).read, 0, 1) == (
-        f"{path}: input.key: 'columns': row 0, column 1 is nan; an input must be a finite number smaller than 1e+38 "
-        "(1 such values in the 1 rows read)")
+        f"{path}: input.key: 'columns': row 0, column 1 is nan; an input must be a finite number "
+        "smaller than 1e+38 "
+        "(1 such values in the 1 rows read)"
+    )
     assert refusal(open_dataset, csv(tmp_path, "y\n1\n"), None, "y") == (
-        f"{path}: input.key: no column is left beside the labels")
+        f"{path}: input.key: no column is left beside the labels"
+    )
     assert refusal(open_dataset, csv(tmp_path, "5,6\n"), None, "y") == (
-        f"{path}: input.labels: no column 'y'; the file has '0', '1' (no header line: columns are numbered)")
+        f"{path}: input.labels: no column 'y'; the file has '0', '1' (no header line: columns are numbered)"
+    )
     assert open_dataset(path, labels="1").labels().tolist() == [6]
 
 
@@ -259,20 +337,45 @@ def test_from_json(tmp_path):
     assert from_json(path, (1,), "int32").read(0, 2).tolist() == [[5], [6]]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[1]", ': is no JSON object; expected {"data": [numbers], "sample_size": 2}'),
-    ('{"data": []}', ": sample_size: missing; found 'data'"), ("{}", ": data: missing; found nothing"),
-    ('{"data": [1, 2], "sample_size": 3}', ": sample_size: is 3; the model takes 2 numbers a row (shape (2,))"),
-    ('{"data": [1, 2, 3], "sample_size": 2}',
-     ": data: has 3 numbers; expected a multiple of sample_size, 2, and not 0"),
-    ('{"data": [], "sample_size": 2}', ": data: has 0 numbers; expected a multiple of sample_size, 2, and not 0"),
-    ('{"data": [[1, 2]], "sample_size": 2}', ": data: element 0 is list; expected a flat list of numbers"),
-    ('{"data": [1, true], "sample_size": 2}', ": data: element 1 is bool; expected a flat list of numbers"),
-    ('{"data": "12", "sample_size": 2}', ": data: is str; expected a flat list of numbers"),
-    ('{"data": [1, NaN], "sample_size": 2}', ": input.key: 'data': row 0, column 1 is nan; an input must be a finite "
-                                             "number smaller than 1e+38 (1 such values in the 1 rows read)"),
-    ('{"data": [1, 1' + "0" * 400 + '], "sample_size": 2}', ": data: has an integer too large for a number"),
-    ("{", ": is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1]", ': is no JSON object; expected {"data": [numbers], "sample_size": 2}'),
+        ('{"data": []}', ": sample_size: missing; found 'data'"),
+        ("{}", ": data: missing; found nothing"),
+        (
+            '{"data": [1, 2], "sample_size": 3}',
+            ": sample_size: is 3; the model takes 2 numbers a row (shape (2,))",
+        ),
+        (
+            '{"data": [1, 2, 3], "sample_size": 2}',
+            ": data: has 3 numbers; expected a multiple of sample_size, 2, and not 0",
+        ),
+        (
+            '{"data": [], "sample_size": 2}',
+            ": data: has 0 numbers; expected a multiple of sample_size, 2, and not 0",
+        ),
+        (
+            '{"data": [[1, 2]], "sample_size": 2}',
+            ": data: element 0 is list; expected a flat list of numbers",
+        ),
+        (
+            '{"data": [1, true], "sample_size": 2}',
+            ": data: element 1 is bool; expected a flat list of numbers",
+        ),
+        ('{"data": "12", "sample_size": 2}', ": data: is str; expected a flat list of numbers"),
+        (
+            '{"data": [1, NaN], "sample_size": 2}',
+            ": input.key: 'data': row 0, column 1 is nan; an input must be a finite "
+            "number smaller than 1e+38 (1 such values in the 1 rows read)",
+        ),
+        (
+            '{"data": [1, 1' + "0" * 400 + '], "sample_size": 2}',
+            ": data: has an integer too large for a number",
+        ),
+        ("{", ": is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    ],
+)
 def test_from_json_refusals(tmp_path, text, message):
     path = tmp_path / "s.json"
     path.write_text(text)
@@ -282,13 +385,22 @@ def test_from_json_refusals(tmp_path, text, message):
 def test_from_json_refuses_fractions_for_token_ids(tmp_path):
     path = tmp_path / "s.json"
     path.write_text('{"data": [1, 2.5], "sample_size": 2}')
-    assert refusal(from_json, path, (2,), "int32") == f"{path}: data: element 1 is 2.5; this model takes whole numbers"
+    assert (
+        refusal(from_json, path, (2,), "int32")
+        == f"{path}: data: element 1 is 2.5; this model takes whole numbers"
+    )
 
 
 @given(st.sampled_from([".npy", ".npz", ".csv", ".h5"]), st.binary(max_size=400), st.booleans())
 def test_any_bytes_raise_our_errors_only(tmp_path_factory, ending, noise, valid_start):
     path = tmp_path_factory.mktemp("fuzz") / f"x{ending}"
-    start = b"\x93NUMPY\x01\x00" if ending == ".npy" else b"PK\x03\x04" if ending == ".npz" else b"\x89HDF\r\n\x1a\n"
+    start = (
+        b"\x93NUMPY\x01\x00"
+        if ending == ".npy"
+        else b"PK\x03\x04"
+        if ending == ".npz"
+        else b"\x89HDF\r\n\x1a\n"
+    )
     path.write_bytes((start if valid_start else b"") + noise)
     try:
         with open_dataset(path) as data:
@@ -298,6 +410,8 @@ def test_any_bytes_raise_our_errors_only(tmp_path_factory, ending, noise, valid_
 
 
 def test_import_needs_no_h5py():
-    code = ("import sys, enclaveml.datasets, enclaveml.journal, enclaveml.provenance; "
-            "sys.exit(bool({'h5py', 'jax', 'mpi4py', 'ezkl'} & set(sys.modules)))")
+    code = (
+        "import sys, enclaveml.datasets, enclaveml.journal, enclaveml.provenance; "
+        "sys.exit(bool({'h5py', 'jax', 'mpi4py', 'ezkl'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

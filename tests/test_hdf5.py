@@ -24,7 +24,9 @@ def test_write_and_read(path):
     with hdf5.create(path) as file:
         hdf5.write(file, "g/a", np.arange(3), long_name="numbers", units="m")
         hdf5.write(file, "g/b", shape=(2, 2), dtype="f4", fill=np.nan, long_name="later", units="1")
-        hdf5.write(file, "e", np.array([1, 0], hdf5.enum_dtype({"no": 0, "yes": 1})), long_name="enum", units="1")
+        hdf5.write(
+            file, "e", np.array([1, 0], hdf5.enum_dtype({"no": 0, "yes": 1})), long_name="enum", units="1"
+        )
         hdf5.attribute(file, "job", "é" * 200_000)  # beyond the 64 KiB of HDF5's old attributes
         hdf5.attribute(file, "odd", "a\0b\ud800")
     with hdf5.open_read(path) as file:
@@ -74,10 +76,18 @@ def test_a_file_that_is_there_is_not_replaced(path):
     assert str(caught.value) == f"{path}: exists already; remove it if no job is writing it"
 
 
-@pytest.mark.parametrize("error, text", [
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device; make room, then --resume"),
-    (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "Disk quota exceeded; make room, then --resume"),
-    (OSError(errno.EROFS, os.strerror(errno.EROFS)), "Read-only file system"), (OSError("odd"), "odd")])
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            "No space left on device; make room, then --resume",
+        ),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "Disk quota exceeded; make room, then --resume"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "Read-only file system"),
+        (OSError("odd"), "odd"),
+    ],
+)
 def test_writing_errors(path, error, text):
     with pytest.raises(EnvironmentFault) as caught, hdf5.writing(path):
         raise error
@@ -97,7 +107,11 @@ def test_attribute_refusals(path):
     with h5py.File(path, "w") as file:
         hdf5.attribute(file, "n", 3)
         file.attrs["array"] = [1, 2]
-        for name, text in (("none", "missing"), ("array", "is ndarray, expected str"), ("n", "is int, expected str")):
+        for name, text in (
+            ("none", "missing"),
+            ("array", "is ndarray, expected str"),
+            ("n", "is int, expected str"),
+        ):
             with pytest.raises(FormatError) as caught:
                 hdf5.get_attribute(file, name, str)
             assert str(caught.value) == f"{path}: /: attribute {name}: {text}"
@@ -114,12 +128,17 @@ def test_stored_refuses_what_is_not_in_the_file(path):
         layout[:] = h5py.VirtualSource("other.h5", "x", (3,))
         file.create_virtual_dataset("virtual", layout)
         file["soft"], file["away"] = h5py.SoftLink("/g"), h5py.ExternalLink("other.h5", "/x")
-        for name, text in (("none", "missing"), ("g/x/y", "missing"), ("g", "is a group, expected a dataset"),
-                           ("chunked", "is not stored contiguously in this file"),
-                           ("vlen", "has elements of variable length"),
-                           ("outside", "is not stored contiguously in this file"),
-                           ("virtual", "is not stored contiguously in this file"),
-                           ("soft/x", "is a link to somewhere else"), ("away", "is a link to somewhere else")):
+        for name, text in (
+            ("none", "missing"),
+            ("g/x/y", "missing"),
+            ("g", "is a group, expected a dataset"),
+            ("chunked", "is not stored contiguously in this file"),
+            ("vlen", "has elements of variable length"),
+            ("outside", "is not stored contiguously in this file"),
+            ("virtual", "is not stored contiguously in this file"),
+            ("soft/x", "is a link to somewhere else"),
+            ("away", "is a link to somewhere else"),
+        ):
             with pytest.raises(FormatError) as caught:
                 hdf5.stored(file, name)
             assert str(caught.value) == f"{path}: /{name}: {text}"
@@ -140,7 +159,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
     with hdf5.create({str(path)!r}) as file:
         for i in range(20):
-            dataset = hdf5.write(file, f"g{{i}}/early", shape=(5000,), dtype="f8", fill=np.nan, long_name="x", units="1")
+            dataset = hdf5.write(
+                file, f"g{{i}}/early", shape=(5000,), dtype="f8", fill=np.nan, long_name="x", units="1")
             hdf5.write(file, f"g{{i}}/now", np.arange(5000.0), long_name="x", units="1")
             dataset[:] = 1
 except EnvironmentFault as error:

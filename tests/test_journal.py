@@ -37,11 +37,22 @@ def numbers(path: Path) -> list[int]:
 def test_round_trip(tmp_path):
     path = journal_path(tmp_path / "results.h5")
     assert path == tmp_path / "results.h5.journal"
-    arrays = {"a": np.arange(6, dtype=np.int16).reshape(2, 3), "b": np.array([True, False]), "z": np.zeros((0, 4)),
-              "scalar": np.float32(1.5), "big": np.arange(3, dtype=">f8"), "strided": np.arange(10)[::3]}
+    arrays = {
+        "a": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "b": np.array([True, False]),
+        "z": np.zeros((0, 4)),
+        "scalar": np.float32(1.5),
+        "big": np.arange(3, dtype=">f8"),
+        "strided": np.arange(10)[::3],
+    }
     with Journal.create(path) as journal:
-        journal.append("note", {"text": "é\ud800\0", "none": None, "list": [1, {"a": 2.5}]}, blob=b"\0\xff", empty=b"",
-                       **arrays)
+        journal.append(
+            "note",
+            {"text": "é\ud800\0", "none": None, "list": [1, {"a": 2.5}]},
+            blob=b"\0\xff",
+            empty=b"",
+            **arrays,
+        )
         journal.append("other")
         journal.flush()
     first, second = read_records(path)
@@ -86,10 +97,12 @@ def test_damage_before_the_tail_at_every_byte(tmp_path):
     ends = make(path)
     whole = path.read_bytes()
     for at in range(FIRST, ends[3]):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1:])
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
         hit = sum(end <= at for end in ends) - 1
-        text = (f"{path}: record {hit} at byte {ends[hit]} is damaged, and whole records follow it; "
-                f"'truncate -s {ends[hit]}' on a copy keeps the {hit} records before it")
+        text = (
+            f"{path}: record {hit} at byte {ends[hit]} is damaged, and whole records follow it; "
+            f"'truncate -s {ends[hit]}' on a copy keeps the {hit} records before it"
+        )
         with pytest.raises(FormatError) as caught:
             numbers(path)
         assert str(caught.value) == text
@@ -117,7 +130,7 @@ def test_a_record_inside_an_envelope_is_no_record(tmp_path):
     with Journal.open_append(path) as journal:
         journal.append("note", {"i": 2}, envelope=other.read_bytes() + path.read_bytes()[FIRST:])
     data = bytearray(path.read_bytes())
-    data[ends[-1]:ends[-1] + 36] = bytes(36)
+    data[ends[-1] : ends[-1] + 36] = bytes(36)
     path.write_bytes(data)
     assert numbers(path) == [0, 1]
 
@@ -132,7 +145,7 @@ def test_any_bytes_give_records_or_format_errors(tmp_path_factory, data):
         at = round(data.draw(st.floats(0, 1)) * (len(content) - 1))  # the length varies with the time stamps
         piece = data.draw(st.binary(max_size=12))
         if data.draw(st.booleans()):
-            content[at:at + len(piece)] = piece
+            content[at : at + len(piece)] = piece
         else:
             content[at:at] = piece
     path.write_bytes(content)
@@ -146,6 +159,7 @@ def test_a_claimed_length_allocates_nothing(tmp_path):
     path = tmp_path / "j"
     make(path, 1)
     from enclaveml.journal_format import preamble
+
     with open(path, "ab") as stream:
         stream.write(preamble(100, 1 << 60, b"d" * 16) + b"little")
     assert numbers(path) == [0]
@@ -157,11 +171,14 @@ def test_what_is_no_journal(tmp_path):
     with pytest.raises(FormatError) as caught:
         numbers(path)
     assert str(caught.value) == (
-        f"{path}: is no EnclaveML journal (it begins with b'somethin', expected b'EMLJRNL1')")
+        f"{path}: is no EnclaveML journal (it begins with b'somethin', expected b'EMLJRNL1')"
+    )
     path.write_bytes(b"EMLJ")
     with pytest.raises(FormatError) as caught:
         Journal.open_append(path)
-    assert str(caught.value) == f"{path}: is a journal that was never started (4 bytes); --force starts afresh"
+    assert (
+        str(caught.value) == f"{path}: is a journal that was never started (4 bytes); --force starts afresh"
+    )
     with pytest.raises(EnvironmentFault) as fault:
         numbers(tmp_path / "none")
     assert str(fault.value) == f"{tmp_path / 'none'}: cannot be read: No such file or directory"
@@ -176,8 +193,10 @@ def test_create_keeps_what_is_there(tmp_path):
     assert numbers(path) == [0, 1, 2, 3]
     with pytest.raises(EnvironmentFault) as fault:
         Journal.create(tmp_path / "no" / "j")
-    assert str(fault.value) == (f"{tmp_path / 'no' / 'j'}: cannot be written: No such file or directory; "
-                                "the folder is not there: make it, or give another output with -o")
+    assert str(fault.value) == (
+        f"{tmp_path / 'no' / 'j'}: cannot be written: No such file or directory; "
+        "the folder is not there: make it, or give another output with -o"
+    )
 
 
 def test_private_journal_is_0600(tmp_path):
@@ -215,11 +234,21 @@ def test_follow_a_growing_journal(tmp_path):
         assert [(r.meta["i"], r.number) for r in found] == [(1, 1)] and offset == path.stat().st_size
 
 
-@pytest.mark.parametrize("number, text", [
-    (errno.ENOSPC, "No space left on device; make room, then --resume"),
-    (errno.EROFS, "Read-only file system; the file system is mounted read-only: have it mounted writable, "
-                  "or give another output with -o"),
-    (errno.EIO, "Input/output error; the disk or network file system fails: see the system's log, then --resume")])
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (errno.ENOSPC, "No space left on device; make room, then --resume"),
+        (
+            errno.EROFS,
+            "Read-only file system; the file system is mounted read-only: have it mounted writable, "
+            "or give another output with -o",
+        ),
+        (
+            errno.EIO,
+            "Input/output error; the disk or network file system fails: see the system's log, then --resume",
+        ),
+    ],
+)
 def test_a_failing_disk_loses_nothing_before(tmp_path, monkeypatch, number, text):
     path = tmp_path / "j"
     make(path, 2)
@@ -246,11 +275,14 @@ def test_a_failing_disk_loses_nothing_before(tmp_path, monkeypatch, number, text
 def test_after_a_failed_fsync_nothing_is_taken_any_more(tmp_path, monkeypatch):
     path = tmp_path / "j"
     with Journal.create(path) as journal:
+
         def fail(descriptor):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        text = (f"{path}: cannot be written: Input/output error; the disk or network file system fails: "
-                "see the system's log, then --resume")
+        text = (
+            f"{path}: cannot be written: Input/output error; the disk or network file system fails: "
+            "see the system's log, then --resume"
+        )
         with monkeypatch.context() as patch:
             patch.setattr(module.os, "fsync", fail)
             with pytest.raises(EnvironmentFault) as caught:
@@ -278,8 +310,10 @@ except EnvironmentFault as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == (f"{path}: cannot be written: File too large; the file size limit (ulimit -f, or the file "
-                           "system's) is reached: raise it, then --resume\n"), done.stderr
+    assert done.stdout == (
+        f"{path}: cannot be written: File too large; the file size limit (ulimit -f, or the file "
+        "system's) is reached: raise it, then --resume\n"
+    ), done.stderr
     assert numbers(path) == list(range(12))
     Journal.open_append(path).close()
     assert numbers(path) == list(range(12))
@@ -309,20 +343,48 @@ while True:
     assert numbers(path) == list(range(len(found) + 1))
 
 
-@pytest.mark.parametrize("kind, meta, arrays, text", [
-    ("round", {}, {}, "round record: counter is missing"),
-    ("round", {"counter": "1"}, {}, "round record: counter is str, expected int"),
-    ("round", {"counter": True}, {}, "round record: counter is bool, expected int"),
-    ("rows", {"reason": ""}, {}, "rows record: array rows is missing"),
-    ("rows", {"reason": ""}, {"rows": np.zeros(2)},
-     "rows record: array rows is float64 with 1 dimensions, expected int64 (n)"),
-    ("rows", {"reason": ""}, {"rows": np.zeros(2, int), "status": np.zeros(3, np.uint8)},
-     "rows record: array status has n = 3, others have 2"),
-    ("circuit", {"circuit_id": "a", "manifest": {}}, {"vk": b"", "settings": b""},
-     "circuit record: bytes srs are missing"),
-    ("bundle", {"bundle": 1, "rank": 1, "attempt": 1, "round": 0, "verdict": "", "verify_seconds": "1",
-                "circuit_id": ""}, {}, "bundle record: verify_seconds is str, expected int or float"),
-    ("note", {}, {"a": np.array(["x"])}, "note record: array a is <U1, expected numbers")])
+@pytest.mark.parametrize(
+    "kind, meta, arrays, text",
+    [
+        ("round", {}, {}, "round record: counter is missing"),
+        ("round", {"counter": "1"}, {}, "round record: counter is str, expected int"),
+        ("round", {"counter": True}, {}, "round record: counter is bool, expected int"),
+        ("rows", {"reason": ""}, {}, "rows record: array rows is missing"),
+        (
+            "rows",
+            {"reason": ""},
+            {"rows": np.zeros(2)},
+            "rows record: array rows is float64 with 1 dimensions, expected int64 (n)",
+        ),
+        (
+            "rows",
+            {"reason": ""},
+            {"rows": np.zeros(2, int), "status": np.zeros(3, np.uint8)},
+            "rows record: array status has n = 3, others have 2",
+        ),
+        (
+            "circuit",
+            {"circuit_id": "a", "manifest": {}},
+            {"vk": b"", "settings": b""},
+            "circuit record: bytes srs are missing",
+        ),
+        (
+            "bundle",
+            {
+                "bundle": 1,
+                "rank": 1,
+                "attempt": 1,
+                "round": 0,
+                "verdict": "",
+                "verify_seconds": "1",
+                "circuit_id": "",
+            },
+            {},
+            "bundle record: verify_seconds is str, expected int or float",
+        ),
+        ("note", {}, {"a": np.array(["x"])}, "note record: array a is <U1, expected numbers"),
+    ],
+)
 def test_records_are_checked_when_written(tmp_path, kind, meta, arrays, text):
     with Journal.create(tmp_path / "j") as journal:
         with pytest.raises(ValueError) as caught:

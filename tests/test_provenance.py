@@ -24,8 +24,10 @@ def test_versions():
 
 
 def test_versions_import_nothing_heavy():
-    code = ("import sys; from enclaveml import provenance; provenance.versions(); "
-            "sys.exit(bool({'jax', 'mpi4py', 'ezkl', 'h5py', 'numpy'} & set(sys.modules)))")
+    code = (
+        "import sys; from enclaveml import provenance; provenance.versions(); "
+        "sys.exit(bool({'jax', 'mpi4py', 'ezkl', 'h5py', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
