@@ -116,6 +116,54 @@ def _hash(args: argparse.Namespace) -> int:
     return print_hash(args.job, tuple(args.overrides))
 
 
+def _outcome_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument(
+        "--launcher", metavar="STATUS", type=int, default=0, help="the exit status of mpirun (default: 0)"
+    )
+
+
+def _outcome(args: argparse.Namespace) -> int:
+    from enclaveml.job import load_job
+    from enclaveml.outcome import outcome
+
+    found = outcome(load_job(args.job, args.overrides, args.output, args.input).output.path, args.launcher)
+    print(f"enclaveml: exit status {found.code}: {found.words}")
+    return found.code
+
+
+def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--ranks", metavar="P", type=_positive, help="ranks (default: those that cluster.ranks describes, or 4)"
+    )
+    parser.add_argument(
+        "--nodes", metavar="N", type=_positive, help="nodes that share the ranks, where no hosts are named (default: 1)"
+    )
+    parser.add_argument("--cpus-per-task", metavar="C", type=_positive, help="cores of each rank (default: 4)")
+    parser.add_argument("--time", metavar="LIMIT", help="time limit of one part, as sbatch takes it (default: 01:00:00)")
+    parser.add_argument("--venv", metavar="FOLDER", help="virtual environment that the script activates")
+
+
+def _slurm(args: argparse.Namespace) -> int:
+    from enclaveml.job import load_job
+    from enclaveml.sbatch import script
+
+    text = script(
+        load_job(args.job, args.overrides),
+        str(args.job),
+        overrides=args.overrides,
+        folder=os.getcwd(),
+        ranks=args.ranks,
+        nodes=args.nodes,
+        cores=args.cpus_per_task,
+        time=args.time,
+        venv=args.venv,
+    )
+    print(text, end="")
+    return 0
+
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "run",
@@ -141,6 +189,35 @@ examples:
 """,
         _job_arguments,
         _hash,
+    ),
+    Verb(
+        "slurm",
+        "print a Slurm batch script for a job",
+        """\
+The script asks for what cluster.ranks describes, is signalled before its time limit, stops
+resumable and requeues itself until the job is complete. slurm/ has more to start from.
+
+examples:
+  enclaveml slurm job.yaml | sbatch                      four ranks on one node
+  enclaveml slurm job.yaml --ranks 16 --nodes 4 --time 04:00:00 > job.sbatch
+  enclaveml slurm job.yaml --set cluster=configs/four-gpu-node.yaml --cpus-per-task 16
+""",
+        _slurm_arguments,
+        _slurm,
+    ),
+    Verb(
+        "outcome",
+        "exit with the status that a job ended with, read from its results",
+        """\
+For batch scripts: mpirun's own status may be 0 for a job that was killed, and another for one
+that survived a lost rank. Takes the options of run, so that it finds the same results file.
+
+examples:
+  mpirun -np 4 enclaveml-run job.yaml
+  enclaveml outcome --launcher $? job.yaml
+""",
+        _outcome_arguments,
+        _outcome,
     ),
 )
 
