@@ -1,0 +1,251 @@
+"""A real Slurm cluster on this host, by hand: several nodes of different size, without systemd.
+
+munged, slurmctld and one slurmd for each node are children of the test process, in one
+temporary folder, each node with a port, CPUs, memory and GPUs of its own as far as Slurm
+knows (the GPUs are null devices). Whatever a job starts carries the cluster's SLURM_CONF in
+its environment, which is how everything is found and ended: by ``Cluster.close``, or by
+``reaper.py`` if the test process dies before it could.
+
+Needs root and Debian's packages ``slurm-wlm`` and ``munge``. Jobs are spooled, accounted for
+and written in the folder only.
+
+References: slurm.conf(5), gres.conf(5), munged(8), of Slurm 22.05.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from reaper import sweep
+
+T = TypeVar("T")
+
+# Bounds, in seconds.
+START_S = 30.0
+COMMAND_S = 30.0
+
+# A job in one of these states does not change any more.
+ENDED = frozenset(("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"))
+
+CONF = """\
+ClusterName=enclaveml
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ctld_port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+# Short-lived credentials: a job goes back to the queue only when they have run out.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool.%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+# Nodes say that they have more CPUs and memory than this host.
+SlurmdParameters=config_overrides
+ReturnToService=2
+JobCompType=jobcomp/filetxt
+JobCompLoc={folder}/jobcomp.txt
+SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,sched_interval=2,bf_interval=2
+KillWait=5
+CompleteWait=0
+MinJobAge=3600
+InactiveLimit=0
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as Slurm is told that it is. ``memory_gb`` in GiB."""
+
+    name: str
+    cpus: int
+    memory_gb: int
+    gpus: int = 0
+
+
+def unavailable() -> str:
+    """Why no cluster can be had here, with the remedy; empty if one can."""
+    if sys.platform != "linux":
+        return f"Slurm does not run on {sys.platform}"
+    if os.geteuid() != 0:
+        return "a Slurm cluster by hand needs root"
+    missing = [name for name in ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun") if not _find(name)]
+    if missing:
+        return f"no {', '.join(missing)}: apt-get install slurm-wlm munge"
+    return ""
+
+
+def _find(program: str) -> str | None:
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+class Cluster:
+    """A running cluster; use it in a ``with``.
+
+    ``environment`` is what jobs are submitted with, and so what they run with.
+    """
+
+    def __init__(self, nodes: Sequence[Node], environment: Mapping[str, str]) -> None:
+        self.nodes = tuple(nodes)
+        self.folder = Path(tempfile.mkdtemp(prefix="enclaveml-slurm-"))
+        self.folder.chmod(0o755)
+        self.conf = self.folder / "slurm.conf"
+        self.environment = {**environment, "SLURM_CONF": str(self.conf)}
+        # Whether each node can have a host name of its own, as real ones do (needs CAP_SYS_ADMIN).
+        self.named = subprocess.run(["unshare", "--uts", "true"], capture_output=True, timeout=COMMAND_S).returncode == 0
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._configure()
+            # Ends everything when its standard input closes, that is, when this process dies.
+            self._reaper = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("reaper.py")), str(self.conf), str(self.folder)],
+                stdin=subprocess.PIPE, start_new_session=True)
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process of the cluster and remove its folder. Bounded, whatever state it is in."""
+        try:
+            self.command("scancel", "--user=root", check=False, timeout=5)
+        except (AssertionError, OSError):
+            pass  # no controller any more: the sweep ends the jobs too
+        sweep(str(self.conf))
+        for daemon in self._daemons:
+            daemon.wait(timeout=10)
+        if hasattr(self, "_reaper"):
+            self._reaper.communicate(timeout=30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- starting ----------------------------------------------------------------
+
+    def _configure(self) -> None:
+        host = socket.gethostname().partition(".")[0]
+        ports = _free_ports(1 + len(self.nodes))
+        lines, gres = [], []
+        for node, port in zip(self.nodes, ports[1:], strict=True):
+            (self.folder / f"spool.{node.name}").mkdir()
+            gpus = f" Gres=gpu:{node.gpus}" if node.gpus else ""
+            own = node.name if self.named else host
+            lines.append(f"NodeName={node.name} NodeHostname={own} NodeAddr=127.0.0.1 Port={port} CPUs={node.cpus} "
+                         f"RealMemory={node.memory_gb * 1024}{gpus} Weight={1 + node.gpus} State=UNKNOWN")
+            for number in range(node.gpus):
+                device = self.folder / f"{node.name}-gpu{number}"
+                os.mknod(device, 0o20666, os.makedev(1, 3))  # the null device
+                gres.append(f"NodeName={node.name} Name=gpu File={device}")
+        (self.folder / "state").mkdir()
+        self.conf.write_text(CONF.format(host=host, ctld_port=ports[0], folder=self.folder, nodes="\n".join(lines)))
+        (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
+
+    def _start(self) -> None:
+        folder = self.folder
+        key = folder / "munge.key"
+        subprocess.run([_find("mungekey"), "--create", f"--keyfile={key}"], check=True, timeout=COMMAND_S)
+        self._daemon("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
+                     f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log",
+                     f"--seed-file={folder}/munged.seed")
+        self.wait(lambda: (folder / "munge.socket").exists(), START_S, "munged's socket")
+        self._daemon("slurmctld", "-D", "-c", "-f", str(self.conf))
+        self.wait(lambda: self.command("scontrol", "ping", check=False).returncode == 0, START_S, "slurmctld")
+        for node in self.nodes:
+            name = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', node.name) if self.named else ()
+            self._daemon(*name, str(_find("slurmd")), "-D", "-N", node.name, "-f", str(self.conf))
+        self.wait(self._all_idle, START_S, "idle nodes")
+
+    def _daemon(self, program: str, *arguments: str) -> None:
+        log = (self.folder / f"{Path(program).name}.{len(self._daemons)}.out").open("wb")
+        with log:
+            self._daemons.append(subprocess.Popen([str(_find(program)), *arguments], stdin=subprocess.DEVNULL, stdout=log,
+                                                  stderr=log, env=self.environment, start_new_session=True))
+
+    def _all_idle(self) -> bool:
+        dead = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
+        if dead:
+            raise AssertionError(f"ended at once: {dead}\n{self.logs()}")
+        states = self.command("sinfo", "--noheader", "--Node", "--format=%T", check=False).stdout.split()
+        return states == ["idle"] * len(self.nodes)
+
+    # -- using -------------------------------------------------------------------
+
+    def command(self, program: str, *arguments: str, check: bool = True, timeout: float = COMMAND_S,
+                cwd: Path | None = None, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        """Run one of Slurm's programs. Past its bound, or (with ``check``) failing: AssertionError."""
+        line = [str(_find(program)), *arguments]
+        try:
+            done = subprocess.run(line, env={**self.environment, **env}, cwd=cwd, text=True, capture_output=True,
+                                  timeout=timeout, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout:g} s: {line}\n{self.logs()}") from None
+        if check and done.returncode:
+            raise AssertionError(f"exit status {done.returncode}: {line}\n{done.stdout}{done.stderr}")
+        return done
+
+    def submit(self, *arguments: str, cwd: Path, env: Mapping[str, str] = {}) -> str:
+        """``sbatch`` from the folder ``cwd``: the job's id."""
+        return self.command("sbatch", "--parsable", *arguments, cwd=cwd, env=env).stdout.strip().partition(";")[0]
+
+    def job(self, job: str) -> dict[str, str]:
+        """What ``scontrol show job`` says: JobState, ExitCode, Restarts, NodeList, Comment, …"""
+        line = self.command("scontrol", "--oneliner", "show", "job", job).stdout.splitlines()[0]
+        return dict(part.partition("=")[::2] for part in line.split() if "=" in part)
+
+    def finish(self, job: str, seconds: float, log: Path | None = None) -> dict[str, str]:
+        """Wait for the end of a job; what ``job`` says then. ``log`` is shown if the bound passes."""
+        def text() -> str:
+            return f"job {job}, {self.job(job)}\n{log.read_text()[-6000:] if log and log.exists() else ''}"
+
+        return self.wait(lambda: (found := self.job(job))["JobState"] in ENDED and found, seconds, text)
+
+    def wait(self, ready: Callable[[], T], seconds: float, what: str | Callable[[], str]) -> T:
+        """Poll ``ready`` till it is true; its value. Past the bound: AssertionError with the daemons' logs."""
+        end = time.monotonic() + seconds
+        while not (value := ready()):
+            if time.monotonic() > end:
+                raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}\n{self.logs()}")
+            time.sleep(0.2)
+        return value
+
+    def logs(self) -> str:
+        """The ends of the daemons' logs."""
+        files = sorted((*self.folder.glob("*.log"), *self.folder.glob("*.out")))
+        return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-1500:]}" for f in files)
+
+
+def _free_ports(n: int) -> list[int]:
+    """Ports that nobody listens on now. They are taken at once by the daemons."""
+    sockets = [socket.socket() for _ in range(n)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

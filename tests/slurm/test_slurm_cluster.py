@@ -1,0 +1,53 @@
+"""The test cluster itself leaves nothing behind, even if its process is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import unavailable
+from reaper import members
+
+HERE = Path(__file__).resolve().parent
+
+PROGRAM = """\
+import os, sys, time
+from cluster import Cluster, Node
+with Cluster([Node("one", 2, 4), Node("two", 4, 8, 1)], dict(os.environ)) as cluster:
+    job = cluster.submit("--wrap", "sleep 600", cwd=cluster.folder)
+    cluster.wait(lambda: cluster.job(job)["JobState"] == "RUNNING", 30, "the job")
+    print(cluster.conf, flush=True)
+    if sys.argv[1] == "stay":
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", ["leave", "stay"])
+def test_nothing_is_left(end: str) -> None:
+    reason = unavailable()
+    if reason:
+        pytest.skip(f"NO SLURM CLUSTER: {reason}")
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, end], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(HERE)})
+    try:
+        assert process.stdout is not None
+        conf = process.stdout.readline().strip()
+        assert conf, "the cluster did not start"
+        if end == "stay":
+            # munged, slurmctld, two slurmd, a slurmstepd for the job and one for its batch script, sleep.
+            assert len(members(conf)) >= 6
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+        deadline = time.monotonic() + 30
+        while (members(conf) or Path(conf).parent.exists()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert members(conf) == []
+        assert not Path(conf).parent.exists()
+    finally:
+        process.kill()
+        process.wait(timeout=10)
