@@ -195,7 +195,7 @@ def _layout(two: Any, three: Any, source: ModelSource) -> tuple[OutputPart, ...]
             faults.append(Fault(source.where, "model.flax",
                                 f"output {name} is {a.dtype}; return real numbers"))
         parts.append(OutputPart(name, tuple(a.shape[1:]), str(a.dtype)))
-    if not parts or parts == [row_shape]:  # one input is the row as it is
+    if not parts:
         faults.append(Fault(source.where, "model.flax", "returns no array"))
     if faults:
         raise JobError(*faults)
