@@ -88,7 +88,7 @@ class EzklProver:
                 "witness": witness_path, "circuit": path[COMPILED], "pk": path[PK], "srs": path[SRS],
                 "proof": str(self._scratch.file(names["proof"])),
             },
-            max(1.0, timeout_s - made.seconds),
+            timeout_s - made.seconds,
         )
         seconds["prove"] = proved.seconds
         _raise_error("prove", proved)
