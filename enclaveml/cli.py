@@ -119,7 +119,12 @@ def _hash(args: argparse.Namespace) -> int:
 def _outcome_arguments(parser: argparse.ArgumentParser) -> None:
     _run_arguments(parser)
     parser.add_argument(
-        "--launcher", metavar="STATUS", type=int, default=0, help="the exit status of mpirun (default: 0)"
+        "--launcher",
+        metavar="STATUS",
+        type=int,
+        default=0,
+        help="mpirun's exit status, $?: it may be 0 for a job that was killed, and another than 0 for one "
+        "that survived a lost rank (default: 0)",
     )
 
 
@@ -135,13 +140,23 @@ def _outcome(args: argparse.Namespace) -> int:
 def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument(
-        "--ranks", metavar="P", type=_positive, help="ranks (default: those that cluster.ranks describes, or 4)"
+        "--ranks",
+        metavar="P",
+        type=_positive,
+        help="ranks (default: those that cluster.ranks describes, or 4)",
     )
     parser.add_argument(
-        "--nodes", metavar="N", type=_positive, help="nodes that share the ranks, where no hosts are named (default: 1)"
+        "--nodes",
+        metavar="N",
+        type=_positive,
+        help="nodes that share the ranks, where cluster.ranks names no hosts (default: 1)",
     )
-    parser.add_argument("--cpus-per-task", metavar="C", type=_positive, help="cores of each rank (default: 4)")
-    parser.add_argument("--time", metavar="LIMIT", help="time limit of one part, as sbatch takes it (default: 01:00:00)")
+    parser.add_argument(
+        "--cpus-per-task", metavar="C", type=_positive, help="cores of each rank (default: 4)"
+    )
+    parser.add_argument(
+        "--time", metavar="LIMIT", help="time limit of one part, as sbatch takes it (default: 01:00:00)"
+    )
     parser.add_argument("--venv", metavar="FOLDER", help="virtual environment that the script activates")
 
 
@@ -192,14 +207,11 @@ examples:
     ),
     Verb(
         "slurm",
-        "print a Slurm batch script for a job",
+        "print a Slurm batch script; it stops before its limit and requeues itself until complete",
         """\
-The script asks for what cluster.ranks describes, is signalled before its time limit, stops
-resumable and requeues itself until the job is complete. slurm/ has more to start from.
-
 examples:
-  enclaveml slurm job.yaml | sbatch                      four ranks on one node
-  enclaveml slurm job.yaml --ranks 16 --nodes 4 --time 04:00:00 > job.sbatch
+  enclaveml slurm job.yaml                         four ranks on one node; pipe it into sbatch
+  enclaveml slurm job.yaml --ranks 16 --nodes 4 --time 04:00:00
   enclaveml slurm job.yaml --set cluster=configs/four-gpu-node.yaml --cpus-per-task 16
 """,
         _slurm_arguments,
@@ -207,14 +219,11 @@ examples:
     ),
     Verb(
         "outcome",
-        "exit with the status that a job ended with, read from its results",
+        "exit with the status that a job ended with, read from its results; for batch scripts",
         """\
-For batch scripts: mpirun's own status may be 0 for a job that was killed, and another for one
-that survived a lost rank. Takes the options of run, so that it finds the same results file.
-
 examples:
-  mpirun -np 4 enclaveml-run job.yaml
-  enclaveml outcome --launcher $? job.yaml
+  enclaveml outcome job.yaml                       after `mpirun -np 4 enclaveml-run job.yaml`
+  enclaveml outcome job.yaml -o other.h5 --launcher 137
 """,
         _outcome_arguments,
         _outcome,
