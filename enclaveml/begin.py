@@ -8,8 +8,8 @@ from typing import Any
 
 from enclaveml.datasets import Dataset
 from enclaveml.errors import EnvironmentFault, Fault, JobError
-from enclaveml.job import JobSpec, journal_path
-from enclaveml.journal import Journal
+from enclaveml.job import JobSpec
+from enclaveml.journal import Journal, journal_path
 from enclaveml.options import RunOptions
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState
@@ -50,7 +50,8 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
         if options.force:
             for old in (job.output.path, path):
                 _remove(old)
-        journal = Journal.create(path)
+        # The journal holds a fingerprint of the data, by which few rows could be searched for.
+        journal = Journal.create(path, private=job.proof.inputs != "public")
         journal.append("start", fresh)
     if circuit is not None and (before is None or circuit.circuit_id not in before.circuit_ids):
         journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},

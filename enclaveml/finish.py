@@ -13,9 +13,9 @@ from enclaveml.aggregator import Aggregator, final_status
 from enclaveml.combine import classes, combine_rows
 from enclaveml.datasets import Dataset
 from enclaveml.exchange import STATS
-from enclaveml.job import JobSpec, journal_path
+from enclaveml.job import JobSpec
 from enclaveml.job_vector import JobVector
-from enclaveml.journal import Journal
+from enclaveml.journal import Journal, journal_path
 from enclaveml.progress import table
 from enclaveml.provenance import utc_now
 from enclaveml.results import build_results, read_results, short_answer

@@ -138,6 +138,7 @@ class _Story:
         package = world.bcast_bytes(package, "Bcast of the model")
         with together(world, "building the model"):
             model, infer = self._build(me, brief, package, job)
+        self._tell_devices(members)
         with together(world, "preparing the circuit"):
             if world.is_root:
                 circuit = self._prepare(job, dataset, model, members)
@@ -194,7 +195,13 @@ class _Story:
         model = build_model(ModelPackage.from_bytes(package), brief.row_shape, brief.dtype, folder, brief.parts)
         if model.initialised and job:
             log.warning("model.weights is not given: the model runs with its own initial values (seed 0)")
-        return model, Inference(model.function)
+        return model, Inference(model)
+
+    def _tell_devices(self, members: tuple[Member, ...]) -> None:
+        """Rank 0 learns what device each rank came up on, for the log and the file."""
+        told = self.world.gather_bytes(members[self.world.rank].device.encode(), "the gather of devices")
+        for member, device in zip(members, told, strict=False):
+            member.device = device.decode()
 
     # -- 5. the circuit ----------------------------------------------------------
 
@@ -241,9 +248,14 @@ class _Story:
                 aggregator, finish = self._aggregator(job, dataset, circuit, model, members, exchange, infer)
         worker = Worker(infer, infer.batch, prover, children_of(me, members), circuit, me.node_id, brief.job_id,
                         exchange.outbox)
-        loop = Loop(world, exchange, worker, aggregator, self.stop, self._progress(dataset, aggregator))
+        progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
+        loop = Loop(world, exchange, worker, aggregator, self.stop, lambda: self._show(progress, aggregator))
         try:
-            loop.run()
+            try:
+                loop.run()
+            finally:
+                if progress:
+                    progress.close()
         except Exception as error:
             self.lost = bool(loop.lost)
             if finish is not None:
@@ -275,12 +287,9 @@ class _Story:
             aggregator.go_on(before)
         return aggregator, Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)
 
-    def _progress(self, dataset: Dataset | None, aggregator: Aggregator | None) -> Callable[[], None]:
-        if aggregator is None:
-            return lambda: None
-        progress = Progress(dataset.rows)
-        self._closing.append(progress)
-        return lambda: progress.update(aggregator.rows_done, aggregator.proofs_verified, aggregator.bundles_rejected)
+    def _show(self, progress: Progress | None, aggregator: Aggregator | None) -> None:
+        if progress and aggregator:
+            progress.update(aggregator.rows_done, aggregator.proofs_verified, aggregator.bundles_rejected)
 
     def close(self) -> None:
         """End the children and remove this rank's scratch, the latest made first; keeps every result."""

@@ -37,7 +37,7 @@ class Worker:
 
     def __init__(self, infer: Callable[[np.ndarray], np.ndarray], batch: int, prover: Prover | None, children: int,
                  circuit: Circuit, node_id: str, job_id: str, outbox: Outbox) -> None:
-        self._infer, self._batch, self._prover, self._children = infer, batch, prover, max(1, children)
+        self._infer, self._batch, self._prover, self._children = infer, batch, prover, children
         self._circuit, self._node_id, self._job_id, self._outbox = circuit, node_id, job_id, outbox
         self._to_infer: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._to_prove: deque[tuple[Mapping[str, object], np.ndarray]] = deque()
@@ -164,7 +164,7 @@ class Worker:
     def _count_waiting(self) -> None:
         """Add to ``wait_s`` the share of the time since the last call in which children had nothing to do."""
         now = time.monotonic()
-        if not self._to_infer:
+        if self._children and not self._to_infer:
             idle = 1.0 - min(1.0, len(self._proving) / self._children)
             self._stats["wait_s"] += idle * max(0.0, now - self._last)
         self._last = now
