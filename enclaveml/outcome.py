@@ -40,7 +40,9 @@ def outcome(output: Path, launcher: int) -> Outcome:
     if launcher in _REFUSED:
         return Outcome(launcher, f"mpirun ended with {launcher}: the run was refused")
     if journal_path(output).exists() and not output.exists():
-        return _resumable(launcher, f"killed before its end; {journal_path(output).name} is there to go on with")
+        return _resumable(
+            launcher, f"killed before its end; {journal_path(output).name} is there to go on with"
+        )
     if output.exists():
         with read_results(output) as results:
             status, code = results.status.value, int(results.attribute("exit_code"))

@@ -9,20 +9,17 @@ References: sbatch(1) of Slurm 22.05, "HETEROGENEOUS JOBS" and the formats of --
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from enclaveml.errors import Fault, JobError
-from enclaveml.job import JobSpec, RankSpec
+from enclaveml.errors import JobError
+from enclaveml.job import JobSpec
+from enclaveml.sbatch_nodes import HOST_GB, Part, plan_parts
 from enclaveml.sbatch_text import AGENT, ENVIRONMENT, HETEROGENEOUS_RUN, LAUNCH, NODES_FILE, RUN, TRAP
 
-# Asked for where the job describes no machine: ranks, GB of memory and cores for each.
-DEFAULT_RANKS = 4
+# Cores of a rank, and the limit of one part of the job.
 DEFAULT_CORES = 4
-HOST_GB = 8
 DEFAULT_TIME = "01:00:00"
 
 # Seconds before the limit at which Slurm signals the script, and how much earlier it may do so.
@@ -32,23 +29,18 @@ EARLY_S = 60
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<h>\d+)(?::(?P<m>\d+))?(?::(?P<s>\d+))?)|(?P<rest>\d+(?::\d+){0,2})")
 
 
-@dataclass(frozen=True)
-class Part:
-    """Nodes of one kind: ``nodes`` of them with ``tasks`` ranks each, ``gpus`` and ``memory_gb`` of a node.
-
-    ``hosts`` names them, or is empty where any node will do.
-    """
-
-    nodes: int
-    tasks: int
-    gpus: int
-    memory_gb: int
-    hosts: tuple[str, ...] = ()
-
-
-def script(job: JobSpec, given: str, *, overrides: Sequence[str] = (), folder: str = "", ranks: int | None = None,
-           nodes: int | None = None, cores: int | None = None, time: str | None = None,
-           venv: str | None = None) -> str:
+def script(
+    job: JobSpec,
+    given: str,
+    *,
+    overrides: Sequence[str] = (),
+    folder: str = "",
+    ranks: int | None = None,
+    nodes: int | None = None,
+    cores: int | None = None,
+    time: str | None = None,
+    venv: str | None = None,
+) -> str:
     """The batch script for ``job``.
 
     Args:
@@ -68,14 +60,24 @@ def script(job: JobSpec, given: str, *, overrides: Sequence[str] = (), folder: s
     limit = time or DEFAULT_TIME
     _check_time(limit)
     arguments = [given, *(word for each in overrides for word in ("--set", each))]
-    lines = ["#!/bin/bash", f"# {_plain(job.name)}: {_ranks_words(parts)}. Made by `enclaveml slurm`.", "#",
-             "#     sbatch THIS_FILE [--partition, --account, ... go before its name]", "#",
-             f"#SBATCH --job-name={_file_name(job.name)}", "#SBATCH --output=%x-%j.log",
-             "# One log for all parts of the job.", "#SBATCH --open-mode=append"]
+    lines = [
+        "#!/bin/bash",
+        f"# {_plain(job.name)}: {_ranks_words(parts)}. Made by `enclaveml slurm`.",
+        "#",
+        "#     sbatch THIS_FILE [--partition, --account, ... go before its name]",
+        "#",
+        f"#SBATCH --job-name={_file_name(job.name)}",
+        "#SBATCH --output=%x-%j.log",
+        "# One log for all parts of the job.",
+        "#SBATCH --open-mode=append",
+    ]
     if folder:
         lines.append(f"#SBATCH --chdir={_quoted(folder)}")
-    lines += ["# SIGUSR1 to this script alone before the limit; it then stops and requeues itself.",
-              f"#SBATCH --signal=B:USR1@{SIGNAL_S}", "#SBATCH --requeue"]
+    lines += [
+        "# SIGUSR1 to this script alone before the limit; it then stops and requeues itself.",
+        f"#SBATCH --signal=B:USR1@{SIGNAL_S}",
+        "#SBATCH --requeue",
+    ]
     for number, part in enumerate(parts):
         if number:
             lines += ["#", "#SBATCH hetjob"]
@@ -83,81 +85,33 @@ def script(job: JobSpec, given: str, *, overrides: Sequence[str] = (), folder: s
         if time is None:
             lines.append("# A guess: each part of the job ends at this limit and goes on in the next.")
         lines.append(f"#SBATCH --time={limit}")
-    activate = f"# The environment that EnclaveML is installed in.\nsource {shlex.quote(f'{venv}/bin/activate')}\n"
+    activate = (
+        f"# The environment that EnclaveML is installed in.\nsource {shlex.quote(f'{venv}/bin/activate')}\n"
+    )
     arguments_line = f'set -- --resume {shlex.join(arguments)} "$@"\n'
     run = (NODES_FILE + AGENT, TRAP + HETEROGENEOUS_RUN) if len(parts) > 1 else (TRAP + RUN,)
-    return "\n".join([*lines, "", activate if venv else ENVIRONMENT, arguments_line, *run[:-1], run[-1] + LAUNCH])
-
-
-def plan_parts(job: JobSpec, ranks: int | None = None, nodes: int | None = None) -> tuple[Part, ...]:
-    """The nodes to ask for, a part for each kind; the first has rank 0.
-
-    Hosts that ``cluster.ranks`` names are asked for by name. Without names the ranks share
-    ``nodes`` nodes of one kind, each big enough for the largest share.
-    """
-    described = job.cluster.ranks
-    for rank in described:
-        if rank.device == "metal":
-            raise JobError(Fault(job.where("cluster.ranks"), "cluster.ranks",
-                                 f"{rank.node_id}: device metal: Slurm nodes run Linux, which has no Metal; "
-                                 "allowed: cpu, cuda"))
-    if described and ranks is not None and ranks > len(described):
-        raise JobError(Fault(job.where("cluster.ranks"), "cluster.ranks",
-                             f"describes {len(described)} ranks; found --ranks {ranks}: describe them, or ask for fewer"))
-    count = ranks or len(described) or DEFAULT_RANKS
-    chosen = described[:count]
-    hosts = [rank.host for rank in chosen if rank.host is not None]
-    if hosts and len(hosts) < len(chosen):
-        raise JobError(Fault(job.where("cluster.ranks"), "cluster.ranks",
-                             "names a host for some ranks and none for others; Slurm needs all hosts, or none"))
-    if hosts:
-        if nodes is not None:
-            raise JobError("--nodes is for a job that names no hosts; cluster.ranks names "
-                           f"{len(set(hosts))}: {', '.join(dict.fromkeys(hosts))}")
-        return _named_parts(chosen)
-    nodes = nodes or 1
-    if count % nodes:
-        raise JobError(f"{count} ranks do not share {nodes} nodes evenly; allowed for --nodes: "
-                       + ", ".join(str(n) for n in range(1, count + 1) if count % n == 0))
-    each = count // nodes
-    shares = [_part(chosen[i: i + each], each) for i in range(0, max(len(chosen), 1), each)]
-    return (Part(nodes, each, max(s.gpus for s in shares), max(s.memory_gb for s in shares)),)
-
-
-def _named_parts(ranks: Sequence[RankSpec]) -> tuple[Part, ...]:
-    """Hosts of one kind that follow each other are one part, so rank 0 stays on the first."""
-    by_host: dict[str, list[RankSpec]] = {}
-    for rank in ranks:
-        by_host.setdefault(str(rank.host), []).append(rank)
-    parts: list[Part] = []
-    for host, own in by_host.items():
-        part = _part(own, len(own))
-        last = parts[-1] if parts else None
-        if last and (last.tasks, last.gpus, last.memory_gb) == (part.tasks, part.gpus, part.memory_gb):
-            parts[-1] = Part(last.nodes + 1, part.tasks, part.gpus, part.memory_gb, (*last.hosts, host))
-        else:
-            parts.append(Part(1, part.tasks, part.gpus, part.memory_gb, (host,)))
-    return tuple(parts)
-
-
-def _part(ranks: Sequence[RankSpec], tasks: int) -> Part:
-    """One node for these ranks. ``memory_gb`` of a GPU is not the node's: such a rank gets HOST_GB."""
-    undescribed = HOST_GB * (tasks - len(ranks))
-    memory = sum(HOST_GB if rank.device == "cuda" else rank.memory_gb for rank in ranks) + undescribed
-    return Part(1, tasks, sum(rank.device == "cuda" for rank in ranks), math.ceil(memory))
+    return "\n".join(
+        [*lines, "", activate if venv else ENVIRONMENT, arguments_line, *run[:-1], run[-1] + LAUNCH]
+    )
 
 
 def _wishes(job: JobSpec, part: Part, cores: int) -> list[str]:
     lines = [f"#SBATCH --nodes={part.nodes}", f"#SBATCH --ntasks-per-node={part.tasks}"]
     if part.hosts:
         lines.append(f"#SBATCH --nodelist={','.join(part.hosts)}")
-    lines += ["# A rank runs as many provers as it has cores: more is faster.",
-              f"#SBATCH --cpus-per-task={cores}"]
+    lines += [
+        "# A rank runs as many provers as it has cores: more is faster.",
+        f"#SBATCH --cpus-per-task={cores}",
+    ]
     if job.cluster.ranks:
-        lines.append("# Memory of a node, from cluster.ranks"
-                     + (f"; {HOST_GB} GB for each rank with a GPU." if part.gpus else "."))
+        lines.append(
+            "# Memory of a node, from cluster.ranks"
+            + (f"; {HOST_GB} GB for each rank with a GPU." if part.gpus else ".")
+        )
     else:
-        lines.append(f"# Memory of a node: {HOST_GB} GB a rank, since the job describes no machine (cluster.ranks).")
+        lines.append(
+            f"# Memory of a node: {HOST_GB} GB a rank, since the job describes no machine (cluster.ranks)."
+        )
     lines.append(f"#SBATCH --mem={part.memory_gb}G")
     if part.gpus:
         lines.append(f"#SBATCH --gres=gpu:{part.gpus}")
@@ -173,11 +127,15 @@ def _check_time(text: str) -> None:
     seconds = time_seconds(text)
     least = SIGNAL_S + EARLY_S
     if seconds is None:
-        raise JobError(f"--time: found {text!r}; allowed: minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
-                       "days-hours:minutes, days-hours:minutes:seconds")
+        raise JobError(
+            f"--time: found {text!r}; allowed: minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
+            "days-hours:minutes, days-hours:minutes:seconds"
+        )
     if seconds <= 2 * least:
-        raise JobError(f"--time: found {text!r}, {seconds} s; the job is signalled up to {least} s before the limit, "
-                       f"so allow more than {2 * least} s")
+        raise JobError(
+            f"--time: found {text!r}, {seconds} s; the job is signalled up to {least} s before the limit, "
+            f"so allow more than {2 * least} s"
+        )
 
 
 def time_seconds(text: str) -> int | None:
@@ -205,4 +163,8 @@ def _plain(name: str) -> str:
 
 def _quoted(folder: str) -> str:
     """As sbatch reads an option in the script: quotes keep spaces, a backslash keeps the next character."""
-    return '"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"' if re.search(r"[^\w./-]", folder) else folder
+    return (
+        '"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if re.search(r"[^\w./-]", folder)
+        else folder
+    )

@@ -38,34 +38,43 @@ RUNNING = _Results(FileStatus.RUNNING, -1)
 FAILED = _Results(FileStatus.FAILED, 1)
 
 
-@pytest.mark.parametrize(("there", "launcher", "code", "words"), [
-    (COMPLETE, 0, 0, "results.h5 is complete"),
-    # A rank was lost and the job survived it.
-    (COMPLETE, 137, 0, "results.h5 is complete"),
-    (COMPLETE, 1, 0, "results.h5 is complete"),
-    (UNVERIFIED, 0, 3, "results.h5 is complete_unverified"),
-    (FAILED, 0, 1, "results.h5 is failed"),
-    (RESUMABLE, 75, 75, "results.h5 is resumable"),
-    (RESUMABLE, 0, 75, "results.h5 is resumable"),
-    (RUNNING, 0, 75, "results.h5 is running"),
-    # mpirun killed the job and says nothing.
-    (JOURNAL, 0, 75, "killed before its end; results.h5.journal is there to go on with"),
-    (JOURNAL, 137, 75, "killed before its end; results.h5.journal is there to go on with"),
-    # Refused before anything was written: what is there is from an earlier run.
-    (RESUMABLE, 2, 2, "mpirun ended with 2: the run was refused"),
-    (COMPLETE, 4, 4, "mpirun ended with 4: the run was refused"),
-    # Going on again would end the same way.
-    (RESUMABLE, 1, 1, "mpirun ended with 1; results.h5 is resumable"),
-    (JOURNAL, 1, 1, "mpirun ended with 1; killed before its end; results.h5.journal is there to go on with"),
-    (NOTHING, 0, 4, "mpirun ended with 0, but there is no results.h5"),
-    (NOTHING, 1, 1, "mpirun ended with 1 and nothing was written"),
-    (NOTHING, 75, 75, "mpirun ended with 75 and nothing was written"),
-    (NOTHING, 137, 137, "mpirun ended with 137 and nothing was written"),
-    # SIGUSR1 before the ranks handle it.
-    (NOTHING, 138, 75, "stopped before anything was written"),
-])
-def test_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: object, launcher: int, code: int,
-                 words: str) -> None:
+@pytest.mark.parametrize(
+    ("there", "launcher", "code", "words"),
+    [
+        (COMPLETE, 0, 0, "results.h5 is complete"),
+        # A rank was lost and the job survived it.
+        (COMPLETE, 137, 0, "results.h5 is complete"),
+        (COMPLETE, 1, 0, "results.h5 is complete"),
+        (UNVERIFIED, 0, 3, "results.h5 is complete_unverified"),
+        (FAILED, 0, 1, "results.h5 is failed"),
+        (RESUMABLE, 75, 75, "results.h5 is resumable"),
+        (RESUMABLE, 0, 75, "results.h5 is resumable"),
+        (RUNNING, 0, 75, "results.h5 is running"),
+        # mpirun killed the job and says nothing.
+        (JOURNAL, 0, 75, "killed before its end; results.h5.journal is there to go on with"),
+        (JOURNAL, 137, 75, "killed before its end; results.h5.journal is there to go on with"),
+        # Refused before anything was written: what is there is from an earlier run.
+        (RESUMABLE, 2, 2, "mpirun ended with 2: the run was refused"),
+        (COMPLETE, 4, 4, "mpirun ended with 4: the run was refused"),
+        # Going on again would end the same way.
+        (RESUMABLE, 1, 1, "mpirun ended with 1; results.h5 is resumable"),
+        (
+            JOURNAL,
+            1,
+            1,
+            "mpirun ended with 1; killed before its end; results.h5.journal is there to go on with",
+        ),
+        (NOTHING, 0, 4, "mpirun ended with 0, but there is no results.h5"),
+        (NOTHING, 1, 1, "mpirun ended with 1 and nothing was written"),
+        (NOTHING, 75, 75, "mpirun ended with 75 and nothing was written"),
+        (NOTHING, 137, 137, "mpirun ended with 137 and nothing was written"),
+        # SIGUSR1 before the ranks handle it.
+        (NOTHING, 138, 75, "stopped before anything was written"),
+    ],
+)
+def test_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: object, launcher: int, code: int, words: str
+) -> None:
     output = tmp_path / "results.h5"
     if there == JOURNAL:
         journal_path(output).write_bytes(b"")

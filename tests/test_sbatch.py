@@ -10,7 +10,8 @@ import pytest
 from enclaveml import sbatch_text
 from enclaveml.errors import JobError
 from enclaveml.job import JobSpec, load_job
-from enclaveml.sbatch import Part, plan_parts, script, time_seconds
+from enclaveml.sbatch import script, time_seconds
+from enclaveml.sbatch_nodes import Part, plan_parts
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "slurm"
 JOB = "job: {name: a job}\nmodel: {flax: net.py:Net}\ninput: {path: x.npy}\n"
@@ -28,8 +29,10 @@ def job(folder: Path, *ranks: str) -> JobSpec:
     lines = []
     for rank in ranks:
         name, device, memory, *host = rank.split()
-        lines.append(f"  - {{node_id: {name}, device: {device}, memory_gb: {memory}"
-                     + (f", host: {host[0]}}}" if host else "}"))
+        lines.append(
+            f"  - {{node_id: {name}, device: {device}, memory_gb: {memory}"
+            + (f", host: {host[0]}}}" if host else "}")
+        )
     path = folder / "job.yaml"
     path.write_text(JOB + ("cluster:\n  ranks:\n" + "\n".join(lines) + "\n" if lines else ""))
     return load_job(path)
@@ -43,28 +46,65 @@ def directives(text: str) -> list[str]:
 def test_an_undescribed_job_gets_four_ranks_on_a_node(folder: Path) -> None:
     text = script(job(folder), "job.yaml")
     assert directives(text) == [
-        "--job-name=a-job", "--output=%x-%j.log", "--open-mode=append", "--signal=B:USR1@90", "--requeue",
-        "--nodes=1", "--ntasks-per-node=4", "--cpus-per-task=4", "--mem=32G", "--time=01:00:00"]
+        "--job-name=a-job",
+        "--output=%x-%j.log",
+        "--open-mode=append",
+        "--signal=B:USR1@90",
+        "--requeue",
+        "--nodes=1",
+        "--ntasks-per-node=4",
+        "--cpus-per-task=4",
+        "--mem=32G",
+        "--time=01:00:00",
+    ]
     assert text.startswith("#!/bin/bash\n# a job: 4 ranks on 1 node. Made by `enclaveml slurm`.\n")
-    assert "# A guess: each part of the job ends at this limit and goes on in the next.\n#SBATCH --time" in text
+    assert (
+        "# A guess: each part of the job ends at this limit and goes on in the next.\n#SBATCH --time" in text
+    )
 
 
 def test_what_is_asked_for_is_filled_in(folder: Path) -> None:
-    text = script(job(folder), "a b/job.yaml", overrides=["split.replicas=3", "job.name=it's"], folder="/a b",
-                  ranks=6, nodes=3, cores=16, time="2-0", venv="/opt/my ve")
+    text = script(
+        job(folder),
+        "a b/job.yaml",
+        overrides=["split.replicas=3", "job.name=it's"],
+        folder="/a b",
+        ranks=6,
+        nodes=3,
+        cores=16,
+        time="2-0",
+        venv="/opt/my ve",
+    )
     assert directives(text) == [
-        "--job-name=a-job", "--output=%x-%j.log", "--open-mode=append", '--chdir="/a b"', "--signal=B:USR1@90",
-        "--requeue", "--nodes=3", "--ntasks-per-node=2", "--cpus-per-task=16", "--mem=16G", "--time=2-0"]
+        "--job-name=a-job",
+        "--output=%x-%j.log",
+        "--open-mode=append",
+        '--chdir="/a b"',
+        "--signal=B:USR1@90",
+        "--requeue",
+        "--nodes=3",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=16",
+        "--mem=16G",
+        "--time=2-0",
+    ]
     assert "\nsource '/opt/my ve/bin/activate'\n" in text
-    assert ("\nset -- --resume 'a b/job.yaml' --set split.replicas=3 --set 'job.name=it'\"'\"'s' \"$@\"\n") in text
+    assert (
+        "\nset -- --resume 'a b/job.yaml' --set split.replicas=3 --set 'job.name=it'\"'\"'s' \"$@\"\n"
+    ) in text
     assert "A guess" not in text
 
 
 def test_the_shell_sees_the_job_as_one_word(folder: Path) -> None:
     text = script(job(folder), "a b/$HOME/job.yaml")
     line = next(line for line in text.splitlines() if line.startswith("set -- "))
-    said = subprocess.run(["bash", "-c", f'set -- --force\n{line}\nprintf "<%s>" "$@"'], capture_output=True, text=True,
-                          timeout=10, check=True)
+    said = subprocess.run(
+        ["bash", "-c", f'set -- --force\n{line}\nprintf "<%s>" "$@"'],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
     assert said.stdout == "<--resume><a b/$HOME/job.yaml><--force>"
 
 
@@ -93,26 +133,60 @@ def test_named_hosts_of_different_kind_are_a_heterogeneous_job(folder: Path) -> 
     spec = job(folder, "a cpu 4 boss", "b cuda 80 g1", "c cuda 80 g1", "d cuda 80 g2", "e cuda 40 g2")
     text = script(spec, "job.yaml", time="30")
     assert directives(text)[5:] == [
-        "--nodes=1", "--ntasks-per-node=1", "--nodelist=boss", "--cpus-per-task=4", "--mem=4G", "--time=30",
+        "--nodes=1",
+        "--ntasks-per-node=1",
+        "--nodelist=boss",
+        "--cpus-per-task=4",
+        "--mem=4G",
+        "--time=30",
         "hetjob",
-        "--nodes=2", "--ntasks-per-node=2", "--nodelist=g1,g2", "--cpus-per-task=4", "--mem=16G", "--gres=gpu:2",
-        "--time=30"]
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--nodelist=g1,g2",
+        "--cpus-per-task=4",
+        "--mem=16G",
+        "--gres=gpu:2",
+        "--time=30",
+    ]
     assert '--hostfile "$place/nodes"' in text
     assert text.endswith(sbatch_text.LAUNCH)
 
 
-@pytest.mark.parametrize(("ranks", "options", "fault"), [
-    (("a metal 16",), {}, "job.yaml:6: cluster.ranks: a: device metal: Slurm nodes run Linux, which has no Metal; "
-                          "allowed: cpu, cuda"),
-    (("a cpu 4", "b cpu 4"), {"ranks": 3}, "job.yaml:6: cluster.ranks: describes 2 ranks; found --ranks 3: describe them, "
-                                           "or ask for fewer"),
-    (("a cpu 4 n1", "b cpu 4"), {}, "job.yaml:6: cluster.ranks: names a host for some ranks and none for others; Slurm "
-                                    "needs all hosts, or none"),
-    (("a cpu 4 n1", "b cpu 4 n2"), {"nodes": 2}, "--nodes is for a job that names no hosts; cluster.ranks names 2: n1, n2"),
-    ((), {"ranks": 6, "nodes": 4}, "6 ranks do not share 4 nodes evenly; allowed for --nodes: 1, 2, 3, 6"),
-])
-def test_ranks_that_cannot_be_placed(folder: Path, ranks: tuple[str, ...], options: dict[str, int], fault: str,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "options", "fault"),
+    [
+        (
+            ("a metal 16",),
+            {},
+            "job.yaml:6: cluster.ranks: a: device metal: Slurm nodes run Linux, which has no Metal; "
+            "allowed: cpu, cuda",
+        ),
+        (
+            ("a cpu 4", "b cpu 4"),
+            {"ranks": 3},
+            "job.yaml:6: cluster.ranks: describes 2 ranks; found --ranks 3: describe them, or ask for fewer",
+        ),
+        (
+            ("a cpu 4 n1", "b cpu 4"),
+            {},
+            "job.yaml:6: cluster.ranks: names a host for some ranks and none for others; Slurm "
+            "needs all hosts, or none",
+        ),
+        (
+            ("a cpu 4 n1", "b cpu 4 n2"),
+            {"nodes": 2},
+            "--nodes is for a job that names no hosts; cluster.ranks names 2: n1, n2",
+        ),
+        (
+            (),
+            {"ranks": 6, "nodes": 4},
+            "6 ranks do not share 4 nodes evenly; allowed for --nodes: 1, 2, 3, 6",
+        ),
+    ],
+)
+def test_ranks_that_cannot_be_placed(
+    folder: Path, ranks: tuple[str, ...], options: dict[str, int], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     job(folder, *ranks)
     with pytest.raises(JobError) as raised:
@@ -120,19 +194,43 @@ def test_ranks_that_cannot_be_placed(folder: Path, ranks: tuple[str, ...], optio
     assert str(raised.value) == fault
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("5", 300), ("5:30", 330), ("01:00:00", 3600), ("1-0", 86400), ("1-2:30", 95400), ("1-2:30:15", 95415),
-    ("", None), ("1h", None), ("1:2:3:4", None), ("1-", None), ("-5", None), ("5 ", None), ("\u0665", None),
-])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 300),
+        ("5:30", 330),
+        ("01:00:00", 3600),
+        ("1-0", 86400),
+        ("1-2:30", 95400),
+        ("1-2:30:15", 95415),
+        ("", None),
+        ("1h", None),
+        ("1:2:3:4", None),
+        ("1-", None),
+        ("-5", None),
+        ("5 ", None),
+        ("\u0665", None),
+    ],
+)
 def test_times_as_slurm_reads_them(text: str, seconds: int | None) -> None:
     assert time_seconds(text) == seconds
 
 
-@pytest.mark.parametrize(("text", "fault"), [
-    ("soon", "--time: found 'soon'; allowed: minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
-             "days-hours:minutes, days-hours:minutes:seconds"),
-    ("5", "--time: found '5', 300 s; the job is signalled up to 150 s before the limit, so allow more than 300 s"),
-])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "soon",
+            "--time: found 'soon'; allowed: minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
+            "days-hours:minutes, days-hours:minutes:seconds",
+        ),
+        (
+            "5",
+            "--time: found '5', 300 s; the job is signalled up to 150 s before the limit, "
+            "so allow more than 300 s",
+        ),
+    ],
+)
 def test_times_that_are_refused(folder: Path, text: str, fault: str) -> None:
     with pytest.raises(JobError) as raised:
         script(job(folder), "job.yaml", time=text)

@@ -9,24 +9,24 @@ its environment, which is how everything is found and ended: by ``Cluster.close`
 Needs root and Debian's packages ``slurm-wlm`` and ``munge``. Jobs are spooled, accounted for
 and written in the folder only.
 
-References: slurm.conf(5), gres.conf(5), munged(8), of Slurm 22.05.
+References: munged(8), slurmctld(8), slurmd(8).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import slurm_conf
 from reaper import sweep
+from slurm_conf import Node
 
 T = TypeVar("T")
 
@@ -35,53 +35,9 @@ START_S = 30.0
 COMMAND_S = 30.0
 
 # A job in one of these states does not change any more.
-ENDED = frozenset(("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"))
-
-CONF = """\
-ClusterName=enclaveml
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ctld_port}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-# Short-lived credentials: a job goes back to the queue only when they have run out.
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool.%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SwitchType=switch/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-GresTypes=gpu
-# Nodes say that they have more CPUs and memory than this host.
-SlurmdParameters=config_overrides
-ReturnToService=2
-JobCompType=jobcomp/filetxt
-JobCompLoc={folder}/jobcomp.txt
-SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,sched_interval=2,bf_interval=2
-KillWait=5
-CompleteWait=0
-MinJobAge=3600
-InactiveLimit=0
-{nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-"""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node as Slurm is told that it is. ``memory_gb`` in GiB."""
-
-    name: str
-    cpus: int
-    memory_gb: int
-    gpus: int = 0
+ENDED = frozenset(
+    ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+)
 
 
 def unavailable() -> str:
@@ -90,7 +46,9 @@ def unavailable() -> str:
         return f"Slurm does not run on {sys.platform}"
     if os.geteuid() != 0:
         return "a Slurm cluster by hand needs root"
-    missing = [name for name in ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun") if not _find(name)]
+    missing = [
+        name for name in ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun") if not _find(name)
+    ]
     if missing:
         return f"no {', '.join(missing)}: apt-get install slurm-wlm munge"
     return ""
@@ -113,16 +71,26 @@ class Cluster:
         self.conf = self.folder / "slurm.conf"
         self.environment = {**environment, "SLURM_CONF": str(self.conf)}
         # Whether each node can have a host name of its own, as real ones do (needs CAP_SYS_ADMIN).
-        self.named = subprocess.run(["unshare", "--uts", "true"], capture_output=True, timeout=COMMAND_S).returncode == 0
+        self.named = (
+            subprocess.run(["unshare", "--uts", "true"], capture_output=True, timeout=COMMAND_S).returncode
+            == 0
+        )
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
         try:
-            self._configure()
+            slurm_conf.write(self.folder, self.nodes, self.named)
             # Ends everything when its standard input closes, that is, when this process dies.
             self._reaper = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("reaper.py")), str(self.conf), str(self.folder)],
-                stdin=subprocess.PIPE, start_new_session=True)
+                [
+                    sys.executable,
+                    str(Path(__file__).with_name("reaper.py")),
+                    str(self.conf),
+                    str(self.folder),
+                ],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
             self._start()
         except BaseException:
             self.close()
@@ -147,44 +115,45 @@ class Cluster:
 
     # -- starting ----------------------------------------------------------------
 
-    def _configure(self) -> None:
-        host = socket.gethostname().partition(".")[0]
-        ports = _free_ports(1 + len(self.nodes))
-        lines, gres = [], []
-        for node, port in zip(self.nodes, ports[1:], strict=True):
-            (self.folder / f"spool.{node.name}").mkdir()
-            gpus = f" Gres=gpu:{node.gpus}" if node.gpus else ""
-            own = node.name if self.named else host
-            lines.append(f"NodeName={node.name} NodeHostname={own} NodeAddr=127.0.0.1 Port={port} CPUs={node.cpus} "
-                         f"RealMemory={node.memory_gb * 1024}{gpus} Weight={1 + node.gpus} State=UNKNOWN")
-            for number in range(node.gpus):
-                device = self.folder / f"{node.name}-gpu{number}"
-                os.mknod(device, 0o20666, os.makedev(1, 3))  # the null device
-                gres.append(f"NodeName={node.name} Name=gpu File={device}")
-        (self.folder / "state").mkdir()
-        self.conf.write_text(CONF.format(host=host, ctld_port=ports[0], folder=self.folder, nodes="\n".join(lines)))
-        (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
-
     def _start(self) -> None:
         folder = self.folder
         key = folder / "munge.key"
         subprocess.run([_find("mungekey"), "--create", f"--keyfile={key}"], check=True, timeout=COMMAND_S)
-        self._daemon("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
-                     f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log",
-                     f"--seed-file={folder}/munged.seed")
+        self._daemon(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--key-file={key}",
+            f"--socket={folder}/munge.socket",
+            f"--pid-file={folder}/munged.pid",
+            f"--log-file={folder}/munged.log",
+            f"--seed-file={folder}/munged.seed",
+        )
         self.wait(lambda: (folder / "munge.socket").exists(), START_S, "munged's socket")
         self._daemon("slurmctld", "-D", "-c", "-f", str(self.conf))
         self.wait(lambda: self.command("scontrol", "ping", check=False).returncode == 0, START_S, "slurmctld")
         for node in self.nodes:
-            name = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', node.name) if self.named else ()
+            name = (
+                ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', node.name)
+                if self.named
+                else ()
+            )
             self._daemon(*name, str(_find("slurmd")), "-D", "-N", node.name, "-f", str(self.conf))
         self.wait(self._all_idle, START_S, "idle nodes")
 
     def _daemon(self, program: str, *arguments: str) -> None:
         log = (self.folder / f"{Path(program).name}.{len(self._daemons)}.out").open("wb")
         with log:
-            self._daemons.append(subprocess.Popen([str(_find(program)), *arguments], stdin=subprocess.DEVNULL, stdout=log,
-                                                  stderr=log, env=self.environment, start_new_session=True))
+            self._daemons.append(
+                subprocess.Popen(
+                    [str(_find(program)), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+            )
 
     def _all_idle(self) -> bool:
         dead = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
@@ -195,13 +164,27 @@ class Cluster:
 
     # -- using -------------------------------------------------------------------
 
-    def command(self, program: str, *arguments: str, check: bool = True, timeout: float = COMMAND_S,
-                cwd: Path | None = None, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+    def command(
+        self,
+        program: str,
+        *arguments: str,
+        check: bool = True,
+        timeout: float = COMMAND_S,
+        cwd: Path | None = None,
+        env: Mapping[str, str] = {},
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of Slurm's programs. Past its bound, or (with ``check``) failing: AssertionError."""
         line = [str(_find(program)), *arguments]
         try:
-            done = subprocess.run(line, env={**self.environment, **env}, cwd=cwd, text=True, capture_output=True,
-                                  timeout=timeout, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                line,
+                env={**self.environment, **env},
+                cwd=cwd,
+                text=True,
+                capture_output=True,
+                timeout=timeout,
+                stdin=subprocess.DEVNULL,
+            )
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout:g} s: {line}\n{self.logs()}") from None
         if check and done.returncode:
@@ -210,7 +193,11 @@ class Cluster:
 
     def submit(self, *arguments: str, cwd: Path, env: Mapping[str, str] = {}) -> str:
         """``sbatch`` from the folder ``cwd``: the job's id."""
-        return self.command("sbatch", "--parsable", *arguments, cwd=cwd, env=env).stdout.strip().partition(";")[0]
+        return (
+            self.command("sbatch", "--parsable", *arguments, cwd=cwd, env=env)
+            .stdout.strip()
+            .partition(";")[0]
+        )
 
     def job(self, job: str) -> dict[str, str]:
         """What ``scontrol show job`` says: JobState, ExitCode, Restarts, NodeList, Comment, …"""
@@ -219,17 +206,20 @@ class Cluster:
 
     def finish(self, job: str, seconds: float, log: Path | None = None) -> dict[str, str]:
         """Wait for the end of a job; what ``job`` says then. ``log`` is shown if the bound passes."""
+
         def text() -> str:
             return f"job {job}, {self.job(job)}\n{log.read_text()[-6000:] if log and log.exists() else ''}"
 
         return self.wait(lambda: (found := self.job(job))["JobState"] in ENDED and found, seconds, text)
 
     def wait(self, ready: Callable[[], T], seconds: float, what: str | Callable[[], str]) -> T:
-        """Poll ``ready`` till it is true; its value. Past the bound: AssertionError with the daemons' logs."""
+        """Poll ``ready`` till it is true; its value. Past the bound: AssertionError with the logs."""
         end = time.monotonic() + seconds
         while not (value := ready()):
             if time.monotonic() > end:
-                raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}\n{self.logs()}")
+                raise AssertionError(
+                    f"not within {seconds:g} s: {what() if callable(what) else what}\n{self.logs()}"
+                )
             time.sleep(0.2)
         return value
 
@@ -237,15 +227,3 @@ class Cluster:
         """The ends of the daemons' logs."""
         files = sorted((*self.folder.glob("*.log"), *self.folder.glob("*.out")))
         return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-1500:]}" for f in files)
-
-
-def _free_ports(n: int) -> list[int]:
-    """Ports that nobody listens on now. They are taken at once by the daemons."""
-    sockets = [socket.socket() for _ in range(n)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

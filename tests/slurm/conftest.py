@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Node, unavailable
+from cluster import Cluster, unavailable
 from launch import environment
+from slurm_conf import Node
 from tiny import Tiny
 
 # Sizes that differ, as far as Slurm knows. CPU jobs go to `plain` first (weights).
@@ -22,7 +23,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bin")
     for name, call in (("enclaveml", "main"), ("enclaveml-run", "run_main")):
         program = folder / name
-        program.write_text(f"#!{sys.executable}\nimport sys\nfrom enclaveml.cli import {call}\nsys.exit({call}())\n")
+        program.write_text(
+            f"#!{sys.executable}\nimport sys\nfrom enclaveml.cli import {call}\nsys.exit({call}())\n"
+        )
         program.chmod(0o755)
     return folder
 
