@@ -30,20 +30,23 @@ def verified_bundles(tiny: Tiny) -> int:
     return sum(1 for _ in read_records(tiny.journal, kinds={"bundle"})) if tiny.journal.exists() else 0
 
 
-def ranks_of(job: str, rank: int) -> list[int]:
-    """The processes that are this MPI rank of a Slurm job, without their children."""
+def processes(**variables: str) -> dict[int, int]:
+    """The processes with these environment variables, each with its parent."""
+    wanted = {f"{name}={value}".encode() for name, value in variables.items()}
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-                if (
-                    f"SLURM_JOB_ID={job}".encode() in variables
-                    and f"OMPI_COMM_WORLD_RANK={rank}".encode() in variables
-                ):
+                if wanted <= set((entry / "environ").read_bytes().split(b"\0")):
                     found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
-                continue
+                continue  # it has just ended
+    return found
+
+
+def ranks_of(job: str, rank: int) -> list[int]:
+    """The processes that are this MPI rank of a Slurm job, without their children."""
+    found = processes(SLURM_JOB_ID=job, OMPI_COMM_WORLD_RANK=str(rank))
     return [pid for pid, parent in found.items() if parent not in found]
 
 
@@ -97,6 +100,20 @@ def test_several_nodes(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
         nodes[1],
         nodes[1],
     ]
+
+
+def test_a_lost_node_is_no_success(cluster: Cluster, tmp_path: Path) -> None:
+    tiny = Tiny.write(tmp_path / "job", rows=160)
+    job = cluster.submit(str(SCRIPTS / "several-nodes.sbatch"), str(tiny.job), cwd=tmp_path)
+    log = tmp_path / f"enclaveml-{job}.log"
+    cluster.wait(lambda: verified_bundles(tiny) >= 2, JOB_S, lambda: f"bundles\n{log.read_text()}")
+    second = nodes_of(cluster, cluster.job(job)["NodeList"])[1]
+    for pid in processes(SLURM_JOB_ID=job, SLURMD_NODENAME=second):
+        os.kill(pid, signal.SIGKILL)
+    ended = cluster.finish(job, JOB_S, log)
+    # What mpirun itself says of it depends on who noticed first.
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "75:0"), log.read_text()
+    assert tiny.journal.exists()
 
 
 def test_heterogeneous(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
@@ -163,20 +180,28 @@ def test_checkpoint_is_signalled_requeued_and_finished(cluster: Cluster, tmp_pat
     ]
 
 
+def stand_in(folder: Path, *lines: str) -> Path:
+    """A folder for PATH with these lines of bash as ``mpirun``."""
+    folder.mkdir()
+    (folder / "mpirun").write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    (folder / "mpirun").chmod(0o755)
+    return folder
+
+
 def test_checkpoint_before_the_time_limit(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
     """Slurm's own signal, with a stand-in for mpirun: part 1 stops when it is told, part 2 is refused."""
-    stand_in = tmp_path / "bin" / "mpirun"
-    stand_in.parent.mkdir()
-    stand_in.write_text(
-        "#!/bin/bash\n"
-        '[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || exit 2\n'
-        "trap 'echo told; exit 75' USR1\n"
-        "while :; do sleep 0.2; done\n"
+    path = stand_in(
+        tmp_path / "bin",
+        '[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || exit 2',
+        "trap 'echo told; exit 75' USR1",
+        "while :; do sleep 0.2; done",
     )
-    stand_in.chmod(0o755)
-    path = f"{stand_in.parent}:{cluster.environment['PATH']}"
     job = cluster.submit(
-        "--time=2", str(SCRIPTS / "checkpoint.sbatch"), str(tiny.job), cwd=tmp_path, env={"PATH": path}
+        "--time=2",
+        str(SCRIPTS / "checkpoint.sbatch"),
+        str(tiny.job),
+        cwd=tmp_path,
+        env={"PATH": f"{path}:{cluster.environment['PATH']}"},
     )
     log = tmp_path / f"enclaveml-{job}.log"
     ended = cluster.finish(job, 240, log)
@@ -188,6 +213,18 @@ def test_checkpoint_before_the_time_limit(cluster: Cluster, tiny: Tiny, tmp_path
         "requeue 0 + 1 of at most 100",
         "enclaveml: exit status 2: mpirun ended with 2: the run was refused",
     ]
+
+
+def test_requeues_are_bounded(cluster: Cluster, tiny: Tiny, tmp_path: Path) -> None:
+    path = f"{stand_in(tmp_path / 'bin', 'exit 75')}:{cluster.environment['PATH']}"
+    job = cluster.submit(
+        str(SCRIPTS / "checkpoint.sbatch"),
+        str(tiny.job),
+        cwd=tmp_path,
+        env={"PATH": path, "MAX_REQUEUES": "0"},
+    )
+    ended = cluster.finish(job, 60)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "75:0", "0")
 
 
 @pytest.mark.parametrize("plugin", ["none", "pmi2"])
