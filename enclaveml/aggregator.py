@@ -80,7 +80,7 @@ class Aggregator:
         self.proved = np.full((n_rows, self.replicas, outputs), np.nan, np.float64)
         self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
         self.verify_seconds = 0.0
-        self._earlier: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._counted: set[int] = set()
         self.draining = False
         self._drained: set[int] = set()
 
@@ -100,10 +100,16 @@ class Aggregator:
         return int((self.settled > 0).sum())
 
     def go_on(self, before: ResumeState) -> None:
-        """Take over what an earlier run of this job verified; before the first step."""
+        """Take over what earlier sessions verified, before the first step: the k-th answer to a row is its k-th slot."""
         order = np.argsort(before.rows, kind="stable")
-        self._earlier = before.rows[order], before.ranks[order], before.proved[order]
-        self._next_bundle = before.next_bundle
+        rows = before.rows[order]
+        slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        kept = slots < self.replicas
+        order, rows, slots = order[kept], rows[kept], slots[kept]
+        self.status[rows, slots], self.rank_of[rows, slots] = RowStatus.VERIFIED, before.ranks[order]
+        self.proved[rows, slots] = before.proved[order]
+        self.settled[:] = (self.status == RowStatus.VERIFIED).all(axis=1)
+        self._next_bundle, self._counted = before.next_bundle, set(before.rounds)
 
     def drain(self) -> None:
         """Stop early: what is in hand is finished and kept, nothing new is begun."""
@@ -132,7 +138,7 @@ class Aggregator:
             self._close(round_)
         if self._next_round >= self._n_rounds and not self.rounds:
             self.draining = False  # what was in hand was all there was
-        if not self.draining and self._next_round < self._n_rounds and len(self.rounds) < 2 and not self._backlog():
+        while self._may_open:
             self._open_round()
 
     @property
@@ -148,18 +154,21 @@ class Aggregator:
 
     # -- rounds ------------------------------------------------------------------
 
-    def _backlog(self) -> bool:
-        """Whether more than half of the open rounds' slots have yet to be inferred."""
-        return any((r.stage == SENT).mean() > 0.5 for r in self.rounds.values())
+    @property
+    def _may_open(self) -> bool:
+        """Whether the next round is due: of those that are open no more than half is still to be inferred."""
+        if self.draining or self._next_round >= self._n_rounds or len(self.rounds) >= 2:
+            return False
+        return all((r.stage == SENT).mean() <= 0.5 for r in self.rounds.values())
 
     def _open_round(self) -> None:
         number = self._next_round
         self._next_round += 1
-        start = number * self.round_rows
-        stop = min(self.n_rows, start + self.round_rows)
-        round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
-        self.rounds[number] = round_
-        self._take_over(round_)
+        start, stop = self._bounds(number)
+        if (self.status[start:stop] == RowStatus.VERIFIED).all():
+            self._count(number)  # an earlier session did it all: its rows are not even read
+            return
+        round_ = self._make_round(number)
         fresh = round_.rows[(round_.stage == IDLE).all(axis=1)]
         ids, weights, able = self._takers()
         if not len(fresh) or able.sum() < self.replicas:
@@ -176,18 +185,20 @@ class Aggregator:
         weights = np.array([1.0 if equal else self.members[i].capacity for i in ids])
         return ids, weights, np.array([self.members[i].working for i in ids]) & (weights > 0)
 
-    def _take_over(self, round_: Round) -> None:
-        """Mark what an earlier run verified: the k-th answer to a row takes its k-th slot."""
-        if self._earlier is None:
-            return
-        rows, ranks, proved = self._earlier
-        part = slice(*np.searchsorted(rows, [round_.start, round_.start + len(round_.data)]))
-        rows, ranks, proved = rows[part], ranks[part], proved[part]
-        slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        kept = slots < self.replicas
-        local, slots = rows[kept] - round_.start, slots[kept]
-        round_.rank[local, slots] = ranks[kept]
-        self._finish(round_, local, slots, RowStatus.VERIFIED, proved[kept])
+    def _bounds(self, number: int) -> tuple[int, int]:
+        """The rows of a round: from, and up to but not including."""
+        start = number * self.round_rows
+        return start, min(self.n_rows, start + self.round_rows)
+
+    def _make_round(self, number: int) -> Round:
+        """Open a round, with what is known of its rows ended as it was."""
+        start, stop = self._bounds(number)
+        round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
+        round_.rank[:], round_.status[:] = self.rank_of[start:stop], self.status[start:stop]
+        known = round_.status != RowStatus.PENDING
+        round_.stage[known], round_.attempt[known] = DONE, 1
+        self.rounds[number] = round_
+        return round_
 
     def _send(self, round_: Round, rank: int, rows: np.ndarray) -> None:
         if len(rows):
@@ -245,7 +256,14 @@ class Aggregator:
                 if member.working:
                     self._boxes[member.rank].put(Order("forget", {"start": int(rows[0]), "stop": int(rows[-1]) + 1}))
         self._mark_unverified(round_)
-        self._journal.append("round", {"counter": round_.number + 1, "start": round_.start, "rows": len(rows)})
+        self._count(round_.number)
+
+    def _count(self, number: int) -> None:
+        """Journal that a round is complete."""
+        if number + 1 not in self._counted:
+            start, stop = self._bounds(number)
+            self._journal.append("round", {"counter": number + 1, "start": start, "rows": stop - start})
+            self._counted.add(number + 1)
         self._journal.flush()
 
     def _mark_unverified(self, round_: Round) -> None:
@@ -486,7 +504,8 @@ class Aggregator:
         if not honest.all():
             lied = bundle.rows[bad][~honest]
             round_.refuse(lied, member.rank)
-            self._take_back(round_, local[~honest], slots[~honest], RowStatus.INCONSISTENT)
+            # Rejected, not inconsistent: that is about the row, and this about the rank.
+            self._take_back(round_, local[~honest], slots[~honest], RowStatus.REJECTED)
             self._blame(member, bundle, f"the float output of row {lied[0]} ({len(lied)} rows in all) is neither "
                                         f"the model's nor the proof's: {verdict.text}")
 
@@ -512,7 +531,8 @@ class Aggregator:
         """What a rank said that was not drawn is not believed any more once it was caught: others get those rows."""
         told = (self.rank_of == member.rank) & (self.status == RowStatus.UNPROVED)
         for number in np.unique(np.nonzero(told)[0] // self.round_rows):
-            self._reopen(int(number))
+            if int(number) not in self.rounds:
+                self._make_round(int(number))
         for round_ in self.rounds.values():
             local, slots = np.nonzero((round_.rank == member.rank) & (round_.status == RowStatus.UNPROVED)
                                       & (round_.stage == DONE))
@@ -520,18 +540,6 @@ class Aggregator:
                 round_.refuse(local + round_.start, member.rank)
                 self._note(local + round_.start, RowStatus.SUSPECT, "of a rank that was caught", member.rank, 1)
                 self._take_back(round_, local, slots, RowStatus.SUSPECT)
-
-    def _reopen(self, number: int) -> None:
-        """Open a closed round again, with everything in it ended as it was."""
-        if number in self.rounds:
-            return
-        start = number * self.round_rows
-        stop = min(self.n_rows, start + self.round_rows)
-        round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
-        rows = round_.rows
-        round_.rank[:], round_.status[:] = self.rank_of[rows], self.status[rows]
-        round_.stage[:], round_.attempt[:] = DONE, 1
-        self.rounds[number] = round_
 
     def _end_member(self, member: Member, fate: Fate, reason: str) -> None:
         """From here on the rank is given nothing and not listened to; what it has in hand goes to others."""
@@ -580,7 +588,15 @@ def _told(text: object, most: int = 2000) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in known)
 
 
+# What a row is called that has several answers: the first of these that one of them has. Verified is
+# enough; inconsistent is about the row itself; after that, what an honest rank's answer is worth comes
+# before what became of a liar's.
+_CALLED = (RowStatus.VERIFIED, RowStatus.INCONSISTENT, RowStatus.UNPROVED, RowStatus.PENDING, RowStatus.SUSPECT,
+           RowStatus.REJECTED, RowStatus.LOST)
+
+
 def final_status(status: np.ndarray) -> np.ndarray:
-    """A row's status from its replicas' (N, r): verified when at least one is; else the first replica's. (N,) uint8."""
-    verified = (status == RowStatus.VERIFIED).any(axis=1)
-    return np.where(verified, np.uint8(RowStatus.VERIFIED), status[:, 0])
+    """A row's status from those of its replicas (N, r): verified when at least one is. (N,) uint8."""
+    order = np.zeros(len(RowStatus), np.uint8)
+    order[list(_CALLED)] = np.arange(len(_CALLED))
+    return np.array(_CALLED, np.uint8)[order[status].min(axis=1)]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -23,7 +24,9 @@ from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import (
     ClusterSpec, CombineSpec, InputSpec, JobSpec, ModelSpec, OutputSpec, ProofSpec, SplitSpec,
 )
-from enclaveml.journal import Journal
+from enclaveml.journal import Journal, read_records
+from enclaveml.journal_format import Record
+from enclaveml.journal_index import index_journal
 from enclaveml.results import build_results, read_results
 from enclaveml.resume import Resume
 from enclaveml.roster import Member
@@ -234,6 +237,7 @@ class Cluster:
                                            "ranks": [{"rank": r} for r in range(ranks)]})
         else:
             self.journal = a_journal(path, self.job, n_rows, list(self.members.values()), self.circuit)
+        weakref.finalize(self, self.journal.close)
         self.reads: list[tuple[int, int]] = []
         with mock.patch.object(aggregator_module, "ROUND_ROWS", round_rows):
             self.aggregator = Aggregator(
@@ -302,7 +306,7 @@ class Cluster:
         return final_status(self.aggregator.status)
 
     def check(self) -> None:
-        """What must hold of every run, however it went; closes the journal and reads the file made of it."""
+        """What must hold of every run, however it went, in memory and by the journal."""
         aggregator = self.aggregator
         told = {}
         for task, (rows, status) in self.verifier.said.items():
@@ -317,26 +321,33 @@ class Cluster:
         for row in range(self.n_rows):
             ranks = aggregator.rank_of[row, aggregator.status[row] == VERIFIED].tolist()
             assert len(set(ranks)) == len(ranks), f"row {row} was verified twice of one rank"
-        out = self.folder / "results.h5"
-        build_results(self.journal.path, out)
-        with read_results(out) as results:
-            found = results.row("status")
-            if aggregator.draining:
-                assert ((found == VERIFIED) == (self.status == VERIFIED)).all()
-            else:
-                assert not aggregator.rounds, "a round that has ended is still held"
-                assert found.tolist() == self.status.tolist()
-            proved = results.proved_outputs()
-            verified = found == VERIFIED
-            assert (proved[verified] == fixed(self.data[verified]) / 2.0**SCALE).all()
-            self.file_ranks = results.ranks
-            self.file_bundles = [results.proof(i) for i in range(results.n_proofs)]
-            self.outputs = results.outputs()
-        self.journal.close()
+        index = index_journal(self.journal.path)
+        found = index.states.status
+        if aggregator.draining:
+            assert ((found == VERIFIED) == (self.status == VERIFIED)).all()
+        else:
+            assert not aggregator.rounds, "a round that has ended is still held"
+            assert found.tolist() == self.status.tolist()
+        good = index.answers.status == VERIFIED
+        assert set(zip(index.answers.row[good].tolist(), index.answers.rank[good].tolist(), strict=True)) == set(
+            zip(rows.tolist(), aggregator.rank_of[rows, slots].tolist(), strict=True))
+        self.index = index
 
-    def bundle_sizes(self) -> dict[int, list[int]]:
-        """Rank to the sizes of the bundles that it was ordered, in order."""
-        sizes: dict[int, list[int]] = {r: [] for r in self.ranks}
-        for rank, rows in self.bundles.values():
-            sizes[rank].append(len(rows))
-        return sizes
+    def check_file(self) -> None:
+        """``check``, and that the file made of the journal says the same."""
+        self.check()
+        build_results(self.journal.path, self.folder / "results.h5")
+        with read_results(self.folder / "results.h5") as results:
+            assert results.row("status").tolist() == self.index.states.status.tolist()
+            verified = results.row("status") == VERIFIED
+            assert (results.proved_outputs()[verified] == fixed(self.data[verified]) / 2.0**SCALE).all()
+            assert results.outputs()[verified].tobytes() == model(self.data)[verified].tobytes()
+
+    def kept(self, rank: int) -> list[tuple[np.ndarray, bytes]]:
+        """What the journal keeps of a rank's bundles: (status (n,), envelope)."""
+        return [(r.arrays["status"], r.blobs["envelope"])
+                for r in read_records(self.journal.path, kinds={"bundle"}) if r.meta["rank"] == rank]
+
+    def records(self, *kinds: str) -> Iterator[Record]:
+        """The journal's records of these kinds."""
+        return read_records(self.journal.path, kinds=set(kinds))
