@@ -1,0 +1,185 @@
+"""Imports go one way, heavy libraries have one owner each, and nothing heavy is imported with the command line."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
+
+#: From the bottom to the top: a module imports from lines above its own only.
+LEVELS = """
+errors
+log byte_reader options roster signals progress signature records results_schema sbatch_text
+schema yaml_lines provenance shards
+job_values job_files cluster
+job_layers job_checks
+job
+capacity sbatch_nodes
+comm devices hdf5 csv_table
+together dataset_sources seal
+datasets
+journal_format answers
+journal
+journal_index
+resume results_check results_tables results_copy
+results_reader
+results
+zk.interface
+zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
+zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
+zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
+zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier
+zk.ezkl.prepare
+zk.ezkl.system
+envelope combine inference weights model_class
+job_vector flax_state model_package
+combined models
+exchange ledger
+aggregator worker
+loop rollcall distribute begin finish
+run
+dryrun hash outcome sbatch
+cli
+__main__
+"""
+LEVEL = {name: i for i, line in enumerate(LEVELS.split("\n")) for name in line.split()}
+PACKAGES = {"", "zk", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
+
+#: Library to the modules that may import it, anywhere in their text.
+OWNERS = {
+    "mpi4py": {"comm"},
+    "h5py": {"hdf5"},
+    "ezkl": {"zk.ezkl.child"},
+    "jax2onnx": {"zk.ezkl.export"},
+    "onnx": {"zk.ezkl.onnx_canonical"},
+    "safetensors": {"weights"},
+    "cryptography": {"signature"},
+    "tqdm": {"log", "progress"},
+    "yaml": {"yaml_lines", "job", "begin"},
+    "flax": {"model_class", "flax_state", "models"},
+    "jax": {"devices", "flax_state", "inference", "models", "zk.ezkl.bench", "zk.ezkl.export"},
+}
+#: What only a run needs: never imported with a module, only inside its functions.
+LAZY = {"jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: ``name`` as it is spelt in full; ``at_once`` when importing the module does it."""
+
+    name: str
+    line: int
+    at_once: bool
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name below the package; a package's __init__ by the package's."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix("__init__").removesuffix(".")] = path
+    return found
+
+
+MODULES = modules()
+
+
+@cache
+def imports(module: str) -> tuple[Import, ...]:
+    """What a module imports, but for the sake of types alone."""
+    path = MODULES[module]
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    return tuple(_visit(ast.parse(path.read_text(encoding="utf-8")), package, True))
+
+
+def _visit(node: ast.AST, package: tuple[str, ...], at_once: bool) -> Iterator[Import]:
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name, node.lineno, at_once) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = ".".join((*package[: len(package) - node.level + 1], *filter(None, [node.module]))
+                        if node.level else (node.module,))
+        for alias in node.names:
+            full = f"{base}.{alias.name}"
+            yield Import(full if full.removeprefix("enclaveml.") in MODULES else base, node.lineno, at_once)
+    inside = at_once and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield from _visit(child, package, inside)
+
+
+def own(name: str) -> str | None:
+    """The name below the package of a module of ours; None for another one."""
+    return name.removeprefix("enclaveml").removeprefix(".") if name.split(".")[0] == "enclaveml" else None
+
+
+def loaded_with(module: str) -> set[str]:
+    """Libraries that importing a module imports, directly or through others of ours."""
+    seen, todo, libraries = set(), [module], set()
+    while todo:
+        if (one := todo.pop()) in seen:
+            continue
+        seen.add(one)
+        for found in imports(one):
+            if found.at_once:
+                ours = own(found.name)
+                libraries.add(found.name.split(".")[0]) if ours is None else todo.append(ours)
+    return libraries
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - PACKAGES))
+def test_a_module_imports_from_below_only(module: str) -> None:
+    assert module in LEVEL, f"give {module} a place in LEVELS"
+    wrong = [f"line {found.line}: {name}" for found in imports(module)
+             if (name := own(found.name)) is not None and name not in PACKAGES and LEVEL[name] >= LEVEL[module]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_its_owner(library: str) -> None:
+    users = {m for m in MODULES if any(f.name.split(".")[0] == library for f in imports(m))}
+    assert users <= OWNERS[library]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_what_only_a_run_needs_is_imported_inside_functions(module: str) -> None:
+    assert [f for f in imports(module) if f.at_once and f.name.split(".")[0] in LAZY] == []
+
+
+@pytest.mark.parametrize("module", [
+    "cli", "job", "shards", "capacity", "cluster", "combine", "envelope", "options", "zk.interface", "dryrun", "hash",
+    "outcome", "sbatch", "aggregator", "ledger", "worker"])
+def test_no_mpi_and_no_jax_come_with(module: str) -> None:
+    allowed = {"mpi4py"} if module in ("aggregator", "worker") else set()  # through exchange, which trades by MPI
+    assert loaded_with(module) & {"mpi4py", "ezkl", *LAZY} <= allowed
+
+
+@pytest.mark.parametrize("module", ["cli", "job", "shards", "capacity", "cluster", "combine", "envelope", "journal",
+                                    "zk.interface", "comm"])
+def test_no_hdf5_comes_with(module: str) -> None:
+    assert "h5py" not in loaded_with(module)
+
+
+def test_the_order_is_that_of_the_design() -> None:
+    story = "errors log job comm zk.ezkl.system models aggregator run dryrun cli".split()
+    assert [LEVEL[name] for name in story] == sorted({LEVEL[name] for name in story})
+    assert LEVEL["aggregator"] == LEVEL["worker"]
+
+
+def test_the_reader_of_imports_sees_what_it_should() -> None:
+    """The checks above are as good as this: names, relative names, functions, types."""
+    text = ("import jax.numpy as jnp\nfrom . import hdf5\nfrom .errors import FormatError\n"
+            "from enclaveml.zk.ezkl import field\nfrom typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    import h5py\ndef f():\n    from enclaveml import shards\n")
+    found = list(_visit(ast.parse(text), ("enclaveml",), True))
+    assert [(f.name, f.line, f.at_once) for f in found] == [
+        ("jax.numpy", 1, True), ("enclaveml.hdf5", 2, True), ("enclaveml.errors", 3, True),
+        ("enclaveml.zk.ezkl.field", 4, True), ("typing", 5, True), ("enclaveml.shards", 9, False)]
+    assert list(_visit(ast.parse("from ..errors import X"), ("enclaveml", "zk"), True)) == [
+        Import("enclaveml.errors", 1, True)]
