@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from enclaveml import signature
 from enclaveml.aggregator import Aggregator, final_status
-from enclaveml.combine import classes, combine_rows
+from enclaveml.combined import Accuracy, Combining
 from enclaveml.datasets import Dataset
 from enclaveml.exchange import STATS
 from enclaveml.job import JobSpec
-from enclaveml.job_vector import JobVector
 from enclaveml.journal import Journal, journal_path
 from enclaveml.progress import table
 from enclaveml.provenance import utc_now
@@ -48,25 +49,14 @@ def combine_job(job: JobSpec, aggregator: Aggregator) -> tuple[dict[str, np.ndar
     valid = aggregator.status == RowStatus.VERIFIED
     weight_of = {m.rank: m.capacity for m in aggregator.members.values()}
     weights = np.vectorize(lambda rank: weight_of.get(int(rank), 0.0), otypes=[float])(aggregator.rank_of)
-    strategy, kind = job.combine.strategy, job.combine.input
-    vector = JobVector(strategy, aggregator.outputs, kind)
-    out: dict[str, np.ndarray] = {}
-    if aggregator.replicas > 1:
-        rows = combine_rows(strategy, aggregator.proved, weights, valid, kind)
-        vector.add_combined(rows, (weights * valid).sum(axis=1))
-        out["outputs"] = rows.value
-        if rows.votes is not None:
-            out["votes_by_row"] = rows.votes
-        each = rows.value
-    else:
-        held = valid[:, 0]
-        vector.add(aggregator.proved[held, 0], weights[held, 0])
-        each = np.where(held[:, None], aggregator.proved[:, 0], np.nan)
-    result = vector.result()
-    out["result"] = result.value
-    if result.votes is not None:
-        out["votes"] = result.votes
-    out["count"] = np.asarray(result.count)
+    redundant = aggregator.replicas > 1
+    combining = Combining(job.combine.strategy, job.combine.input, aggregator.outputs, redundant)
+    each, votes = combining.add(aggregator.proved, weights, valid)
+    out = combining.result()
+    if redundant:
+        out["outputs"] = each
+        if votes is not None:
+            out["votes_by_row"] = votes
     return out, each
 
 
@@ -74,15 +64,9 @@ def accuracy(job: JobSpec, each: np.ndarray, labels: np.ndarray | None, replicas
     """Share of rows whose verified class is the label, over how many rows; None without class labels."""
     if labels is None or not np.issubdtype(labels.dtype, np.integer):
         return None
-    known = ~np.isnan(each).any(axis=1)
-    if not known.any():
-        return None
-    if replicas > 1 and job.combine.strategy == "majority_vote":
-        chosen = each[known, 0].astype(np.int64)
-    else:
-        probable = job.combine.strategy == "soft_vote" and replicas > 1
-        chosen = classes(each[known], "probabilities" if probable else job.combine.input)
-    return float((chosen == labels[known]).mean()), int(known.sum())
+    found = Accuracy(job.combine.strategy, job.combine.input, replicas > 1)
+    found.add(each, labels)
+    return found.result(labels)
 
 
 class Finish:
@@ -125,7 +109,8 @@ class Finish:
         self._journal.flush()
         if scored:
             combined["accuracy"] = np.float64(scored[0])
-        build_results(self._journal.path, job.output.path, combined=combined, labels=labels)
+        build_results(self._journal.path, job.output.path, combined=combined, labels=labels, inputs=self._dataset,
+                      sign=self._signer())
         if self._json_path is not None:
             self._write_json()
         if status in (FileStatus.COMPLETE, FileStatus.COMPLETE_UNVERIFIED):
@@ -134,13 +119,21 @@ class Finish:
             os.unlink(self._journal.path)
         self._say(status, code, message, scored)
 
+    def _signer(self) -> Callable[[bytes], tuple[bytes, bytes]] | None:
+        """What signs the seal's root with the job's key; None where the job names none."""
+        path = self._job.output.signing_key
+        if path is None:
+            return None
+        key = signature.load_signing_key(path)
+        return lambda root: signature.sign(key, root)
+
     def _rank_record(self, member: Member) -> dict[str, object]:
         stats = dict(zip(STATS, self._stats[member.rank].tolist(), strict=True))
         computing = [m for m in self._aggregator.members.values() if m.computes]
         total = sum(m.capacity for m in computing) or 1.0
         return {
             "rank": member.rank, "node_id": member.node_id, "host": member.host, "device": member.device,
-            "memory_gb": member.memory_gb, "share": member.capacity / total if member.computes else 0.0,
+            "memory_gb": member.memory_gb, "capacity": member.capacity, "share": member.capacity / total if member.computes else 0.0,
             "rows": int(stats["rows_inferred"]), "rows_verified": member.rows_verified, "proofs": member.proofs,
             "rejections": member.rejections, "seconds_inferring": stats["infer_s"],
             "seconds_proving": stats["witness_s"] + stats["prove_s"], "seconds_waiting": stats["wait_s"],

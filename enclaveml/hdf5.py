@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -291,6 +292,66 @@ def list_datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:
     with reading(group.file.filename):
         group.visititems(visit)
     return found
+
+
+def walk(file: h5py.File, most: int = 100_000) -> Iterator[tuple[str, str, Any]]:
+    """Everything in a file, groups before their members, by name: (path, kind, node).
+
+    kind is group, dataset, type or link; the root's path is empty; the node of a link that is not a
+    hard link is the link. Raises FormatError for a group within itself and for more than ``most`` nodes.
+    """
+    count = 0
+
+    def visit(group: h5py.Group, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, str, Any]]:
+        nonlocal count
+        for name in sorted(group):
+            count += 1
+            where = f"{path}/{name}" if path else name
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                yield where, "link", link
+                continue
+            node = group[name]
+            address = h5py.h5o.get_info(node.id).addr
+            if address in above or count > most:
+                raise FormatError(f"{file.filename}: /{where}: a group within itself, or too many nodes")
+            if isinstance(node, h5py.Group):
+                yield where, "group", node
+                yield from visit(node, where, (*above, address))
+            else:
+                yield where, "dataset" if isinstance(node, h5py.Dataset) else "type", node
+
+    with reading(file.filename):
+        yield "", "group", file
+        yield from visit(file, "", (h5py.h5o.get_info(file.id).addr,))
+
+
+def describe(kind: str, node: Any) -> str:
+    """What a node of :func:`walk` is, without data and attributes: kind, type and shape as JSON."""
+    if kind == "link":
+        return json.dumps([kind, type(node).__name__, getattr(node, "filename", ""), getattr(node, "path", "")])
+    with reading(node.file.filename, node.name or ""):
+        shape = list(node.shape) if kind == "dataset" and node.shape is not None else None
+        return json.dumps([kind, "" if kind == "group" else _type(node.dtype), shape])
+
+
+def describe_attributes(node: h5py.Group | h5py.Dataset) -> dict[str, str]:
+    """Each attribute's name to its type, shape and value as JSON, bit for bit."""
+    found = {}
+    with reading(node.file.filename, node.name or ""):
+        for name in node.attrs:
+            array = np.asarray(node.attrs[name])
+            texts = array.dtype.hasobject or array.dtype.kind in "US"
+            plain = repr(array.tolist()) if texts else array.tobytes().hex()
+            found[name] = json.dumps([_type(node.attrs.get_id(name).dtype), list(array.shape), plain])
+    return found
+
+
+def _type(dtype: np.dtype) -> str:
+    text, names = h5py.check_string_dtype(dtype), h5py.check_enum_dtype(dtype)
+    if text is not None:
+        return f"text {text.encoding} {text.length}"
+    return dtype.str if names is None else f"{dtype.str} {sorted(names.items())}"
 
 
 def _cut(text: bytes) -> bytes:

@@ -91,7 +91,10 @@ class ClusterSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
+    """``signing_key`` None: the file is sealed, and not signed."""
+
     path: Path
+    signing_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def _build(values: Values, path: Path, given: str, overrides: tuple[str, ...]) -
         split=SplitSpec(**section("split")),
         proof=ProofSpec(**section("proof")),
         combine=CombineSpec(**section("combine")),
-        output=OutputSpec(absolute(output["path"]) or folder),
+        output=OutputSpec(absolute(output["path"]) or folder, absolute(output["signing_key"])),
         cluster=ClusterSpec(
             of["cluster.aggregator_computes"], tuple(RankSpec(**r) for r in of["cluster.ranks"])
         ),

@@ -11,6 +11,7 @@ from enclaveml.errors import Fault
 from enclaveml.job_files import class_missing, missing
 from enclaveml.job_values import Values
 from enclaveml.schema import FLAX
+from enclaveml.signature import key_problem
 
 
 def check(values: Values, job: Path) -> Iterator[Fault]:
@@ -18,6 +19,7 @@ def check(values: Values, job: Path) -> Iterator[Fault]:
     yield from _files(values, job)
     yield from _model_file(values, job)
     yield from _output(values, job)
+    yield from _signing_key(values, job)
     yield from _cluster(values)
 
 
@@ -53,11 +55,21 @@ def _output(values: Values, job: Path) -> Iterator[Fault]:
             where, "output.path", f"found {written!r}; the folder {str(path.parent)!r} does not exist"
         )
     taken = {"the job file": job.name} | {
-        f"{key}": values.of[key] for key in ("input.path", "model.weights") if values.of.get(key) is not None
+        f"{key}": values.of[key] for key in ("input.path", "model.weights", "output.signing_key") if values.of.get(key) is not None
     }
     for name, other in taken.items():
         if os.path.realpath(path) == os.path.realpath(job.parent / other):
             yield Fault(where, "output.path", f"found {written!r}; that is {name}, and would be overwritten")
+
+
+def _signing_key(values: Values, job: Path) -> Iterator[Fault]:
+    key, written = "output.signing_key", values.of.get("output.signing_key")
+    if written is None:
+        return
+    path = Path(os.path.normpath(job.parent / written))
+    problem = missing(path) or key_problem(path)
+    if problem:
+        yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
 
 
 def _cluster(values: Values) -> Iterator[Fault]:

@@ -163,7 +163,7 @@ class _Reader:
         self.ranks.setdefault((self.session, record.meta["rank"]), {}).update(record.meta)
 
     def _take_draw(self, record: Record) -> None:
-        self.draws.append({**record.meta, "session": self.session})
+        self.draws.append({**record.meta, "session": self.session, "rows": record.arrays["rows"].copy()})
 
     def _take_end(self, record: Record) -> None:
         if record.meta["status"] not in [s.value for s in FileStatus]:

@@ -7,11 +7,12 @@ record: outputs and envelopes are copied record by record.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from enclaveml.errors import EnvironmentFault
 from enclaveml.journal_index import JournalIndex, index_journal
 from enclaveml.results_copy import copy_records
 from enclaveml.results_reader import Results, read_results
-from enclaveml.results_schema import COMBINED, FileStatus, RowStatus
+from enclaveml.results_schema import COMBINED, INPUTS, FileStatus, RowStatus
 from enclaveml.results_tables import write_attributes, write_tables
 from enclaveml.resume import Resume, ResumeState
+from enclaveml.seal import write_seal
 
 __all__ = [
     "FileStatus",
@@ -34,6 +36,21 @@ __all__ = [
     "read_results",
     "short_answer",
 ]
+
+#: Statuses of a file that is sealed: its job has ended, nothing will be added.
+_ENDED = (FileStatus.COMPLETE.value, FileStatus.COMPLETE_UNVERIFIED.value)
+
+
+class Inputs(Protocol):
+    """A job's rows, as ``datasets.Dataset`` is: ``tiles`` gives (first row, (n, *row_shape)) in order."""
+
+    rows: int
+    row_shape: tuple[int, ...]
+    dtype: np.dtype
+    parts: Sequence[Any]
+
+    def tiles(self) -> Iterator[tuple[int, np.ndarray]]: ...
+
 
 #: What build_results takes for ``combined``: name to array, or a function that makes that from the rows.
 Combined = Mapping[str, np.ndarray] | Callable[[Results], Mapping[str, np.ndarray]]
@@ -47,6 +64,8 @@ def build_results(
     combined_attributes: Mapping[str, str | int | float] | None = None,
     labels: np.ndarray | None = None,
     status: FileStatus | None = None,
+    inputs: Inputs | None = None,
+    sign: Callable[[bytes], tuple[bytes, bytes]] | None = None,
 ) -> JournalIndex:
     """Write the results file of a journal, whole or not at all; an existing file is replaced.
 
@@ -54,6 +73,8 @@ def build_results(
         combined: arrays of ``/combined``, or a function called with the rows already readable.
         labels: (N,) of ``/row/label``.
         status: the file's status; default: what the last ``end`` record says, else ``running``.
+        inputs: the rows, for ``/inputs``; kept only where the job shows its inputs and proves something.
+        sign: maps the seal's root to (public key, signature). A file is sealed when its job has ended.
 
     Returns what was in the journal. Raises FormatError (journal), EnvironmentFault (disk); the
     existing file is untouched then.
@@ -63,7 +84,7 @@ def build_results(
     if labels is not None and np.shape(labels) != (index.n_rows,):
         raise ValueError(f"labels have shape {np.shape(labels)}, expected ({index.n_rows},)")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    _room(out, index)
+    _room(out, index, inputs)
     try:
         temporary.unlink(missing_ok=True)
         with hdf5.create(temporary, shown=out) as file:
@@ -73,11 +94,35 @@ def build_results(
             if combined is not None:
                 made = combined(Results(temporary, file)) if callable(combined) else combined
                 _combined(file, made, combined_attributes or {})
+            if inputs is not None and _shows_inputs(index):
+                _inputs(file, inputs)
+            if file.attrs["status"] in _ENDED:
+                write_seal(file, sign)
         with hdf5.writing(out):
             _publish(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     return index
+
+
+def _shows_inputs(index: JournalIndex) -> bool:
+    """Whether the rows are public anyway, and proofs need them."""
+    return index.start["inputs"] == "public" and bool(index.circuits)
+
+
+def _inputs(file: hdf5.File, rows: Inputs) -> None:
+    """``/inputs``: what a proof's public instances are made from; whoever verifies it needs them."""
+    dataset = hdf5.write(
+        file,
+        INPUTS.path,
+        shape=(rows.rows, *rows.row_shape),
+        dtype=rows.dtype,
+        long_name=INPUTS.long_name,
+        units=INPUTS.units,
+    )
+    hdf5.attribute(dataset, "parts", json.dumps([list(part.row_shape) for part in rows.parts]))
+    for start, tile in rows.tiles():
+        dataset[start : start + len(tile)] = tile
 
 
 def short_answer(results: Results) -> dict[str, Any]:
@@ -102,12 +147,14 @@ def _json_number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None  # JSON has no NaN
 
 
-def _room(out: Path, index: JournalIndex) -> None:
+def _room(out: Path, index: JournalIndex, inputs: Inputs | None) -> None:
     """Said at once and with numbers, before minutes of copying."""
     answers = len(index.answers.row) if index.start["strategy"] == "redundant" else 0
     need = (index.n_rows + answers) * (12 * index.n_outputs + 64) + sum(
         b.size + 17 * len(b.rows) for b in index.bundles
     )
+    if inputs is not None and _shows_inputs(index):
+        need += inputs.rows * int(np.prod(inputs.row_shape)) * np.dtype(inputs.dtype).itemsize
     try:
         free = shutil.disk_usage(out.parent).free
     except OSError as error:

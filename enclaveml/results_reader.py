@@ -18,6 +18,7 @@ from enclaveml.results_check import check_structure
 from enclaveml.results_schema import (
     ATTRIBUTES,
     DRAWS,
+    INPUTS,
     KEYS,
     OUTPUTS,
     PROOFS,
@@ -227,6 +228,45 @@ class Results:
             {name: v.item() if isinstance(v, np.generic) else v for name, v in zip(columns, line)}
             for line in zip(*columns.values())
         ]
+
+    @property
+    def draws(self) -> list[dict[str, Any]]:
+        """The lines of /draws, each a dict of its columns with ``rows`` (l,) int64; empty at coverage 1."""
+        if "draws" not in hdf5.members(self.file):
+            return []
+        columns = [c.path.rsplit("/", 1)[1] for c in DRAWS[:-2]]
+        values = {name: self._read(f"draws/{name}", None) for name in columns}
+        rows, offset = self._read("draws/rows", None), self._read("draws/rows_offset", None)
+        n = len(values["rank"])
+        if any(len(v) != n for v in values.values()) or offset.shape != (n + 1,):
+            raise self.fault("/draws", "has columns of different lengths")
+        if offset[0] != 0 or offset[-1] != len(rows) or (np.diff(offset) < 0).any():
+            raise self.fault("/draws/rows_offset", f"does not ascend from 0 to {len(rows)}")
+        if len(rows) and not (0 <= rows.min() and rows.max() < self.n_rows):
+            raise self.fault("/draws/rows", f"names a row that is not in 0 to {self.n_rows - 1}")
+        return [
+            {name: v.item() if isinstance(v, np.generic) else v for name, v in zip(columns, line)}
+            | {"rows": rows[offset[i] : offset[i + 1]]}
+            for i, line in enumerate(zip(*(values[name] for name in columns)))
+        ]
+
+    @cached_property
+    def inputs(self) -> hdf5.Dataset | None:
+        """``/inputs`` (N, ...) float32 or int32, where the file has the rows; else None."""
+        if INPUTS.path not in hdf5.members(self.file):
+            return None
+        with hdf5.reading(self.path, "/inputs"):
+            dataset = hdf5.stored(self.file, INPUTS.path)
+            if str(dataset.dtype) not in ("float32", "int32") or dataset.shape[:1] != (self.n_rows,):
+                raise self.fault("/inputs", f"is {dataset.dtype} {dataset.shape}, expected ({self.n_rows}, ...)")
+        return dataset
+
+    def input_rows(self, rows: np.ndarray) -> np.ndarray:
+        """These rows of ``/inputs`` in this order, (n, *row_shape)."""
+        unique, back = np.unique(rows, return_inverse=True)
+        with hdf5.reading(self.path, "/inputs"):
+            runs = np.split(unique, np.flatnonzero(np.diff(unique) != 1) + 1)
+            return np.concatenate([self.inputs[int(run[0]) : int(run[-1]) + 1] for run in runs])[back]
 
     @property
     def combined(self) -> dict[str, np.ndarray]:

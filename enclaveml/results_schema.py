@@ -3,7 +3,7 @@
 Letters: N rows of the dataset, D flat outputs per row, A answers (one row given to one rank once;
 kept where rows go to several ranks), M bundles (one envelope each), K rows over all bundles,
 Y bytes of all envelopes, P lines of the table of ranks, W draws (coverage
-below 1).
+below 1), L rows over all draws.
 """
 
 from __future__ import annotations
@@ -160,7 +160,14 @@ DRAWS = (
     Column("draws/seed", "text", ("W",), "seed of the draw (hex)"),
     Column("draws/of", "int64", ("W",), "rows that were drawn from", "row"),
     Column("draws/drawn", "int64", ("W",), "rows to be proved", "row"),
+    Column("draws/rows", "int64", ("L",), "the rows drawn, in the order drawn, one draw after the other", "row"),
+    Column(
+        "draws/rows_offset", "int64", ("W+1",), "where each draw starts in /draws/rows, then its length"
+    ),
 )
+
+#: The rows, where proofs show them (public inputs); float32 or int32, (N, ...) as the model takes them.
+INPUTS = Column("inputs", "float32", ("N", "..."), "the rows that the model was given")
 
 #: Names that the combining step is expected to write; others are allowed and described by their name.
 COMBINED = (

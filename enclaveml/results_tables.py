@@ -175,6 +175,10 @@ def write_tables(file: hdf5.File, index: JournalIndex, labels: np.ndarray | None
             {
                 key: [draw[key] for draw in index.draws]
                 for key in ("rank", "session", "round", "seed", "of", "drawn")
+            }
+            | {
+                "rows": np.concatenate([draw["rows"] for draw in index.draws]),
+                "rows_offset": np.cumsum([0, *(len(draw["rows"]) for draw in index.draws)]),
             },
         )
 

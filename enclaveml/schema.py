@@ -178,6 +178,9 @@ KEYS: tuple[Key, ...] = (
     Key("cluster.ranks", "ranks", (), "",
         "the machine, an entry for each rank", default_words="not described"),
     Key("output.path", "path", "results.h5", "", "the results file, HDF5"),
+    Key("output.signing_key", "path", None, "",
+        "Ed25519 private key that signs the results file's seal: 32 raw bytes, or OpenSSH without a passphrase",
+        default_words="not signed"),
 )
 # fmt: on
 

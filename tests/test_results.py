@@ -507,6 +507,8 @@ def test_every_dataset_has_a_name_and_units(tmp_path):
         expected = {c.path for c in (*OUTPUTS, *ROWS, *REPLICAS, *PROOFS, *RANKS)} | {
             "row/label",
             "combined/result",
+            "seal/leaf",
+            "seal/path",
             *(f"keys/{CIRCUIT}/{name}" for name in ("vk", "settings", "srs", "manifest")),
         }
         assert set(found) == expected and not any(c.path in found for c in DRAWS)
@@ -519,6 +521,7 @@ def test_every_dataset_has_a_name_and_units(tmp_path):
             "ranks",
             "keys",
             "combined",
+            "seal",
         ]
 
 
