@@ -22,7 +22,7 @@ import numpy as np
 from enclaveml.comm import CHUNK_BYTES, World
 from enclaveml.errors import EnvironmentFault
 from enclaveml.together import together
-from enclaveml.zk.interface import Circuit, circuit_from_manifest
+from enclaveml.zk.interface import MANIFEST, Circuit, circuit_from_manifest
 
 
 def scratch_root(env: Mapping[str, str] = os.environ) -> Path:
@@ -74,6 +74,9 @@ def distribute(world: World, circuit: Circuit | None) -> LocalCircuit:
                 copied = Path(tempfile.mkdtemp(prefix="enclaveml-circuit-", dir=root))
         for name in sorted(there.files):
             _send_file(world, there.folder / name, copied / name if copied else None)
+        with together(world, "writing the circuit's manifest to node-local scratch"):
+            if copied:
+                (copied / MANIFEST).write_text(json.dumps(sent["manifest"]), encoding="utf-8")
     place = _tell_node(world, str(copied or there.folder) if leader else "")
     mine = circuit_from_manifest(sent["manifest"], Path(place))
     with together(world, "checking the circuit's files"):
