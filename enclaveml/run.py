@@ -217,6 +217,7 @@ class _Story:
             inputs=job.proof.inputs, tolerance=job.proof.tolerance, rows_per_proof=job.proof.rows_per_proof,
             scale=job.proof.scale, expected_rows=int(np.ceil(dataset.rows * replicas * job.proof.coverage)),
             memory_gb=min(m.memory_gb for m in computing), cores=cores,
+            children=max(children_of(m, members) for m in computing),
         )
         began = time.monotonic()
         circuit = EzklSystem().prepare(model.function, _samples(dataset), request, lambda line: log.info("%s", line))

@@ -1,0 +1,126 @@
+"""A rank that breaks: ``python breaker.py FAULT run JOB`` patches this process, then runs the job as enclaveml does.
+
+Started under mpirun beside sound ranks. The faults live here; the package has no hook for any of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from enclaveml import cli, loop
+from enclaveml.aggregator import Aggregator
+from enclaveml.worker import Worker
+from enclaveml.zk.ezkl.prover import EzklProver
+
+
+def before_second_envelope(act: Callable[[Worker], None]) -> None:
+    """Do something once the first envelope was sealed, when the second is about to be."""
+    original, sealed = Worker.seal, []
+
+    def seal(self: Worker, *args: object) -> bytes:
+        if len(sealed) == 1:
+            act(self)
+        sealed.append(1)
+        return original(self, *args)
+    Worker.seal = seal
+
+
+def die() -> None:
+    """SIGKILL, as the kernel's out-of-memory killer sends it."""
+    before_second_envelope(lambda worker: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def crash() -> None:
+    """A crash in native code."""
+    before_second_envelope(lambda worker: ctypes.string_at(0))
+
+
+def die_at_once() -> None:
+    """Killed before anything was delivered."""
+    Worker.take = lambda self, order: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    """A bug: an exception in the middle of the work."""
+    def broken(worker: Worker) -> None:
+        raise ZeroDivisionError("a bug in this worker")
+    before_second_envelope(broken)
+
+
+def hang() -> None:
+    """Stuck in a native call that holds the GIL; the watchdog is told to be quick."""
+    loop.WATCHDOG_S = 8
+    before_second_envelope(lambda worker: ctypes.PyDLL(None).sleep(100000))
+
+
+def stop_provers() -> None:
+    """Child provers that stand still as soon as they have a task."""
+    original = EzklProver.submit
+
+    def submit(self: EzklProver, *args: object) -> None:
+        original(self, *args)
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+    EzklProver.submit = submit
+
+
+def kill_aggregator() -> None:
+    """Rank 0 dies once some proofs are verified."""
+    after_verified(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def signal_aggregator() -> None:
+    """Rank 0 gets the signal that Slurm sends before a time limit."""
+    after_verified(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+
+
+def terminate_aggregator() -> None:
+    """Rank 0 gets SIGTERM."""
+    after_verified(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def fill_disk() -> None:
+    """Files can grow no more once some proofs are verified (as on a full disk: a write fails)."""
+    def full() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+    after_verified(full)
+
+
+def after_verified(act: Callable[[], None], bundles: int = 2) -> None:
+    """Do something on rank 0 as soon as that many bundles were verified."""
+    original, done = Aggregator.step, []
+
+    def step(self: Aggregator, reports: list) -> None:
+        original(self, reports)
+        if self.proofs_verified >= bundles and not done:
+            done.append(1)
+            act()
+    Aggregator.step = step
+
+
+def slow() -> None:
+    """Every envelope comes two seconds late."""
+    original = Worker.seal
+
+    def seal(self: Worker, *args: object) -> bytes:
+        time.sleep(2)
+        return original(self, *args)
+    Worker.seal = seal
+
+
+def sound() -> None:
+    """Nothing at all."""
+
+
+if __name__ == "__main__":
+    assert threading.active_count() == 1
+    globals()[sys.argv[1]]()
+    sys.exit(cli.main(sys.argv[2:]))

@@ -1,0 +1,170 @@
+"""Ranks that die, hang or fail, and jobs that are stopped: what was verified stays, and the rest is done by others or later."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+from launch import launcher, run
+from small_job import SmallJob, floats, write_small_job
+from small_runs import LIMIT_S, enclaveml, log_of, read
+
+pytestmark = [pytest.mark.mpi, pytest.mark.ezkl]
+
+BREAKER = Path(__file__).with_name("breaker.py")
+ULFM = ("--with-ft", "ulfm")
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {"ENCLAVEML_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, cache: dict[str, str]) -> SmallJob:
+    """The job, run once by one rank without a fault."""
+    job = write_small_job(tmp_path_factory.mktemp("unbroken"), ROWS)
+    done = enclaveml(job, env=cache)
+    assert done.returncode == 0, log_of(done)
+    return job
+
+
+@pytest.fixture()
+def job(tmp_path: Path) -> SmallJob:
+    return write_small_job(tmp_path / "job", ROWS)
+
+
+def play(job: SmallJob, faults: list[str], cache: dict[str, str], mpi: tuple[str, ...] = (),
+         options: tuple[str, ...] = ()) -> CompletedProcess[str]:
+    """Run the job with one rank per fault (``sound`` for none)."""
+    command = [*launcher(), *mpi]
+    for i, fault in enumerate(faults):
+        command += [*([":"] if i else []), "-np", "1", sys.executable, str(BREAKER), fault, "run", str(job.path), *options]
+    return run(command, LIMIT_S, cache)
+
+
+def whole(job: SmallJob, unbroken: SmallJob, done: CompletedProcess[str]) -> list[dict]:
+    """Assert that every row is verified with the outputs of an unbroken run. Returns the table of ranks."""
+    got, expected = read(job.results), read(unbroken.results)
+    assert got.status == "complete" and got.exit_code == 0, log_of(done)
+    assert (got.rows == 1).all() and got.proved.tobytes() == expected.proved.tobytes()
+    assert got.outputs.tobytes() == expected.outputs.tobytes()
+    assert np.abs(got.outputs - floats(job.rows)).max() < 1e-5
+    assert not job.journal.exists()
+    return list(got.ranks)
+
+
+@pytest.mark.parametrize("fault", ["die", "crash", "hang"])
+def test_a_lost_worker_costs_its_unfinished_rows_and_nothing_else(fault: str, job: SmallJob, unbroken: SmallJob,
+                                                                   cache: dict[str, str]) -> None:
+    done = play(job, ["sound", fault, "sound", "sound"], cache, ULFM)
+    ranks = whole(job, unbroken, done)
+    assert [r["fate"] for r in ranks] == ["ok", "lost", "ok", "ok"]
+    assert ranks[1]["fate_reason"].startswith("died: ") and ranks[1]["fate_time"]
+    assert ranks[1]["rejections"] == 0
+    assert "rank 1 (rank-1 on " in done.stderr and "is lost" in done.stderr
+
+
+def test_all_but_one_worker_lost(job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
+    done = play(job, ["sound", "die_at_once", "die", "sound"], cache, ULFM)
+    assert [r["fate"] for r in whole(job, unbroken, done)] == ["ok", "lost", "lost", "ok"]
+
+
+def test_no_worker_left_ends_resumable_and_resume_ends_it(job: SmallJob, unbroken: SmallJob,
+                                                          cache: dict[str, str]) -> None:
+    done = play(job, ["sound", "die", "die"], cache, ULFM)
+    outcome = read(job.results)
+    assert (outcome.status, outcome.exit_code) == ("resumable", 75), log_of(done)
+    verified = int((outcome.rows == 1).sum())
+    assert 0 < verified < ROWS
+    again = enclaveml(job, "--resume", ranks=2, env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+
+
+def test_without_fault_tolerance_a_lost_worker_ends_the_job_resumable(job: SmallJob, unbroken: SmallJob,
+                                                                      cache: dict[str, str]) -> None:
+    done = play(job, ["sound", "die", "sound"], cache)
+    assert done.returncode != 0 and job.journal.exists()
+    again = enclaveml(job, "--resume", ranks=2, env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+
+
+@pytest.mark.parametrize("mpi", [(), ULFM])
+def test_a_killed_aggregator_is_resumable(mpi: tuple[str, ...], job: SmallJob, unbroken: SmallJob,
+                                          cache: dict[str, str]) -> None:
+    done = play(job, ["kill_aggregator", "sound", "sound"], cache, mpi)
+    assert job.journal.exists(), log_of(done)
+    again = enclaveml(job, "--resume", env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+    # What the first session verified was not proved again.
+    assert {r["session"] for r in read(job.results).ranks} == {0, 1}
+    first = [r for r in read(job.results).ranks if r["session"] == 0]
+    assert sum(r["rows_verified"] for r in first) >= 8
+
+
+def test_a_bug_in_a_worker_ends_the_job_with_its_traceback(job: SmallJob, cache: dict[str, str]) -> None:
+    done = play(job, ["sound", "fail", "sound"], cache)
+    assert done.returncode == 1, log_of(done)
+    assert "rank 1 (rank-1 on " in done.stderr and "ZeroDivisionError: a bug in this worker" in done.stderr
+    outcome = read(job.results)
+    assert (outcome.status, outcome.exit_code) == ("failed", 1)
+
+
+def test_a_prover_that_stands_still_is_killed_and_its_bundle_goes_elsewhere(job: SmallJob, unbroken: SmallJob,
+                                                                            cache: dict[str, str]) -> None:
+    done = play(job, ["sound", "stop_provers", "sound"], cache, options=("--set", "proof.timeout_s=20"))
+    ranks = whole(job, unbroken, done)
+    assert ranks[1]["rejections"] == 0 and ranks[2]["rows_verified"] > 0
+    assert "could not prove bundle" in done.stderr
+
+
+def test_the_signal_before_a_time_limit_ends_resumable(job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
+    done = play(job, ["signal_aggregator", "sound", "sound"], cache)
+    assert done.returncode == 75, log_of(done)
+    outcome = read(job.results)
+    assert (outcome.status, outcome.exit_code) == ("resumable", 75) and 0 < (outcome.rows == 1).sum() < ROWS
+    again = enclaveml(job, "--resume", ranks=3, env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+    # A finished job is finished: one script serves first run and requeue.
+    third = enclaveml(job, "--resume", env=cache)
+    assert third.returncode == 0 and "is finished already: complete, exit status 0" in third.stderr, log_of(third)
+
+
+def test_sigterm_ends_with_143_and_keeps_what_was_verified(job: SmallJob, unbroken: SmallJob,
+                                                           cache: dict[str, str]) -> None:
+    done = play(job, ["terminate_aggregator", "sound"], cache)
+    assert done.returncode == 143, log_of(done)
+    again = enclaveml(job, "--resume", env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+
+
+def test_a_full_disk_is_said_and_nothing_verified_is_lost(job: SmallJob, unbroken: SmallJob,
+                                                          cache: dict[str, str]) -> None:
+    done = play(job, ["fill_disk", "sound"], cache)
+    assert done.returncode == 4, log_of(done)
+    assert "results.h5.journal" in done.stderr and "--resume" in done.stderr
+    again = enclaveml(job, "--resume", env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+
+
+def test_resume_refuses_another_job_and_names_the_keys(job: SmallJob, cache: dict[str, str]) -> None:
+    done = play(job, ["signal_aggregator", "sound"], cache)
+    assert done.returncode == 75, log_of(done)
+    changed = np.load(job.folder / "rows.npy")
+    changed[0, 0] += 1
+    np.save(job.folder / "rows.npy", changed)
+    again = enclaveml(job, "--resume", "--set", "proof.tolerance=0.04", env=cache)
+    assert again.returncode == 2, log_of(again)
+    assert "--set proof.tolerance=0.04: proof.tolerance: found 0.04; the job to go on with has 0.05" in again.stderr
+    assert "input.path: the data differ from those of the job to go on with" in again.stderr
+    assert job.journal.exists()
