@@ -28,6 +28,7 @@ from enclaveml.provenance import utc_now
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
+from enclaveml.silence import Silence, limit_s
 from enclaveml.zk.interface import Circuit, Proof, Verdict, Verifier
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Aggregator:
         self._counted: set[int] = set()
         self.draining = False
         self._drained: set[int] = set()
+        self._silence = Silence()
 
     # -- what the run asks -------------------------------------------------------
 
@@ -125,7 +127,10 @@ class Aggregator:
             RemoteFailure: a rank's own program failed; the job ends.
         """
         for rank, report in reports:
+            self._silence.heard(rank)
             self._take(rank, report)
+        for rank, seconds in self._silence.step(self._owing()).items():
+            self._lose_silent(rank, seconds)
         for verdict in self._verifier.poll() if self._verifier else ():
             self._conclude(verdict)
         if not self.draining and self._stranded:
@@ -151,6 +156,28 @@ class Aggregator:
         member = self.members[rank]
         if member.fate is Fate.OK:
             self._end_member(member, Fate.LOST, reason)
+
+    def _owing(self) -> dict[int, float]:
+        """The ranks that owe an answer (outputs, a proof, that they are drained), and how long they may take (s)."""
+        ranks = {m.rank for m in self.members.values() if m.working}
+        if self.draining:
+            owing = ranks - self._drained
+        else:
+            sent = [np.unique(r.rank[r.stage == SENT]).tolist() for r in self.rounds.values()]
+            owing = ranks & {b.rank for b in self._bundles.values()}.union(*sent)
+        attempts = dict.fromkeys(owing, 1)
+        for bundle in self._bundles.values():
+            if bundle.rank in owing:
+                attempts[bundle.rank] = max(attempts[bundle.rank], bundle.attempt)
+        return {rank: limit_s(self._timeout(attempt)) for rank, attempt in attempts.items()}
+
+    def _lose_silent(self, rank: int, seconds: float) -> None:
+        """A rank that answers nothing is given up; it is told to stop, and what it says later is not read."""
+        bundles = sum(b.rank == rank for b in self._bundles.values())
+        rows = sum(len(r.held_by(rank, SENT)[0]) for r in self.rounds.values())
+        self._end_member(self.members[rank], Fate.LOST, f"has not answered for {seconds:.0f} s, with {bundles} bundles "
+                                                        f"to prove and {rows} rows to infer in hand")
+        self._boxes[rank].put(Order("drain"))
 
     # -- rounds ------------------------------------------------------------------
 
@@ -460,10 +487,12 @@ class Aggregator:
         self._next_bundle += 1
         round_.stage[local, slots] = PROVING
         self._bundles[bundle.id] = bundle
-        # A bundle that ran out of time gets more on its next rank.
-        timeout = self.job.proof.timeout_s * (2 if bundle.attempt > 1 else 1)
         self._boxes[rank].put(Order("prove", {"bundle": bundle.id, "round": bundle.round, "attempt": bundle.attempt,
-                                              "timeout_s": timeout}, rows))
+                                              "timeout_s": self._timeout(bundle.attempt)}, rows))
+
+    def _timeout(self, attempt: int) -> float:
+        """Seconds that a bundle may take: one that ran out of time gets more on its next rank."""
+        return self.job.proof.timeout_s * (2 if attempt > 1 else 1)
 
     def _conclude(self, verdict: Verdict) -> None:
         bundle, blob = self._checking.pop(verdict.task)
