@@ -58,15 +58,17 @@ class Aggregator:
         members: rank id to member; mutated as things happen.
         boxes: rank id to the outbox of its orders.
         circuit, verifier: None where nothing is proved (coverage 0).
+        job_id: what workers label their envelopes with.
     """
 
     def __init__(self, job: JobSpec, n_rows: int, read: Callable[[int, int], np.ndarray], circuit: Circuit | None,
                  outputs: int, verifier: Verifier | None, members: Mapping[int, Member], boxes: Mapping[int, Outbox],
-                 journal: Journal, reference: Callable[[np.ndarray], np.ndarray], row_bytes: int) -> None:
+                 journal: Journal, reference: Callable[[np.ndarray], np.ndarray], row_bytes: int,
+                 job_id: str = "") -> None:
         self.job, self.n_rows, self.circuit, self.members = job, n_rows, circuit, members
         self.outputs = outputs
         self._read, self._verifier, self._boxes = read, verifier, boxes
-        self._journal, self._reference = journal, reference
+        self._journal, self._reference, self._job_id = journal, reference, job_id
         self.replicas = job.split.replicas if job.split.strategy == "redundant" else 1
         self.round_rows = max(1, min(ROUND_ROWS, ROUND_BYTES // max(1, row_bytes), n_rows))
         self.rounds: dict[int, Round] = {}
@@ -391,6 +393,7 @@ class Aggregator:
         for name, found, expected in (
             ("model_hash", envelope.model_hash.hex(), c.model_hash),
             ("circuit_id", envelope.circuit_id.hex(), c.circuit_id),
+            ("job_id", envelope.job_id, self._job_id),
             ("round", envelope.round, bundle.round),
             ("bundle", envelope.bundle, bundle.id),
             ("attempt", envelope.attempt, bundle.attempt),

@@ -246,7 +246,7 @@ class _Story:
                 prover = EzklSystem().prover(circuit.folder, children_of(me, members), 1)
                 self._closing.append(prover)
             if world.is_root:
-                aggregator, finish = self._aggregator(job, dataset, circuit, model, members, exchange, infer)
+                aggregator, finish = self._aggregator(job, dataset, brief, circuit, model, members, exchange, infer)
         worker = Worker(infer, infer.batch, prover, children_of(me, members), circuit, me.node_id, brief.job_id,
                         exchange.outbox)
         progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
@@ -270,7 +270,7 @@ class _Story:
         self.close()
         return code
 
-    def _aggregator(self, job: JobSpec, dataset: Dataset, circuit: Circuit | None, model: Model,
+    def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuit: Circuit | None, model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
                     infer: Inference) -> tuple[Aggregator, Finish]:
         verifier = None
@@ -283,7 +283,8 @@ class _Story:
         journal, before = begin(job, self.options, dataset, circuit, model, members, self.world.library)
         self._closing.append(journal)
         aggregator = Aggregator(job, dataset.rows, dataset.read, circuit, exchange.outputs, verifier,
-                                {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes)
+                                {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes,
+                                brief.job_id)
         if before is not None:
             aggregator.go_on(before)
         return aggregator, Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)

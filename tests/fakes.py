@@ -243,7 +243,7 @@ class Cluster:
             self.aggregator = Aggregator(
                 self.job, n_rows, self._read, self.circuit if self.proving else None, D,
                 self.verifier if self.proving else None, self.members, self.boxes, self.journal, model,
-                row_bytes=4 * WIDTH)
+                row_bytes=4 * WIDTH, job_id="job-1")
         if before is not None:
             self.aggregator.go_on(before)
         self.bundles: dict[int, tuple[int, list[int]]] = {}

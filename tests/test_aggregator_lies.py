@@ -147,6 +147,7 @@ ENVELOPES = {
     "bundle": (edited(bundle=99), "bundle is 99, ordered was "),
     "attempt": (edited(attempt=2), "attempt is 2, ordered was 1"),
     "node_id": (edited(node_id="node-1"), "node_id is node-1, ordered was node-2"),
+    "job_id": (edited(job_id="job-0"), "job_id is job-0, ordered was job-1"),
     "rows": (edited(rows=lambda e: e.rows + 1), "rows is ["),
     "rows in another order": (edited(rows=lambda e: e.rows[::-1].copy()), "rows is ["),
     "input_hash": (edited(input_hash=bytes(32)), f"input_hash is {'00' * 32}, ordered was "),
@@ -260,18 +261,18 @@ def test_a_rank_that_breaks_the_protocol_is_expelled_at_once(tmp_path, what, tex
 
 
 def test_an_envelope_for_another_ranks_bundle(tmp_path):
-    c = Cluster(tmp_path, n_rows=24)
+    c = Cluster(tmp_path, n_rows=24, provers={3: FakeProver(delay=3)})
 
     def steal(own: list[Report]) -> list[Report]:
-        theirs = [task for task, (rank, _) in c.bundles.items() if rank == 1]
+        theirs = [task for task, (rank, _) in c.bundles.items() if rank == 3]
         return [Report("envelope", {"bundle": theirs[0]}, blob=r.blob) if r.kind == "envelope" else r for r in own]
 
     c.ranks[LIAR].tamper = steal
     c.run()
     c.check()
     named(c)
-    assert c.members[LIAR].evidence == ["a report: an envelope of bundle 1, which rank 2 was not given or has answered"]
-    assert (c.status == RowStatus.VERIFIED).all() and c.members[1].rejections == 0
+    assert c.members[LIAR].evidence == ["a report: an envelope of bundle 5, which rank 2 was not given or has answered"]
+    assert (c.status == RowStatus.VERIFIED).all() and (c.aggregator.rank_of == 3).sum() >= 8
 
 
 def test_a_proof_replayed_for_another_bundle_is_rejected(tmp_path):
@@ -301,6 +302,17 @@ def test_up_to_max_rejections_a_rank_may_go_on_with_other_rows(tmp_path):
     refused = [row for task, (rows, status) in c.verifier.said.items() if c.bundles[task][0] == LIAR
                for row, s in zip(rows, status, strict=True) if s == RowStatus.REJECTED]
     assert refused == [14, 15, 16, 17, 26] and LIAR not in c.aggregator.rank_of[refused]
+
+
+def test_a_row_whose_output_was_a_lie_does_not_go_back_to_the_liar(tmp_path):
+    class AltersRow0(Worker):
+        def infer(self, rows, data):
+            return super().infer(rows, data) + np.where(rows == 0, np.float32(9), 0)[:, None].astype(np.float32)
+
+    c = Cluster(tmp_path, n_rows=8, ranks=2, max_rejections=2, workers={1: AltersRow0}).run()
+    c.check()
+    assert c.status.tolist() == [RowStatus.REJECTED, *[RowStatus.VERIFIED] * 7]
+    assert c.members[1].rejections == 1 and c.members[1].fate is Fate.OK and c.members[1].rows == 8
 
 
 def test_the_third_rejection_of_three_expels(tmp_path):
