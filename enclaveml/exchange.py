@@ -144,7 +144,7 @@ class Exchange:
         headers = np.ascontiguousarray(everybody[:, :3]).view(np.int64)
         self._check_headers(headers)
         for i, rank in enumerate(world.ids):
-            self.stats[rank] = everybody[i, 3:]
+            self.stats[rank] = _counts(everybody[i, 3:])
         self._sent_up_to = items[-1][0] if items else 0
         outputs = world.gather_rows(record, headers[:, 0], "Gatherv of outputs") if headers[:, 0].any() else None
         blobs = (
@@ -191,7 +191,7 @@ class Exchange:
                     if number > self._read_reports[rank]:
                         self._read_reports[rank] = number
                         reports.append((rank, report))
-            except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
                 reports.append((rank, Report("garbled", {"text": f"a report that cannot be read: {error!r}"})))
         return reports
 
@@ -235,6 +235,11 @@ def _records(dtype: np.dtype, rows: np.ndarray, outputs: np.ndarray) -> np.ndarr
     return out
 
 
+def _counts(stats: np.ndarray) -> np.ndarray:
+    """A rank's statistics as it told them, 0 where that is no number or none that could be: they end in the file."""
+    return np.where((stats >= 0) & (stats <= 2.0**53), stats, 0.0)  # NaN compares false
+
+
 def _concatenate(parts: Sequence[np.ndarray], row_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty((0, *row_shape), dtype)
 
@@ -250,20 +255,22 @@ def _pack_reports(items: Sequence[tuple[int, Report]]) -> bytes:
 
 
 def _unpack_reports(blob: bytes, records: np.ndarray) -> list[tuple[int, Report]]:
-    """The reports of one rank. Untrusted: raises ValueError, KeyError, TypeError or struct.error."""
+    """The reports of one rank. Untrusted: raises ValueError, KeyError, TypeError, OverflowError or struct.error."""
     (length,) = struct.unpack_from("<Q", blob)
     listed = json.loads(blob[8: 8 + length])
     at, row_at, out = 8 + length, 0, []
     for item in listed:
-        n_rows, n_blob = int(item["rows"]), int(item["blob"])
+        n_rows, n_blob, number = int(item["rows"]), int(item["blob"]), int(item["seq"])
         if n_rows < 0 or n_blob < 0 or not isinstance(item["meta"], dict) or not isinstance(item["kind"], str):
+            raise ValueError(f"malformed item {str(item)[:200]}")
+        if not 0 < number < 1 << 62:  # it goes back in a header of int64
             raise ValueError(f"malformed item {str(item)[:200]}")
         part = records[row_at: row_at + n_rows]
         body = blob[at: at + n_blob]
         if len(part) != n_rows or len(body) != n_blob:
             raise ValueError(f"item {item['seq']} claims {n_rows} rows and {n_blob} bytes that are not there")
         at, row_at = at + n_blob, row_at + n_rows
-        out.append((int(item["seq"]), Report(item["kind"], item["meta"], part["row"].copy(), part["output"].copy(), body)))
+        out.append((number, Report(item["kind"], item["meta"], part["row"].copy(), part["output"].copy(), body)))
     return out
 
 
