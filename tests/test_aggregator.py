@@ -46,8 +46,20 @@ def test_replicas_go_to_different_ranks_and_are_all_kept(tmp_path):
     assert (c.aggregator.proved == (fixed(c.data) / 2.0**SCALE)[:, None]).all()
 
 
+def one_at_a_time():
+    """Holds reports back, so that a tick brings no more than one."""
+    waiting = []
+
+    def tamper(own):
+        waiting.extend(own)
+        return [waiting.pop(0)] if waiting else []
+    return tamper
+
+
 def test_bundles_are_full_but_for_the_last_of_a_rank_in_a_round(tmp_path):
-    c = Cluster(tmp_path, n_rows=2 * 47, round_rows=47, batch=3).run()
+    c = Cluster(tmp_path, n_rows=2 * 47, round_rows=47, batch=3, tamper={r: one_at_a_time() for r in (1, 2)}).run()
+    c.check()
+    assert any(order.kind == "prove" for order in c.ranks[1].orders[:3])  # before its last outputs were in
     by_round: dict[tuple[int, int], list[int]] = {}
     for rank, rows in c.bundles.values():
         by_round.setdefault((rank, rows[0] // 47), []).append(len(rows))
@@ -172,7 +184,7 @@ def test_resuming_a_job_of_which_every_row_is_verified_only_closes_its_rounds(tm
     Cluster(tmp_path, n_rows=30, round_rows=8).run().journal.close()
     again = Cluster(tmp_path, n_rows=30, round_rows=8, resume=True).run()
     assert (again.status == RowStatus.VERIFIED).all() and not again.bundles and again.aggregator.rows_done == 30
-    assert not any(o.kind == "infer" for r in again.ranks.values() for o in r.orders)
+    assert again.reads == [] and not any(o.kind == "infer" for r in again.ranks.values() for o in r.orders)
     assert (again.aggregator.proved[:, 0] == fixed(again.data) / 2.0**SCALE).all()
 
 
