@@ -168,6 +168,27 @@ def test_too_little_memory_is_refused_before_set_up() -> None:
     assert str(caught.value) == "no circuit for this model fits 0.05 GB of memory"
 
 
+def test_a_circuit_whose_rows_and_scale_are_given_serves_jobs_of_any_size() -> None:
+    made = zk_case.prepare()
+    told: list[str] = []
+    request = CircuitRequest(
+        scale=8, rows_per_proof=4, expected_rows=4000, cores=12, children=3, memory_gb=16.0
+    )
+    again = EzklSystem().prepare(zk_case.function(), zk_case.ROWS, request, told.append)
+    assert again == made and told == []
+
+
+def test_a_cached_circuit_that_takes_too_much_memory_is_not_used() -> None:
+    made = zk_case.prepare()
+    children = 1 + int(1e9 / made.measured["prove_peak_bytes"])
+    request = CircuitRequest(scale=8, rows_per_proof=4, children=children, memory_gb=1.0)
+    told: list[str] = []
+    with pytest.raises(JobError) as caught:
+        EzklSystem().prepare(zk_case.function(), zk_case.ROWS, request, told.append)
+    assert told == [f"cached circuit {made.circuit_id[:16]} takes more memory than this job has"]
+    assert str(caught.value) == "no circuit for this model fits 1 GB of memory at 4 rows per proof"
+
+
 def test_sample_rows_of_another_shape_are_a_callers_error() -> None:
     with pytest.raises(ValueError) as caught:
         EzklSystem().prepare(zk_case.function(), zk_case.ROWS[:, :5], CircuitRequest())

@@ -29,11 +29,21 @@ from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunct
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 1
+_PLAN_VERSION = 2
 
 
-def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str) -> str:
-    """The cache key: model, request and versions; sizes only by their power of two."""
+def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:
+    """The cache key: model, what the circuit must do, versions and, where ``sized``, the job's size.
+
+    Size (expected rows, memory, cores, children; rows and memory only by their power of two) decides
+    which circuit is cheapest. A job that gives rows per proof and scale gets the same one at any size.
+    """
+    size = {
+        "expected": math.ceil(math.log2(max(1, request.expected_rows))),
+        "memory": math.floor(math.log2(request.memory_gb)),
+        "cores": request.cores,
+        "children": request.children,
+    }
     return keys.key_of(
         {
             "plan": _PLAN_VERSION,
@@ -44,12 +54,9 @@ def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str
             "tolerance": request.tolerance,
             "rows_per_proof": request.rows_per_proof,
             "scale": request.scale,
-            "expected": math.ceil(math.log2(max(1, request.expected_rows))),
-            "memory": math.floor(math.log2(request.memory_gb)),
-            "cores": request.cores,
-            "children": request.children,
             "ezkl": metadata.version("ezkl"),
             "jax2onnx": metadata.version("jax2onnx"),
+            "size": size if sized else None,
         }
     )
 
@@ -70,23 +77,34 @@ def prepare(
     fingerprint = function.fingerprint or model_hash(function)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     threads = max(threads, os.cpu_count() or 1)
+    given = request.rows_per_proof is not None and request.scale is not None
     with contextlib.closing(process.Child(threads)) as child:
-        for key in (base := cache_key(function, request, fingerprint), f"{base}-{digest[:16]}"):
 
-            def build(folder: Path) -> None:
-                with contextlib.closing(Scratch()) as scratch:
-                    bench = Bench(function, request.inputs, child, scratch)
-                    _build(folder, bench, rows, request, cache, progress)
-                    (folder / _SAMPLES).write_text(digest, encoding="ascii")
+        def build(folder: Path) -> None:
+            with contextlib.closing(Scratch()) as scratch:
+                bench = Bench(function, request.inputs, child, scratch)
+                _build(folder, bench, rows, request, cache, progress)
+                (folder / _SAMPLES).write_text(digest, encoding="ascii")
 
-            circuit = _load(cache.entry("circuits", key, build, request.setup_timeout_s, progress))
-            if (circuit.folder / _SAMPLES).read_text(encoding="ascii") == digest:
-                return circuit
-            try:
-                return _registered_again(circuit, function, rows, child)
-            except JobError as error:  # other rows than the cached circuit was made for
-                progress(f"cached circuit {circuit.circuit_id[:16]} does not serve: {error}")
+        for sized in (False, True) if given else (True,):
+            base = cache_key(function, request, fingerprint, sized)
+            for key in (base, f"{base}-{digest[:16]}"):
+                circuit = _load(cache.entry("circuits", key, build, request.setup_timeout_s, progress))
+                if not sized and not _fits(circuit, request):
+                    progress(f"cached circuit {circuit.circuit_id[:16]} takes more memory than this job has")
+                    break
+                if (circuit.folder / _SAMPLES).read_text(encoding="ascii") == digest:
+                    return circuit
+                try:
+                    return _registered_again(circuit, function, rows, child)
+                except JobError as error:  # other rows than the cached circuit was made for
+                    progress(f"cached circuit {circuit.circuit_id[:16]} does not serve: {error}")
     raise AssertionError("an entry made for these sample rows was made for others")
+
+
+def _fits(circuit: Circuit, request: CircuitRequest) -> bool:
+    """Whether a rank's children, proving together, stay within its memory as measured at preparation."""
+    return circuit.measured["prove_peak_bytes"] * request.children <= request.memory_gb * 1e9
 
 
 def _load(folder: Path) -> Circuit:
