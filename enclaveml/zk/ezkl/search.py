@@ -219,7 +219,10 @@ class Search:
                     continue
                 holds[choice.numerics] = bits
             settings = self.bench.settings(choice)
-            if cost.blocks(settings["num_rows"], choice.logrows) > candidate.blocks:
+            blocks = cost.blocks(settings["num_rows"], choice.logrows)
+            if blocks > candidate.blocks and self.request.rows_per_proof is not None:
+                candidate = replace(candidate, blocks=blocks)  # asked for so many rows: more columns, not fewer rows
+            elif blocks > candidate.blocks:
                 choice = replace(choice, rows=max(2, math.floor(choice.rows * 0.97)))
                 candidate, settings = replace(candidate, choice=choice), self.bench.settings(choice)
             yield candidate, settings
