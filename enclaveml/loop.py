@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 
+from enclaveml import watchdog
 from enclaveml.aggregator import Aggregator
 from enclaveml.comm import RECOVERY_S, RankLost, World
 from enclaveml.errors import EnvironmentFault, RemoteFailure
@@ -25,8 +25,8 @@ TICK_S = 0.1
 GLANCE_S = 0.01
 
 # A rank that has not finished a step of its own loop within this many seconds is stuck
-# in a native call or on a dead file system: it is ended from a thread that needs no
-# GIL, which turns it into a lost rank. A step is one batch's inference and one tick.
+# in a native call: it is ended by the kernel, which turns it into a lost rank. A step
+# is one batch's inference and one tick.
 WATCHDOG_S = 900.0
 
 
@@ -51,12 +51,12 @@ class Loop:
         work = self._guarded(self._worker.work)
         try:
             while not self._worker.stopped:
-                faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
+                watchdog.arm(WATCHDOG_S)
                 work()
                 self._pause()
                 self._tick()
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            watchdog.disarm()
             self._world.idle = lambda: None
         if self._failure is not None:
             raise mark_agreed(self._failure)  # the stop order told everybody
@@ -128,7 +128,7 @@ class Loop:
             print(f"enclaveml: rank {self._world.rank}: another rank died ({error}); run under "
                   f"`mpirun --with-ft ulfm` to go on without it", file=sys.stderr, flush=True)
             os._exit(75)
-        faulthandler.dump_traceback_later(RECOVERY_S, exit=True)
+        watchdog.arm(RECOVERY_S)
         lost = self._world.recover()
         self.lost += lost
         if 0 in lost:
@@ -144,7 +144,7 @@ class Loop:
 
 def leave(world: World, lost: bool, code: int) -> int:
     """End MPI. After a lost rank Finalize was seen to hang: flush and go at once instead."""
-    faulthandler.dump_traceback_later(RECOVERY_S + 30, exit=True)
+    watchdog.arm(RECOVERY_S + 30)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -154,5 +154,5 @@ def leave(world: World, lost: bool, code: int) -> int:
         world.finalize()
     except (EnvironmentFault, RankLost):
         os._exit(code)
-    faulthandler.cancel_dump_traceback_later()
+    watchdog.disarm()
     return code

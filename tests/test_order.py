@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
 errors
-log byte_reader options roster signals progress silence signature records results_schema sbatch_text
+log byte_reader options roster signals watchdog progress silence signature records results_schema sbatch_text
 schema yaml_lines provenance shards
 job_values job_files cluster
 job_layers job_checks
