@@ -104,7 +104,10 @@ class Aggregator:
         return int((self.settled > 0).sum())
 
     def go_on(self, before: ResumeState) -> None:
-        """Take over what earlier sessions verified, before the first step: the k-th answer to a row is its k-th slot."""
+        """Take over what earlier sessions verified, before the first step.
+
+        The k-th answer to a row takes its k-th slot.
+        """
         order = np.argsort(before.rows, kind="stable")
         rows = before.rows[order]
         slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
@@ -283,7 +286,8 @@ class Aggregator:
         if 0 < self.job.proof.coverage < 1:  # workers still hold the rows that were not drawn
             for member in self.members.values():
                 if member.working:
-                    self._boxes[member.rank].put(Order("forget", {"start": int(rows[0]), "stop": int(rows[-1]) + 1}))
+                    forget = {"start": int(rows[0]), "stop": int(rows[-1]) + 1}
+                    self._boxes[member.rank].put(Order("forget", forget))
         self._mark_unverified(round_)
         self._count(round_.number)
 
@@ -344,7 +348,8 @@ class Aggregator:
             elif report.kind == "failed":
                 self._take_failure(rank, report)
             else:
-                raise Unassigned(_told(report.meta.get("text")) or f"a report of unknown kind {report.kind[:40]!r}")
+                text = _told(report.meta.get("text"))
+                raise Unassigned(text or f"a report of unknown kind {report.kind[:40]!r}")
         except Unassigned as error:
             self._blame(member, None, str(error), breach=True)
 
@@ -408,7 +413,7 @@ class Aggregator:
         ):
             if found != expected:
                 raise FormatError(f"{name} is {str(found)[:80]}, ordered was {str(expected)[:80]}")
-        if np.ascontiguousarray(envelope.outputs, "<f4").tobytes() != np.ascontiguousarray(outputs, "<f4").tobytes():
+        if envelope.outputs.tobytes() != outputs.tobytes():
             raise FormatError("outputs differ from those that the rank sent before proving")
 
     def _take_failure(self, rank: int, report: Report) -> None:
@@ -428,7 +433,8 @@ class Aggregator:
         number = report.meta.get("bundle")
         bundle = self._bundles.get(number) if type(number) is int else None
         if bundle is None or bundle.rank != rank:
-            named = f"bundle {number}" if type(number) is int else f"a bundle that is no number ({type(number).__name__})"
+            strange = f"a bundle that is no number ({type(number).__name__})"
+            named = f"bundle {number}" if type(number) is int else strange
             raise Unassigned(f"{what} of {named}, which rank {rank} was not given or has answered")
         return self._bundles.pop(bundle.id)
 
@@ -560,7 +566,7 @@ class Aggregator:
             self._end_member(member, Fate.EXPELLED, f"{member.rejections} rejected; last: {text}"[:2000])
 
     def _suspect(self, member: Member) -> None:
-        """What a rank said that was not drawn is not believed any more once it was caught: others get those rows."""
+        """What a caught rank said that was not drawn is not believed any more: others get those rows."""
         told = (self.rank_of == member.rank) & (self.status == RowStatus.UNPROVED)
         for number in np.unique(np.nonzero(told)[0] // self.round_rows):
             if int(number) not in self.rounds:
@@ -570,7 +576,8 @@ class Aggregator:
                                       & (round_.stage == DONE))
             if len(local):
                 round_.refuse(local + round_.start, member.rank)
-                self._note(local + round_.start, RowStatus.SUSPECT, "of a rank that was caught", member.rank, 1)
+                rows = local + round_.start
+                self._note(rows, RowStatus.SUSPECT, "of a rank that was caught", member.rank, 1)
                 self._take_back(round_, local, slots, RowStatus.SUSPECT)
 
     def _end_member(self, member: Member, fate: Fate, reason: str) -> None:

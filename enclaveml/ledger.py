@@ -83,7 +83,8 @@ class Round:
             raise Unassigned(f"rank {rank} named a row twice")
         held = (self.rank[local] == rank) & (self.stage[local] == stage)
         if not held.any(axis=1).all():
-            raise Unassigned(f"row {rows[~held.any(axis=1)][0]} was not given to rank {rank}, or was already answered")
+            row = rows[~held.any(axis=1)][0]
+            raise Unassigned(f"row {row} was not given to rank {rank}, or was already answered")
         return local, held.argmax(axis=1)
 
     def held_by(self, rank: int, *stages: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +93,7 @@ class Round:
         return np.nonzero((self.rank == rank) & chosen)
 
     def first_idle(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The slots (row index in the round, replica) that ``assign`` would give away; each row must have one idle."""
+        """The slots (row index in the round, replica) that ``assign`` would give away; each row has one."""
         local = rows - self.start
         return local, (self.stage[local] == IDLE).argmax(axis=1)
 

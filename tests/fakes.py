@@ -22,12 +22,20 @@ from enclaveml import aggregator as aggregator_module
 from enclaveml.aggregator import Aggregator, final_status
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import (
-    ClusterSpec, CombineSpec, InputSpec, JobSpec, ModelSpec, OutputSpec, ProofSpec, SplitSpec,
+    ClusterSpec,
+    CombineSpec,
+    InputSpec,
+    JobSpec,
+    ModelSpec,
+    OutputSpec,
+    ProofSpec,
+    SplitSpec,
 )
 from enclaveml.journal import Journal, read_records
 from enclaveml.journal_format import Record
 from enclaveml.journal_index import index_journal
 from enclaveml.results import build_results, read_results
+from enclaveml.ledger import DONE
 from enclaveml.resume import Resume
 from enclaveml.roster import Member
 from enclaveml.worker import Worker
@@ -76,8 +84,12 @@ def prove(rows: np.ndarray) -> Proof:
 class FakeProver:
     """Proves after ``delay`` polls; ``fails`` says why a task fails, or nothing."""
 
-    def __init__(self, prove: Callable[[np.ndarray], Proof] = prove, delay: int = 0,
-                 fails: Callable[[int], str] = lambda task: "") -> None:
+    def __init__(
+        self,
+        prove: Callable[[np.ndarray], Proof] = prove,
+        delay: int = 0,
+        fails: Callable[[int], str] = lambda task: "",
+    ) -> None:
         self.prove, self.delay, self.fails = prove, delay, fails
         self.waiting: list[tuple[int, int, np.ndarray]] = []
         self.timeouts: dict[int, float] = {}
@@ -128,12 +140,17 @@ class FakeVerifier:
             status = np.where(deviation <= TOLERANCE, VERIFIED, INCONSISTENT).astype(np.uint8)
         text = "" if (status == VERIFIED).all() else "beyond the tolerance"
         if proof.computation != honest.computation or (proof.outputs != honest.outputs).any():
-            status, text, proved = np.full(n, REJECTED, np.uint8), "the proof does not verify", np.full((n, D), np.nan)
+            status, text, proved = (
+                np.full(n, REJECTED, np.uint8),
+                "the proof does not verify",
+                np.full((n, D), np.nan),
+            )
         self.said[task] = rows[:, 0].astype(int).tolist(), status.tolist()
         with np.errstate(invalid="ignore"):
             differs = proved.argmax(axis=1) != float_outputs.argmax(axis=1)
-        self.waiting.append((self.polls + self.delay,
-                             Verdict(task, status, text, proved, deviation, differs, 0.125)))
+        self.waiting.append(
+            (self.polls + self.delay, Verdict(task, status, text, proved, deviation, differs, 0.125))
+        )
 
     def poll(self) -> list[Verdict]:
         self.polls += 1
@@ -151,36 +168,90 @@ class FakeVerifier:
 
 def a_circuit(folder: Path) -> Circuit:
     return Circuit(
-        system="fake", version="1", circuit_id="c1" * 32, model_hash="ab" * 32, rows=B, outputs=D, row_shape=(WIDTH,),
-        dtype="float32", input_scale=8, output_scale=SCALE, tolerance=TOLERANCE, inputs="public", inputs_bounded=True,
-        deviation=0.0, agreement=1.0, samples=1, logrows=10, proof_bytes=64, srs_origin="test", settings={},
-        measured={}, files={}, folder=folder)
+        system="fake",
+        version="1",
+        circuit_id="c1" * 32,
+        model_hash="ab" * 32,
+        rows=B,
+        outputs=D,
+        row_shape=(WIDTH,),
+        dtype="float32",
+        input_scale=8,
+        output_scale=SCALE,
+        tolerance=TOLERANCE,
+        inputs="public",
+        inputs_bounded=True,
+        deviation=0.0,
+        agreement=1.0,
+        samples=1,
+        logrows=10,
+        proof_bytes=64,
+        srs_origin="test",
+        settings={},
+        measured={},
+        files={},
+        folder=folder,
+    )
 
 
-def a_job(strategy: str = "by_capacity", replicas: int = 2, reassign: bool = True, coverage: float = 1.0,
-          max_rejections: int = 1, timeout_s: float = 10.0) -> JobSpec:
+def a_job(
+    strategy: str = "by_capacity",
+    replicas: int = 2,
+    reassign: bool = True,
+    coverage: float = 1.0,
+    max_rejections: int = 1,
+    timeout_s: float = 10.0,
+) -> JobSpec:
     return JobSpec(
-        name="test", model=ModelSpec("m.py:M", {}, None, None), input=InputSpec(Path("x.npz"), None, None),
+        name="test",
+        model=ModelSpec("m.py:M", {}, None, None),
+        input=InputSpec(Path("x.npz"), None, None),
         split=SplitSpec(strategy, replicas, reassign),
         proof=ProofSpec(coverage=coverage, max_rejections=max_rejections, timeout_s=timeout_s),
-        combine=CombineSpec(), output=OutputSpec(Path("results.h5")), cluster=ClusterSpec(), path=Path("job.yaml"),
-        given="")
+        combine=CombineSpec(),
+        output=OutputSpec(Path("results.h5")),
+        cluster=ClusterSpec(),
+        path=Path("job.yaml"),
+        given="",
+    )
 
 
 def a_member(rank: int, capacity: float = 1.0, computes: bool = True) -> Member:
-    return Member(rank=rank, node_id=f"node-{rank}", host="here", local_rank=rank, device="cpu", memory_gb=1.0,
-                  cores=1.0, capacity=capacity, computes=computes)
+    return Member(
+        rank=rank,
+        node_id=f"node-{rank}",
+        host="here",
+        local_rank=rank,
+        device="cpu",
+        memory_gb=1.0,
+        cores=1.0,
+        capacity=capacity,
+        computes=computes,
+    )
 
 
 def a_journal(path: Path, job: JobSpec, n_rows: int, members: list[Member], circuit: Circuit) -> Journal:
     """A real journal with the records that come before the first round."""
     journal = Journal.create(path)
-    journal.append("start", {
-        "job": "job: {name: test}\n", "job_given": "", "inputs": "public", "strategy": job.split.strategy,
-        "versions": {}, "model_hash": circuit.model_hash, "dataset_fingerprint": "00" * 32, "rows": n_rows,
-        "outputs": D, "started": "2026-01-01T00:00:00Z",
-        "ranks": [{"rank": m.rank, "node_id": m.node_id, "host": m.host} for m in members]})
-    journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": {}}, vk=b"v", settings=b"{}", srs=b"s")
+    journal.append(
+        "start",
+        {
+            "job": "job: {name: test}\n",
+            "job_given": "",
+            "inputs": "public",
+            "strategy": job.split.strategy,
+            "versions": {},
+            "model_hash": circuit.model_hash,
+            "dataset_fingerprint": "00" * 32,
+            "rows": n_rows,
+            "outputs": D,
+            "started": "2026-01-01T00:00:00Z",
+            "ranks": [{"rank": m.rank, "node_id": m.node_id, "host": m.host} for m in members],
+        },
+    )
+    journal.append(
+        "circuit", {"circuit_id": circuit.circuit_id, "manifest": {}}, vk=b"v", settings=b"{}", srs=b"s"
+    )
     return journal
 
 
@@ -204,11 +275,23 @@ class Cluster:
     rank to a function of its reports. Rank 0 only aggregates unless it is alone.
     """
 
-    def __init__(self, folder: Path, n_rows: int = 24, ranks: int = 4, *, round_rows: int = 1 << 16,
-                 capacities: tuple[float, ...] | None = None, batch: int = 8, coarse: tuple[int, ...] = (),
-                 workers: dict[int, type[Worker]] | None = None, provers: dict[int, FakeProver] | None = None,
-                 tamper: dict[int, Callable[[list[Report]], list[Report]]] | None = None, verdict_delay: int = 0,
-                 resume: bool = False, **job: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        n_rows: int = 24,
+        ranks: int = 4,
+        *,
+        round_rows: int = 1 << 16,
+        capacities: tuple[float, ...] | None = None,
+        batch: int = 8,
+        coarse: tuple[int, ...] = (),
+        workers: dict[int, type[Worker]] | None = None,
+        provers: dict[int, FakeProver] | None = None,
+        tamper: dict[int, Callable[[list[Report]], list[Report]]] | None = None,
+        verdict_delay: int = 0,
+        resume: bool = False,
+        **job: object,
+    ) -> None:
         self.folder, self.n_rows = folder, n_rows
         self.data = dataset(n_rows, coarse)
         self.job = a_job(**job)
@@ -223,8 +306,15 @@ class Cluster:
             outbox = Outbox()
             prover = (provers or {}).get(r) or FakeProver()
             worker = (workers or {}).get(r, Worker)(
-                model, batch, prover if self.proving else None, 2, self.circuit if self.proving else None,
-                f"node-{r}", "job-1", outbox)
+                model,
+                batch,
+                prover if self.proving else None,
+                2,
+                self.circuit if self.proving else None,
+                f"node-{r}",
+                "job-1",
+                outbox,
+            )
             self.ranks[r] = Rank(worker, prover, outbox)
             if r in (tamper or {}):
                 self.ranks[r].tamper = tamper[r]
@@ -233,17 +323,33 @@ class Cluster:
         if resume:
             before = Resume.load(path)
             self.journal = Journal.open_append(path)
-            self.journal.append("resume", {"started": "2026-01-02T00:00:00Z", "versions": {},
-                                           "ranks": [{"rank": r} for r in range(ranks)]})
+            self.journal.append(
+                "resume",
+                {
+                    "started": "2026-01-02T00:00:00Z",
+                    "versions": {},
+                    "ranks": [{"rank": r} for r in range(ranks)],
+                },
+            )
         else:
             self.journal = a_journal(path, self.job, n_rows, list(self.members.values()), self.circuit)
         weakref.finalize(self, self.journal.close)
         self.reads: list[tuple[int, int]] = []
         with mock.patch.object(aggregator_module, "ROUND_ROWS", round_rows):
             self.aggregator = Aggregator(
-                self.job, n_rows, self._read, self.circuit if self.proving else None, D,
-                self.verifier if self.proving else None, self.members, self.boxes, self.journal, model,
-                row_bytes=4 * WIDTH, job_id="job-1")
+                self.job,
+                n_rows,
+                self._read,
+                self.circuit if self.proving else None,
+                D,
+                self.verifier if self.proving else None,
+                self.members,
+                self.boxes,
+                self.journal,
+                model,
+                row_bytes=4 * WIDTH,
+                job_id="job-1",
+            )
         if before is not None:
             self.aggregator.go_on(before)
         self.bundles: dict[int, tuple[int, list[int]]] = {}
@@ -267,9 +373,12 @@ class Cluster:
             rank.outbox.read_up_to(1 << 60)
             reports = rank.tamper(reports)
             rank.reports += reports
-            arrived += [(r, Report(p.kind, json.loads(json.dumps(dict(p.meta))), p.rows, p.outputs, p.blob))
-                        for p in reports]
+            arrived += [
+                (r, Report(p.kind, json.loads(json.dumps(dict(p.meta))), p.rows, p.outputs, p.blob))
+                for p in reports
+            ]
         self.aggregator.step(arrived)
+        assert self.aggregator.rows_done == self.ended
         self.open_rounds = max(self.open_rounds, len(self.aggregator.rounds))
         for r, rank in self.ranks.items():
             for _, order in self.boxes[r].pending():
@@ -281,6 +390,16 @@ class Cluster:
                     meta = json.loads(json.dumps(dict(order.meta)))
                     rank.worker.take(Order(order.kind, meta, order.rows, order.data))
             self.boxes[r].read_up_to(1 << 60)
+
+    @property
+    def ended(self) -> int:
+        """How many rows have ended, counted from the rounds."""
+        a = self.aggregator
+        ended = (a.status == VERIFIED).all(axis=1)
+        ended[: a._next_round * a.round_rows] = True
+        for r in a.rounds.values():
+            ended[r.start : r.start + len(r.data)] = (r.stage == DONE).all(axis=1)
+        return int(ended.sum())
 
     def run(self, most: int = 400) -> Cluster:
         """Tick to the end; a job that does not end is a failure."""
@@ -329,8 +448,9 @@ class Cluster:
             assert not aggregator.rounds, "a round that has ended is still held"
             assert found.tolist() == self.status.tolist()
         good = index.answers.status == VERIFIED
-        assert set(zip(index.answers.row[good].tolist(), index.answers.rank[good].tolist(), strict=True)) == set(
-            zip(rows.tolist(), aggregator.rank_of[rows, slots].tolist(), strict=True))
+        assert set(
+            zip(index.answers.row[good].tolist(), index.answers.rank[good].tolist(), strict=True)
+        ) == set(zip(rows.tolist(), aggregator.rank_of[rows, slots].tolist(), strict=True))
         self.index = index
 
     def check_file(self) -> None:
@@ -345,8 +465,11 @@ class Cluster:
 
     def kept(self, rank: int) -> list[tuple[np.ndarray, bytes]]:
         """What the journal keeps of a rank's bundles: (status (n,), envelope)."""
-        return [(r.arrays["status"], r.blobs["envelope"])
-                for r in read_records(self.journal.path, kinds={"bundle"}) if r.meta["rank"] == rank]
+        return [
+            (r.arrays["status"], r.blobs["envelope"])
+            for r in read_records(self.journal.path, kinds={"bundle"})
+            if r.meta["rank"] == rank
+        ]
 
     def records(self, *kinds: str) -> Iterator[Record]:
         """The journal's records of these kinds."""

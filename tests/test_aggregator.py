@@ -53,11 +53,14 @@ def one_at_a_time():
     def tamper(own):
         waiting.extend(own)
         return [waiting.pop(0)] if waiting else []
+
     return tamper
 
 
 def test_bundles_are_full_but_for_the_last_of_a_rank_in_a_round(tmp_path):
-    c = Cluster(tmp_path, n_rows=2 * 47, round_rows=47, batch=3, tamper={r: one_at_a_time() for r in (1, 2)}).run()
+    c = Cluster(
+        tmp_path, n_rows=2 * 47, round_rows=47, batch=3, tamper={r: one_at_a_time() for r in (1, 2)}
+    ).run()
     c.check()
     assert any(order.kind == "prove" for order in c.ranks[1].orders[:3])  # before its last outputs were in
     by_round: dict[tuple[int, int], list[int]] = {}
@@ -139,8 +142,10 @@ def test_an_honest_row_that_is_too_coarse_is_inconsistent_and_nobody_is_blamed(t
     assert (np.delete(c.status, [2, 3, 20]) == RowStatus.VERIFIED).all()
     assert all(m.fate is Fate.OK and not m.rejections and not m.evidence for m in c.members.values())
     assert [m.inconsistent for m in c.members.values()] == [0, 2, 0, 1]
-    assert ("2 rows (first 2) of rank 1 (node-1 on here) are inconsistent: the fixed-point plan is too coarse for "
-            "them (deviation up to 1, tolerance 0.01); nobody is blamed") in caplog.text
+    assert (
+        "2 rows (first 2) of rank 1 (node-1 on here) are inconsistent: the fixed-point plan is too coarse for "
+        "them (deviation up to 1, tolerance 0.01); nobody is blamed"
+    ) in caplog.text
 
 
 def test_a_model_that_says_nan_is_inconsistent_and_nobody_is_blamed(tmp_path):
@@ -162,8 +167,9 @@ def test_a_journal_that_cannot_be_written_is_not_a_ranks_fault(tmp_path):
 
 
 def test_resuming_proves_only_what_was_not_verified(tmp_path):
-    first = Cluster(tmp_path, n_rows=40, round_rows=20, strategy="redundant", replicas=2,
-                    provers={1: FakeProver(delay=3)})
+    first = Cluster(
+        tmp_path, n_rows=40, round_rows=20, strategy="redundant", replicas=2, provers={1: FakeProver(delay=3)}
+    )
     first.until(lambda: first.aggregator.proofs_verified >= 5)
     first.journal.close()
     before = first.aggregator.status == RowStatus.VERIFIED
@@ -183,7 +189,9 @@ def test_resuming_proves_only_what_was_not_verified(tmp_path):
 def test_resuming_a_job_of_which_every_row_is_verified_only_closes_its_rounds(tmp_path):
     Cluster(tmp_path, n_rows=30, round_rows=8).run().journal.close()
     again = Cluster(tmp_path, n_rows=30, round_rows=8, resume=True).run()
-    assert (again.status == RowStatus.VERIFIED).all() and not again.bundles and again.aggregator.rows_done == 30
+    assert (
+        (again.status == RowStatus.VERIFIED).all() and not again.bundles and again.aggregator.rows_done == 30
+    )
     assert again.reads == [] and not any(o.kind == "infer" for r in again.ranks.values() for o in r.orders)
     assert (again.aggregator.proved[:, 0] == fixed(again.data) / 2.0**SCALE).all()
 
@@ -194,7 +202,10 @@ def test_resuming_with_other_ranks(tmp_path):
     first.journal.close()
     again = Cluster(tmp_path, n_rows=40, ranks=2, round_rows=32, resume=True).run()
     assert (again.status == RowStatus.VERIFIED).all()
-    assert sum(len(rows) for _, rows in again.bundles.values()) == 40 - (first.status == RowStatus.VERIFIED).sum()
+    assert (
+        sum(len(rows) for _, rows in again.bundles.values())
+        == 40 - (first.status == RowStatus.VERIFIED).sum()
+    )
 
 
 def test_many_rows_take_no_order_and_no_record_each(tmp_path):
@@ -209,11 +220,25 @@ def test_many_rows_take_no_order_and_no_record_each(tmp_path):
     assert drawn == 2048 + 2 * 11  # 1 % of 1,024, rounded up
     assert sum(o.kind == "infer" for r in c.ranks.values() for o in r.orders) == 4 + 2
     kinds = [record.kind for record in read_records(c.journal.path)]
-    assert kinds.count("rows") <= 4 and kinds.count("outputs") <= 8 and kinds.count("bundle") == len(c.bundles)
+    assert (
+        kinds.count("rows") <= 4 and kinds.count("outputs") <= 8 and kinds.count("bundle") == len(c.bundles)
+    )
 
 
-@pytest.mark.parametrize(("replicas", "row"), [
-    ((6, 2, 1), 1), ((4, 3), 3), ((5, 4), 4), ((2, 4), 4), ((5, 0), 0), ((2, 5), 5), ((6, 2), 2), ((6, 6), 6), ((3,), 3)])
+@pytest.mark.parametrize(
+    ("replicas", "row"),
+    [
+        ((6, 2, 1), 1),
+        ((4, 3), 3),
+        ((5, 4), 4),
+        ((2, 4), 4),
+        ((5, 0), 0),
+        ((2, 5), 5),
+        ((6, 2), 2),
+        ((6, 6), 6),
+        ((3,), 3),
+    ],
+)
 def test_what_a_row_with_several_answers_is_called(replicas, row):
     for order in (replicas, replicas[::-1]):
         status = final_status(np.array([order, order], np.uint8))

@@ -90,7 +90,7 @@ def test_what_a_caught_rank_said_before_is_proved_elsewhere(tmp_path):
     assert (c.aggregator.rank_of[proved] == 2).all()  # what was proved stands
     assert not ((c.aggregator.rank_of[:, 0] == 2) & (c.status == RowStatus.UNPROVED)).any()
     assert np.isin(c.status, (RowStatus.VERIFIED, RowStatus.UNPROVED)).all() and c.aggregator.rows_done == 100
-    assert (RowStatus.SUSPECT in [s for r in c.records("rows") for s in r.arrays["status"]])
+    assert RowStatus.SUSPECT in [s for r in c.records("rows") for s in r.arrays["status"]]
 
 
 def test_without_another_rank_they_end_suspect(tmp_path):

@@ -11,6 +11,7 @@ from enclaveml.errors import RemoteFailure
 from enclaveml.exchange import Report
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Fate
+from enclaveml.silence import Silence
 
 
 def never(task: int) -> str:
@@ -27,14 +28,19 @@ def test_a_bundle_that_failed_is_proved_by_another_rank_with_twice_the_time(tmp_
     c.check()
     assert (c.status == RowStatus.VERIFIED).all() and 2 not in c.aggregator.rank_of
     assert c.members[2].failures == 2 and c.members[2].fate is Fate.OK and c.members[2].rejections == 0
-    assert ("rank 2 (node-2 on here) could not prove bundle 3 (4 rows from row 8): timed out after 10 s"
-            in caplog.text)
+    assert (
+        "rank 2 (node-2 on here) could not prove bundle 3 (4 rows from row 8): timed out after 10 s"
+        in caplog.text
+    )
     assert set(c.ranks[2].prover.timeouts.values()) == {10.0}
     for r in (1, 3):
         second = [o for o in c.ranks[r].orders if o.kind == "prove" and o.meta["attempt"] == 2]
         assert second and all(o.meta["timeout_s"] == 20.0 for o in second)
-        assert all(o.meta["timeout_s"] == 10.0 for o in c.ranks[r].orders
-                   if o.kind == "prove" and o.meta["attempt"] == 1)
+        assert all(
+            o.meta["timeout_s"] == 10.0
+            for o in c.ranks[r].orders
+            if o.kind == "prove" and o.meta["attempt"] == 1
+        )
 
 
 def test_a_single_rank_tries_again_and_then_the_rows_are_lost(tmp_path):
@@ -76,8 +82,12 @@ def test_without_reassign_a_failed_bundle_stays_with_its_rank(tmp_path):
 
 
 def test_what_a_rank_says_of_its_failure_is_cut_and_cleaned(tmp_path):
-    c = Cluster(tmp_path, n_rows=4, ranks=2,
-                provers={1: FakeProver(fails=lambda task: "\x1b[2J\ud800" + "x" * 9999 if task == 1 else "")}).run()
+    c = Cluster(
+        tmp_path,
+        n_rows=4,
+        ranks=2,
+        provers={1: FakeProver(fails=lambda task: "\x1b[2J\ud800" + "x" * 9999 if task == 1 else "")},
+    ).run()
     c.check_file()
     reasons = [r.meta["reason"] for r in c.records("rows")]
     assert reasons == ["\ufffd[2J\ufffd" + "x" * 1995]
@@ -94,23 +104,37 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("job", [{}, {"strategy": "redundant"}, {"coverage": 0.5}, {"coverage": 0.0}, {"reassign": False}],
-                         ids=["by_capacity", "redundant", "half", "none", "reassign false"])
+@pytest.mark.parametrize(
+    "job",
+    [{}, {"strategy": "redundant"}, {"coverage": 0.5}, {"coverage": 0.0}, {"reassign": False}],
+    ids=["by_capacity", "redundant", "half", "none", "reassign false"],
+)
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES.keys())
 def test_a_rank_that_dies_costs_its_unfinished_rows_and_nothing_else(tmp_path, stage, job):
-    c = Cluster(tmp_path, n_rows=60, round_rows=30, verdict_delay=1, batch=4,
-                provers={r: FakeProver(delay=1) for r in range(4)}, **job)
+    c = Cluster(
+        tmp_path,
+        n_rows=60,
+        round_rows=30,
+        verdict_delay=1,
+        batch=4,
+        provers={r: FakeProver(delay=1) for r in range(4)},
+        **job,
+    )
     while not c.aggregator.finished and not stage(c):
         c.tick()
     verified = c.aggregator.status[:, 0] == RowStatus.VERIFIED
     c.kill(2)
     c.run()
     c.check()
-    assert c.members[2].fate is Fate.LOST and c.members[2].fate_reason == "died: test" and c.members[2].fate_time
+    assert (
+        c.members[2].fate is Fate.LOST and c.members[2].fate_reason == "died: test" and c.members[2].fate_time
+    )
     assert (c.aggregator.status[verified, 0] == RowStatus.VERIFIED).all()
     assert all(m.rejections == 0 for m in c.members.values()) and not c.aggregator.draining
     if job.get("reassign", True):
-        allowed = [RowStatus.VERIFIED] if job.get("coverage", 1) == 1 else [RowStatus.VERIFIED, RowStatus.UNPROVED]
+        allowed = (
+            [RowStatus.VERIFIED] if job.get("coverage", 1) == 1 else [RowStatus.VERIFIED, RowStatus.UNPROVED]
+        )
         assert np.isin(c.status, allowed).all()
     else:
         mine = np.isin(np.arange(60), infers(c, 2))
@@ -118,8 +142,32 @@ def test_a_rank_that_dies_costs_its_unfinished_rows_and_nothing_else(tmp_path, s
         assert np.isin(c.status[mine], (RowStatus.VERIFIED, RowStatus.LOST)).all()
 
 
+@pytest.mark.parametrize("keeps_back", ["outputs", "envelope"])
+def test_a_rank_that_owes_answers_and_is_silent_is_given_up(tmp_path, keeps_back):
+    c = Cluster(tmp_path, n_rows=48, round_rows=24, timeout_s=10.0)
+    now = [0.0]
+    c.aggregator._silence = Silence(lambda: now[0])
+    late: list[Report] = []
+
+    def silent(own: list[Report]) -> list[Report]:
+        late.extend(r for r in own if r.kind == keeps_back)
+        return [r for r in own if r.kind != keeps_back] if c.members[2].fate is Fate.OK else [*late, *own]
+
+    c.ranks[2].tamper = silent
+    while not c.aggregator.finished:
+        now[0] += 0.5
+        assert c.ticks < 100
+        c.tick()
+    c.check()
+    assert c.members[2].fate is Fate.LOST and c.members[2].rejections == 0
+    assert c.members[2].fate_reason.startswith("has not answered for 30 s, with ")
+    assert (c.status == RowStatus.VERIFIED).all() and 2 not in c.aggregator.rank_of
+
+
 def test_where_the_last_worker_dies_the_job_can_be_resumed(tmp_path):
-    c = Cluster(tmp_path, n_rows=60, ranks=3, round_rows=30, verdict_delay=2, provers={1: FakeProver(delay=1)})
+    c = Cluster(
+        tmp_path, n_rows=60, ranks=3, round_rows=30, verdict_delay=2, provers={1: FakeProver(delay=1)}
+    )
     c.until(lambda: c.verifier.outstanding >= 2)
     c.kill(1)
     c.kill(2)
@@ -129,7 +177,9 @@ def test_where_the_last_worker_dies_the_job_can_be_resumed(tmp_path):
     c.check()
     verified = c.status == RowStatus.VERIFIED
     assert 8 <= verified.sum() < 60  # proofs that had arrived are judged all the same
-    assert (c.status[~verified] == RowStatus.LOST).sum() + (c.status == RowStatus.PENDING).sum() == (~verified).sum()
+    assert (c.status[~verified] == RowStatus.LOST).sum() + (c.status == RowStatus.PENDING).sum() == (
+        ~verified
+    ).sum()
     c.journal.close()
     again = Cluster(tmp_path, n_rows=60, ranks=3, round_rows=30, resume=True).run()
     assert (again.status == RowStatus.VERIFIED).all()
@@ -165,7 +215,13 @@ def test_an_expelled_rank_that_dies_stays_expelled(tmp_path):
 
 
 def test_drain_keeps_what_is_in_hand_and_begins_nothing(tmp_path):
-    c = Cluster(tmp_path, n_rows=90, round_rows=30, verdict_delay=1, provers={r: FakeProver(delay=3) for r in range(4)})
+    c = Cluster(
+        tmp_path,
+        n_rows=90,
+        round_rows=30,
+        verdict_delay=1,
+        provers={r: FakeProver(delay=3) for r in range(4)},
+    )
     c.until(lambda: c.aggregator.proofs_verified >= 1)
     c.aggregator.drain()
     infer = {r: len(infers(c, r)) for r in c.ranks}
@@ -201,7 +257,11 @@ def test_drain_does_not_wait_for_ranks_that_die_or_lie_meanwhile(tmp_path):
     c.run()
     c.check()
     assert c.aggregator.draining and [m.fate for m in c.members.values()] == [
-        Fate.OK, Fate.LOST, Fate.EXPELLED, Fate.OK]
+        Fate.OK,
+        Fate.LOST,
+        Fate.EXPELLED,
+        Fate.OK,
+    ]
 
 
 def test_drain_during_a_late_lie_gives_the_rows_to_nobody(tmp_path):

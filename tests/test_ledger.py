@@ -52,13 +52,16 @@ def test_find_gives_the_slots_that_a_rank_holds_at_a_stage():
     assert [a.tolist() for a in r.find(1, rows(101, 100), SENT)] == [[1, 0], [0, 0]]
 
 
-@pytest.mark.parametrize(("named", "text"), [
-    (rows(99), "row 99 was not given to rank 1"),
-    (rows(100, 106), "row 106 was not given to rank 1"),
-    (rows(100, 101, 100), "rank 1 named a row twice"),
-    (rows(100, 102), "row 102 was not given to rank 1, or was already answered"),
-    (rows(101), "row 101 was not given to rank 1, or was already answered"),
-])
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        (rows(99), "row 99 was not given to rank 1"),
+        (rows(100, 106), "row 106 was not given to rank 1"),
+        (rows(100, 101, 100), "rank 1 named a row twice"),
+        (rows(100, 102), "row 102 was not given to rank 1, or was already answered"),
+        (rows(101), "row 101 was not given to rank 1, or was already answered"),
+    ],
+)
 def test_find_refuses_rows_that_are_not_the_ranks(named, text):
     r = a_round()
     r.assign(1, rows(100, 101))
@@ -80,7 +83,11 @@ def test_held_by_gives_all_but_what_is_done_or_only_some_stages():
 
 def test_a_round_is_closed_when_every_slot_has_ended():
     r = a_round(n=2, replicas=2)
-    r.finish(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([RowStatus.VERIFIED, RowStatus.LOST, RowStatus.LOST]))
+    r.finish(
+        np.array([0, 0, 1]),
+        np.array([0, 1, 0]),
+        np.array([RowStatus.VERIFIED, RowStatus.LOST, RowStatus.LOST]),
+    )
     assert not r.closed
     r.finish(np.array([1]), np.array([1]), RowStatus.SUSPECT)
     assert r.closed and r.status.tolist() == [[1, 6], [6, 5]]
@@ -96,6 +103,9 @@ def test_who_may_not_get_a_row():
     r.avoid(rows(102), 0)
     r.refuse(rows(100), 9)  # a rank that is not asked about
     assert r.forbidden(r.rows, ranks).astype(int).tolist() == [[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]]
-    assert r.forbidden(rows(102, 100), ranks, avoid=False).astype(int).tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
+    assert r.forbidden(rows(102, 100), ranks, avoid=False).astype(int).tolist() == [
+        [0, 0, 1, 0],
+        [0, 1, 0, 0],
+    ]
     r.release(np.array([0]), np.array([0]), RowStatus.LOST)
     assert not r.forbidden(rows(100), ranks).any()

@@ -16,11 +16,21 @@ DATA = dataset(20)
 class Bench:
     """One worker with its outbox and prover."""
 
-    def __init__(self, tmp_path, prover: FakeProver | None = None, children: int = 1, batch: int = 8, proves=True):
+    def __init__(
+        self, tmp_path, prover: FakeProver | None = None, children: int = 1, batch: int = 8, proves=True
+    ):
         self.outbox, self.prover = Outbox(), prover or FakeProver()
         self.batches: list[int] = []
-        self.worker = Worker(self.infer, batch, self.prover if proves else None, children, a_circuit(tmp_path),
-                             "node-1", "job-1", self.outbox)
+        self.worker = Worker(
+            self.infer,
+            batch,
+            self.prover if proves else None,
+            children,
+            a_circuit(tmp_path),
+            "node-1",
+            "job-1",
+            self.outbox,
+        )
 
     def infer(self, rows: np.ndarray) -> np.ndarray:
         self.batches.append(len(rows))
@@ -31,8 +41,13 @@ class Bench:
         self.worker.take(Order("infer", {"round": 0}, numbers, DATA[numbers]))
 
     def order(self, bundle: int, *rows: int, attempt: int = 1, timeout_s: float = 10.0) -> None:
-        self.worker.take(Order("prove", {"bundle": bundle, "round": 0, "attempt": attempt, "timeout_s": timeout_s},
-                               np.array(rows, np.int64)))
+        self.worker.take(
+            Order(
+                "prove",
+                {"bundle": bundle, "round": 0, "attempt": attempt, "timeout_s": timeout_s},
+                np.array(rows, np.int64),
+            )
+        )
 
     def work(self, times: int = 1) -> list[Report]:
         for _ in range(times):
@@ -56,7 +71,8 @@ def test_rows_are_inferred_a_batch_at_a_time_in_their_order(tmp_path):
     rows = np.concatenate([r.rows for r in reports])
     assert rows.tolist() == [*range(3, 20), 1]
     assert np.concatenate([r.outputs for r in reports]).tobytes() == b"".join(
-        model(DATA[part]).tobytes() for part in (range(3, 11), range(11, 19), [19], [1]))
+        model(DATA[part]).tobytes() for part in (range(3, 11), range(11, 19), [19], [1])
+    )
     assert bench.stat("rows_inferred") == 18
 
 
@@ -74,7 +90,9 @@ def test_a_bundle_becomes_an_envelope_that_says_what_was_ordered(tmp_path):
     assert (envelope.node_id, envelope.job_id) == ("node-1", "job-1")
     assert envelope.model_hash.hex() == "ab" * 32 and envelope.circuit_id.hex() == "c1" * 32
     assert envelope.outputs.tobytes() == said[[1, 0]].tobytes()
-    assert envelope.input_hash == input_hash("public", data) and envelope.output_hash == output_hash(said[[1, 0]])
+    assert envelope.input_hash == input_hash("public", data) and envelope.output_hash == output_hash(
+        said[[1, 0]]
+    )
     assert envelope.consistency.proved.shape == (B, D) and envelope.consistency.scale == SCALE
     assert envelope.consistency.tolerance == TOLERANCE
     assert envelope.consistency.deviation == np.abs(fixed(data) / 2.0**SCALE - said[[1, 0]]).max()
@@ -135,7 +153,11 @@ def test_drain_finishes_what_the_prover_has_and_nothing_else(tmp_path):
     bench.give(10, 11)
     bench.worker.take(Order("drain"))
     reports = bench.work(6)
-    assert [(r.kind, r.meta.get("bundle")) for r in reports] == [("envelope", 0), ("envelope", 1), ("drained", None)]
+    assert [(r.kind, r.meta.get("bundle")) for r in reports] == [
+        ("envelope", 0),
+        ("envelope", 1),
+        ("drained", None),
+    ]
     assert bench.work(3) == []
 
 
