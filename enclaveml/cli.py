@@ -110,10 +110,33 @@ def _run(args: argparse.Namespace) -> int:
     )
 
 
+def _hash_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--circuit", action="store_true", help="print the circuit's id instead, rebuilt from the model: for "
+        "`enclaveml audit --circuit-id`",
+    )
+    parser.add_argument(
+        "--srs", metavar="FILE", type=Path, help="with --circuit: the SRS that the aggregator used (default: this "
+        "machine's own)",
+    )
+    parser.add_argument(
+        "--like", metavar="RESULTS", type=Path, help="with --circuit: take the circuit's settings from this results "
+        "file (default: what the plan chooses for one rank of this machine)",
+    )
+
+
 def _hash(args: argparse.Namespace) -> int:
     from enclaveml.hash import print_hash
 
-    return print_hash(args.job, tuple(args.overrides))
+    if not args.circuit:
+        if args.srs or args.like:
+            raise JobError("--srs and --like are for --circuit")
+        return print_hash(args.job, tuple(args.overrides))
+    from enclaveml.log import setup
+
+    setup(0)
+    return print_hash(args.job, tuple(args.overrides), True, args.srs, args.like)
 
 
 def _outcome_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +202,55 @@ def _slurm(args: argparse.Namespace) -> int:
     return 0
 
 
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="the results file, HDF5")
+    parser.add_argument(
+        "--circuit-id", metavar="HEX", type=_digest, help="the circuit that must have been used, from "
+        "`enclaveml hash --circuit` of the model's owner",
+    )
+    parser.add_argument("--max-tolerance", metavar="T", type=float, help="refuse a larger tolerance of outputs")
+    parser.add_argument("--inputs", metavar="FILE", type=Path, help="the data, to check that the proofs are about them")
+    parser.add_argument(
+        "--key", metavar="NAME", action="append", help="array or columns in --inputs, as input.key; may be repeated"
+    )
+    parser.add_argument(
+        "--srs", metavar="FILE", type=Path, help="with --inputs that are committed: the whole SRS that the "
+        "aggregator used (default: this machine's own)",
+    )
+    parser.add_argument("--public-key", metavar="FILE", type=Path, help="Ed25519 key that must have signed the file")
+    parser.add_argument("--sample", metavar="K", type=_positive, help="verify only K proofs, drawn at random")
+    parser.add_argument("--processes", metavar="P", type=_positive, default=0, help="default: one a core")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _digest(text: str) -> str:
+    if len(text) != 64 or any(c not in "0123456789abcdef" for c in text.lower()):
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: 64 hexadecimal digits")
+    return text.lower()
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from enclaveml.audit import AuditOptions, print_audit
+    from enclaveml.log import setup
+
+    setup(0)
+    keys = args.key or []
+    return print_audit(
+        AuditOptions(
+            results=args.results,
+            circuit_id=args.circuit_id or "",
+            max_tolerance=args.max_tolerance,
+            inputs=args.inputs,
+            key=keys[0] if len(keys) == 1 else tuple(keys) or None,
+            srs=args.srs,
+            public_key=args.public_key,
+            sample=args.sample,
+            processes=args.processes,
+        ),
+        args.json,
+    )
+
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "run",
@@ -196,14 +268,28 @@ examples:
     ),
     Verb(
         "hash",
-        "print the model hash, for model.hash and for auditors",
+        "print the model hash, or the circuit's id, for model.hash and for auditors",
         """\
 examples:
   enclaveml hash job.yaml
   enclaveml hash job.yaml --set model.weights=other.safetensors
+  enclaveml hash --circuit --srs FILE --like results.h5 job.yaml    for audit --circuit-id
 """,
-        _job_arguments,
+        _hash_arguments,
         _hash,
+    ),
+    Verb(
+        "audit",
+        "check a results file: every proof, every row, the seal; needs neither inputs nor weights",
+        """\
+examples:
+  enclaveml audit results.h5                       consistent? no claim about which model
+  enclaveml audit results.h5 --circuit-id HEX --max-tolerance 0.01
+  enclaveml audit results.h5 --inputs data.npz --key x    by the data's owner
+  enclaveml audit results.h5 --public-key aggregator.pub --json
+""",
+        _audit_arguments,
+        _audit,
     ),
     Verb(
         "slurm",

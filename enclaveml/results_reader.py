@@ -263,10 +263,18 @@ class Results:
 
     def input_rows(self, rows: np.ndarray) -> np.ndarray:
         """These rows of ``/inputs`` in this order, (n, *row_shape)."""
-        unique, back = np.unique(rows, return_inverse=True)
-        with hdf5.reading(self.path, "/inputs"):
+        return self._take(self.inputs, rows)
+
+    def take(self, path: str, lines: np.ndarray) -> np.ndarray:
+        """These lines of a dataset of the schema, in this order, repeats allowed."""
+        return self._take(self.dataset(path), lines)
+
+    def _take(self, dataset: hdf5.Dataset, lines: np.ndarray) -> np.ndarray:
+        # By runs of consecutive lines: HDF5 is slow with scattered ones.
+        unique, back = np.unique(lines, return_inverse=True)
+        with hdf5.reading(self.path, dataset.name):
             runs = np.split(unique, np.flatnonzero(np.diff(unique) != 1) + 1)
-            return np.concatenate([self.inputs[int(run[0]) : int(run[-1]) + 1] for run in runs])[back]
+            return np.concatenate([dataset[int(run[0]) : int(run[-1]) + 1] for run in runs if len(run)])[back]
 
     @property
     def combined(self) -> dict[str, np.ndarray]:

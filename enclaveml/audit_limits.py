@@ -1,0 +1,79 @@
+"""What an audit could not establish, a line each: no verdict without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from enclaveml import sampling
+from enclaveml.audit_report import Report
+from enclaveml.results_reader import Results
+from enclaveml.results_schema import FileStatus, RowStatus
+from enclaveml.seal import SealCheck
+from enclaveml.zk.interface import Circuit
+
+
+def limits(
+    results: Results, report: Report, circuits: Sequence[Circuit], seal: SealCheck, draws: Sequence[dict[str, Any]],
+    *, circuit_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
+) -> list[str]:
+    """The lines that hold for this file, the weightiest first."""
+    found: list[str] = []
+    if circuits and not circuit_given:
+        found.append("which model this is: no --circuit-id was given (`enclaveml hash --circuit` of the model's owner prints it)")
+    if any(c.srs_origin == "own" for c in circuits):
+        found.append("that nobody can forge these proofs: the SRS was made by the aggregator itself, who may know its secret")
+    found += [f"where the SRS is from: the file says {c.srs_origin!r}, which nothing here proves"
+              for c in circuits if c.srs_origin != "own"]
+    modes = {c.inputs for c in circuits}
+    for mode in sorted(modes - {"public"}):
+        if not inputs_given:
+            word = {"committed": "commitments to", "hashed": "hashes of"}[mode]
+            found.append(f"what the inputs are: the proofs hold for {word} some field elements, not necessarily data, since the "
+                         "circuit does not bound its inputs (--inputs, of the data's owner, settles it)")
+            found.append("that padding is the last row repeated: the inputs are not shown (their outputs are the same)")
+    if "public" in modes and not inputs_given:
+        found.append("that the inputs in the file are the data that were meant (--inputs compares them)")
+    status = results.row("status")
+    for s in RowStatus:
+        count = int((status == s).sum())
+        if count and s is not RowStatus.VERIFIED:
+            found.append(f"{count} of {len(status)} rows, which are not proved: {s.name.lower()}")
+    if draws:
+        found.append("that rows were drawn fairly: the aggregator drew them, and could have drawn again until it suited")
+        found += _bounds(results, draws, status)
+    if results.status not in (FileStatus.COMPLETE, FileStatus.COMPLETE_UNVERIFIED):
+        found.append(f"how the job ends: it is {results.status.value}")
+    if not seal.sealed:
+        found.append("that nothing outside the proofs was changed later: the file is not sealed")
+    elif not seal.signature:
+        found.append("who made this file: its seal is not signed, and whoever changes the file can seal it again")
+    elif not key_given:
+        found.append("who made this file: it is signed, and no --public-key was given to check that")
+    found += [f"that ezkl {ezkl}, which is installed, verifies as {c.version}, by which the circuit was made"
+              for c in circuits if c.version != ezkl]
+    if circuits:
+        found.append("which rank computed a row, and when: those are labels, no proof speaks of them")
+    return found
+
+
+def _bounds(results: Results, draws: Sequence[dict[str, Any]], status: np.ndarray) -> list[str]:
+    """Per rank, what the draws say of its rows; nothing where a drawn row did not end verified."""
+    lines = []
+    for session, rank in sorted({(d["session"], d["rank"]) for d in draws}):
+        mine = [d for d in draws if (d["session"], d["rank"]) == (session, rank)]
+        rows = np.concatenate([d["rows"] for d in mine])
+        if (status[rows] != RowStatus.VERIFIED).any():
+            continue
+        # Rounds are drawn apart; the sum over rounds of the bound of each holds for all together.
+        population, drawn = sum(d["of"] for d in mine), sum(d["drawn"] for d in mine)
+        if len(mine) == 1:
+            lines.append("the rows not drawn, if the draw was fair: " + sampling.words(population, drawn, f"rank {rank}'s"))
+        else:
+            confidence = 1 - (1 - sampling.CONFIDENCE) / len(mine)
+            most = sum(sampling.bad_at_most(d["of"], d["drawn"], confidence) for d in mine)
+            lines.append(f"the rows not drawn, if the draws were fair: at {100 * sampling.CONFIDENCE:g} % confidence, fewer than "
+                         f"{most + 1:,} of rank {rank}'s {population:,} rows can be wrong (drawn in {len(mine)} rounds)")
+    return lines

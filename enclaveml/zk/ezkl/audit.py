@@ -1,0 +1,235 @@
+"""Verifying proofs for somebody who trusts neither workers nor aggregator, from keys in a results file.
+
+The statement is rebuilt as the aggregator's verifier does it (``statement.py``), with the public
+input values where the file has them, and with the proof's own commitment or hash where it has not.
+Who has the inputs gives them, and then the commitment or hash is recomputed from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enclaveml.errors import EnvironmentFault, FormatError
+from enclaveml.zk.ezkl import field, keys, srs, statement
+from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
+from enclaveml.zk.ezkl.pool import Pool, Steps
+from enclaveml.zk.ezkl.process import Call, Reply
+from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
+from enclaveml.zk.ezkl.verifier import TIMEOUT_S
+from enclaveml.zk.interface import Circuit, Proof, circuit_from_manifest
+
+_VISIBILITY = {"Public": "public", "KZGCommit": "committed"}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What proofs of one circuit are checked against; each part agrees with every other and with its id.
+
+    ``settings`` are canonical JSON, made anew, so that nothing hides in how they were written.
+    """
+
+    circuit: Circuit
+    vk: bytes
+    settings: bytes
+    srs: bytes
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of one proof: ``error`` is empty when it is valid. ``owned``: the inputs given were tied."""
+
+    task: int
+    error: str
+    owned: bool
+    seconds: float
+
+
+def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, manifest: Mapping[str, Any]) -> Statement:
+    """The statement that keys of a results file stand for.
+
+    Raises FormatError where ``circuit_id`` does not follow from them, or where the manifest says
+    anything that the settings, which the id covers, do not.
+    """
+    circuit = circuit_from_manifest(manifest, Path(circuit_id))
+    try:
+        document = json.loads(settings)
+        canonical = statement.canonical_settings(document)
+        digests = {VK: _sha(vk), VERIFIER_SRS: _sha(srs_bytes)}
+        found = statement.circuit_id(digests, document, circuit.version)
+        args, shapes = document["run_args"], document["model_instance_shapes"]
+        shown = args["input_visibility"]
+        inputs = "hashed" if isinstance(shown, dict) and "Hashed" in shown else _VISIBILITY[shown]
+        bundle, outputs = int(shapes[-1][0]), math.prod(shapes[-1]) // int(shapes[-1][0])
+        values = bundle * math.prod(circuit.row_shape)
+        sizes = {
+            "public": math.prod(shapes[0]) if len(shapes) == 2 else -1,
+            "committed": sum(document["module_sizes"]["polycommit"]),
+            "hashed": values,
+        }
+        said = {
+            "system": ("ezkl", circuit.system),
+            "version": (document["version"], circuit.version),
+            "circuit_id": (circuit_id, circuit.circuit_id),
+            "inputs": (inputs, circuit.inputs),
+            "rows": (bundle, circuit.rows),
+            "outputs": (outputs, circuit.outputs),
+            "row_shape": (sizes[inputs], values),
+            "input_scale": (document["model_input_scales"], [circuit.input_scale]),
+            "output_scale": (document["model_output_scales"], [circuit.output_scale]),
+            "logrows": (args["logrows"], circuit.logrows),
+            VK: (digests[VK], circuit.files.get(VK)),
+            VERIFIER_SRS: (digests[VERIFIER_SRS], circuit.files.get(VERIFIER_SRS)),
+            SETTINGS: (_sha(settings), circuit.files.get(SETTINGS)),
+        }
+        fixed = args["param_visibility"], args["output_visibility"]
+        ranged = 0 < circuit.proof_bytes <= 1 << 24 and circuit.tolerance >= 0 and isinstance(circuit.srs_origin, str)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise FormatError(f"circuit {circuit_id[:16]}: its settings are not those of a circuit: {error!r}") from error
+    if found != circuit_id:
+        raise FormatError(f"circuit {circuit_id[:16]}: its keys and settings have the id {found[:16]}")
+    for name, (wanted, claimed) in said.items():
+        if wanted != claimed:
+            raise FormatError(f"circuit {circuit_id[:16]}: its manifest says {name} {claimed!r}, its settings {wanted!r}")
+    if fixed != ("Fixed", "Public"):
+        raise FormatError(f"circuit {circuit_id[:16]}: weights are {fixed[0]} and outputs {fixed[1]}, "
+                          f"expected Fixed and Public: its proofs do not bind the model")
+    if len(srs_bytes) != srs.VERIFIER_BYTES or srs_bytes[:4] != bytes(4):
+        raise FormatError(f"circuit {circuit_id[:16]}: its SRS is {len(srs_bytes)} bytes, expected {srs.VERIFIER_BYTES}")
+    if not ranged:
+        raise FormatError(f"circuit {circuit_id[:16]}: proof_bytes or tolerance out of range")
+    text = json.dumps(canonical, sort_keys=True).encode()
+    return Statement(circuit, vk, text, srs_bytes)
+
+
+def full_srs(wanted: Statement, given: Path | None) -> Path:
+    """The whole SRS that commitments of this circuit are made with: ``given``, or this machine's own.
+
+    Raises EnvironmentFault where there is none, or where it is another one than the file's.
+    """
+    logrows = wanted.circuit.logrows
+    path = given or keys.cache_root() / "srs" / f"own-{logrows}" / "srs"
+    if not path.exists():
+        raise EnvironmentFault(
+            f"{path}: no such SRS; a commitment to the inputs needs the whole SRS of 2^{logrows} rows that the "
+            f"aggregator used: give it with --srs"
+        )
+    if srs.verifier_srs(path) != wanted.srs:
+        raise EnvironmentFault(f"{path}: is another SRS than the one that these proofs were made with; give that with --srs")
+    return path
+
+
+def ezkl_version() -> str:
+    """The installed version of ezkl."""
+    return metadata.version("ezkl")
+
+
+class EzklAuditor:
+    """Verifies proofs of one statement in child processes; no call blocks. Several may share a machine."""
+
+    def __init__(self, wanted: Statement, processes: int, whole_srs: Path | None = None) -> None:
+        self.statement = wanted
+        self._scratch = Scratch()
+        self._path = {
+            name: self._scratch.write(name, data)
+            for name, data in ((VK, wanted.vk), (SETTINGS, wanted.settings), (VERIFIER_SRS, wanted.srs))
+        }
+        if whole_srs is not None:
+            self._path[SRS] = str(whole_srs)
+        self._pool: Pool[Checked] = Pool(processes, 1)
+        self._serial = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Proofs submitted whose outcome poll has not returned yet."""
+        return self._pool.outstanding
+
+    def submit(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None) -> None:
+        """Queue a proof of n rows.
+
+        shown: the rows (n, *row_shape) that the file shows, needed where inputs are public. owned: the rows
+        as their owner has them, to be tied to the proof; None: nobody gave them.
+        """
+        self._serial += 1
+        self._pool.submit(self._steps(task, proof, shown, owned, f"{self._serial}-"))
+
+    def poll(self) -> list[Checked]:
+        """The outcomes that are ready."""
+        return self._pool.poll()
+
+    def close(self) -> None:
+        """Kill the children and remove their scratch files."""
+        self._pool.close()
+        self._scratch.close()
+
+    def _steps(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None,
+               prefix: str) -> Steps[Checked]:
+        started, error = time.monotonic(), ""
+        try:
+            yield from self._check(proof, shown, owned, prefix)
+        except Exception as problem:  # whatever it is, it is no proof
+            error = str(problem) or repr(problem)
+        finally:
+            self._scratch.drop(f"{prefix}felts", f"{prefix}document")
+        return Checked(task, error, owned is not None and not error, time.monotonic() - started)
+
+    def _check(self, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, prefix: str) -> Steps[None]:
+        circuit = self.statement.circuit
+        outputs = statement.check_sections(proof, circuit.inputs, circuit.rows, circuit.outputs, circuit.proof_bytes)
+        felts = b""
+        if circuit.inputs == "public":
+            felts = self._felts(shown)
+            if owned is not None and self._felts(owned) != felts:
+                raise FormatError("its rows are not those of the inputs given")
+        elif owned is not None:
+            yield from self._tie(proof, owned, prefix)
+        if circuit.inputs == "committed" and proof.commitment != proof.computation[: len(proof.commitment)]:
+            raise FormatError("its commitment section is not the commitment in the proof")
+        if circuit.inputs == "hashed" and int.from_bytes(proof.commitment, "little") >= field.MODULUS:
+            raise FormatError("its hash is no canonical field element")
+        document = statement.proof_document(
+            circuit.inputs, proof.computation, outputs, felts=felts, digest=proof.commitment,
+            commitment=proof.commitment,
+        )
+        reply: Reply = yield Call(
+            "verify",
+            {"proof": self._scratch.write(f"{prefix}document", document), "settings": self._path[SETTINGS],
+             "vk": self._path[VK], "srs": self._path[VERIFIER_SRS]},
+            TIMEOUT_S,
+        )
+        if reply.error or reply.value.get("valid") is not True:
+            raise FormatError(f"does not verify: {reply.error or 'ezkl.verify returned False'}")
+
+    def _felts(self, rows: np.ndarray | None) -> bytes:
+        """The instances of the rows, padding included; they are in range, or this raises ValueError."""
+        circuit = self.statement.circuit
+        if rows is None:
+            raise FormatError("its input values are public, and not in the file")
+        if rows.shape[1:] != circuit.row_shape or str(rows.dtype) != circuit.dtype:
+            raise FormatError(f"rows of {rows.dtype}{rows.shape[1:]}, the circuit takes {circuit.dtype}{circuit.row_shape}")
+        return statement.input_felts(rows, circuit.rows, circuit.input_scale)
+
+    def _tie(self, proof: Proof, owned: np.ndarray, prefix: str) -> Steps[None]:
+        inputs = self.statement.circuit.inputs
+        call = tie_call(inputs, self._felts(owned), self._path, self._scratch, f"{prefix}felts", TIMEOUT_S)
+        assert call is not None
+        tied: Reply = yield call
+        if tied.error:
+            raise FormatError(f"{call.name} of the inputs given: {tied.error}")
+        if tie_bytes(inputs, tied.value) != proof.commitment:
+            what = {"committed": "commitment", "hashed": "hash"}[inputs]
+            raise FormatError(f"its {what} is not that of the inputs given")
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,71 @@
+"""A circuit's id, made again from the model and an SRS: what ties a key in a results file to a model.
+
+Set-up is deterministic, so whoever has the model gets the aggregator's ``circuit_id`` from the same
+settings and SRS, and from no other model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from enclaveml.errors import FormatError, JobError, ProofError
+from enclaveml.zk.ezkl import keys, process, srs, statement
+from enclaveml.zk.ezkl.bench import Bench
+from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, VERIFIER_SRS, VK
+from enclaveml.zk.ezkl.plan import Choice, Numerics, Progress
+from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.interface import ModelFunction
+
+
+def choice_of(manifest: Mapping[str, Any]) -> Choice:
+    """The settings that a circuit's manifest says it was made with.
+
+    Raises FormatError for settings that this program never chooses (weights that are not fixed, say):
+    an id is not to be had for those.
+    """
+    try:
+        args = dict(manifest["settings"])
+        args.pop("blocks", None)
+        low, high = args["lookup_range"]
+        choice = Choice(
+            Numerics(int(args["input_scale"]), int(args["scale_rebase_multiplier"])), int(args["decomp_base"]),
+            int(args["decomp_legs"]), int(args["num_inner_cols"]), int(args["logrows"]), int(manifest["rows"]),
+            (int(low), int(high)),
+        )
+        same = choice.run_args(manifest["inputs"]) == args
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"a circuit's manifest without its settings: {error!r}") from error
+    if not same:
+        raise FormatError("a circuit with settings that this program does not choose; its proofs may bind no model")
+    return choice
+
+
+def rebuilt_id(function: ModelFunction, choice: Choice, inputs: str, given: Path | None, progress: Progress,
+               timeout_s: float = 3600.0) -> tuple[str, bytes]:
+    """The ``circuit_id`` of a model at these settings, and the SRS's 388 bytes that it is bound to.
+
+    given: an SRS file of at least 2^logrows rows; None: this machine's own, made if need be.
+    Raises JobError for a model that cannot be made such a circuit, EnvironmentFault.
+    """
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(contextlib.closing(process.Child(os.cpu_count() or 1)))
+        scratch = stack.enter_context(contextlib.closing(Scratch()))
+        whole = given or srs.own_srs(keys.Cache(), child, choice.logrows, timeout_s, progress)
+        part = srs.verifier_srs(whole)
+        path = {name: str(scratch.file(name)) for name in (COMPILED, SETTINGS, PK, VK)}
+        try:
+            bench = Bench(function, inputs, child, scratch)
+            bench.compile(choice, bench.settings(choice), path[COMPILED], path[SETTINGS])
+            process.wait(child, "setup", timeout_s, circuit=path[COMPILED], vk=path[VK], pk=path[PK], srs=str(whole))
+        except ProofError as error:
+            raise JobError(f"the model cannot be made this circuit: {error}") from error
+        settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
+        digests = {VK: keys.sha256_file(Path(path[VK])),
+                   VERIFIER_SRS: keys.sha256_file(Path(scratch.write(VERIFIER_SRS, part)))}
+        return statement.circuit_id(digests, settings, metadata.version("ezkl")), part
