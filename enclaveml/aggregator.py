@@ -18,18 +18,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from enclaveml import shards
-from enclaveml.envelope import Envelope, Limits, decode, input_hash, output_hash
+from enclaveml.admission import admit
 from enclaveml.errors import FormatError, RemoteFailure
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
 from enclaveml.journal import Journal
-from enclaveml.ledger import CHECKING, DONE, IDLE, PROVING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.ledger import CHECKING, DONE, IDLE, PROVING, READY, SENT, Bundle, Round, Unassigned, final_status
 from enclaveml.provenance import utc_now
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
 from enclaveml.silence import Silence, limit_s
-from enclaveml.zk.interface import Circuit, Proof, Verdict, Verifier
+from enclaveml.zk.interface import Circuit, Verdict, Verifier
 
 log = logging.getLogger(__name__)
 
@@ -372,49 +372,15 @@ class Aggregator:
         round_ = self.rounds[bundle.round]
         local = bundle.rows - round_.start
         outputs = round_.output[local, bundle.slots]
+        node_id = self.members[rank].node_id
         try:
-            envelope = decode(report.blob, self._limits())
-            self._check_labels(envelope, bundle, round_.data[local], outputs)
+            proof = admit(report.blob, self.circuit, self._job_id, node_id, bundle, round_.data[local], outputs)
         except FormatError as error:
             self._reject(bundle, report.blob[:EVIDENCE_BYTES], f"envelope: {error}")
             return
-        proof = Proof(envelope.computation, envelope.commitment, envelope.consistency.proved)
         round_.stage[local, bundle.slots] = CHECKING
         self._checking[bundle.id] = (bundle, report.blob)
         self._verifier.submit(bundle.id, round_.take(bundle.rows), proof, outputs)
-
-    def _limits(self) -> Limits:
-        c = self.circuit
-        most = 2 * c.proof_bytes + 16 * c.rows * c.outputs + 8 * c.rows + (1 << 16)
-        return Limits(max_bytes=most, max_rows=c.rows, max_outputs=c.outputs, max_proof=2 * c.proof_bytes)
-
-    def _check_labels(self, envelope: Envelope, bundle: Bundle, data: np.ndarray, outputs: np.ndarray) -> None:
-        """The envelope must be about what was ordered, and its outputs the very bytes gathered before.
-
-        Raises:
-            FormatError: naming the first field that differs.
-        """
-        c = self.circuit
-        for name, found, expected in (
-            ("model_hash", envelope.model_hash.hex(), c.model_hash),
-            ("circuit_id", envelope.circuit_id.hex(), c.circuit_id),
-            ("job_id", envelope.job_id, self._job_id),
-            ("round", envelope.round, bundle.round),
-            ("bundle", envelope.bundle, bundle.id),
-            ("attempt", envelope.attempt, bundle.attempt),
-            ("node_id", envelope.node_id, self.members[bundle.rank].node_id),
-            ("rows", envelope.rows.tolist(), bundle.rows.tolist()),
-            ("outputs' shape", envelope.outputs.shape, outputs.shape),
-            ("proved outputs' shape", envelope.consistency.proved.shape, (c.rows, c.outputs)),
-            ("output scale", envelope.consistency.scale, c.output_scale),
-            ("tolerance", envelope.consistency.tolerance, c.tolerance),
-            ("input_hash", envelope.input_hash.hex(), input_hash(c.inputs, data).hex()),
-            ("output_hash", envelope.output_hash.hex(), output_hash(envelope.outputs).hex()),
-        ):
-            if found != expected:
-                raise FormatError(f"{name} is {str(found)[:80]}, ordered was {str(expected)[:80]}")
-        if envelope.outputs.tobytes() != outputs.tobytes():
-            raise FormatError("outputs differ from those that the rank sent before proving")
 
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self._bundle_of(rank, report, "a failure")
@@ -625,17 +591,3 @@ def _told(text: object, most: int = 2000) -> str:
     """Text that a rank sent, fit for the log and the file: cut, without control characters but line ends."""
     known = text[:most] if isinstance(text, str) else ""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in known)
-
-
-# What a row is called that has several answers: the first of these that one of them has. Verified is
-# enough; inconsistent is about the row itself; after that, what an honest rank's answer is worth comes
-# before what became of a liar's.
-_CALLED = (RowStatus.VERIFIED, RowStatus.INCONSISTENT, RowStatus.UNPROVED, RowStatus.PENDING, RowStatus.SUSPECT,
-           RowStatus.REJECTED, RowStatus.LOST)
-
-
-def final_status(status: np.ndarray) -> np.ndarray:
-    """A row's status from those of its replicas (N, r): verified when at least one is. (N,) uint8."""
-    order = np.zeros(len(RowStatus), np.uint8)
-    order[list(_CALLED)] = np.arange(len(_CALLED))
-    return np.array(_CALLED, np.uint8)[order[status].min(axis=1)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from enclaveml import signature
-from enclaveml.aggregator import Aggregator, final_status
+from enclaveml.aggregator import Aggregator
+from enclaveml.ledger import final_status
 from enclaveml.combined import Accuracy, Combining
 from enclaveml.datasets import Dataset
 from enclaveml.exchange import STATS

@@ -150,3 +150,17 @@ class Round:
                     if rank in column:
                         out[i, column[rank]] = True
         return out
+
+
+# What a row is called that has several answers: the first of these that one of them has. Verified is
+# enough; inconsistent is about the row itself; after that, what an honest rank's answer is worth comes
+# before what became of a liar's.
+_CALLED = (RowStatus.VERIFIED, RowStatus.INCONSISTENT, RowStatus.UNPROVED, RowStatus.PENDING, RowStatus.SUSPECT,
+           RowStatus.REJECTED, RowStatus.LOST)
+
+
+def final_status(status: np.ndarray) -> np.ndarray:
+    """A row's status from those of its replicas (N, r): verified when at least one is. (N,) uint8."""
+    order = np.zeros(len(RowStatus), np.uint8)
+    order[list(_CALLED)] = np.arange(len(_CALLED))
+    return np.array(_CALLED, np.uint8)[order[status].min(axis=1)]

@@ -19,7 +19,8 @@ from unittest import mock
 import numpy as np
 
 from enclaveml import aggregator as aggregator_module
-from enclaveml.aggregator import Aggregator, final_status
+from enclaveml.aggregator import Aggregator
+from enclaveml.ledger import final_status
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import (
     ClusterSpec,

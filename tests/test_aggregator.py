@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import B, SCALE, Cluster, FakeProver, fixed, model
 
-from enclaveml.aggregator import final_status
+from enclaveml.ledger import final_status
 from enclaveml.errors import EnvironmentFault
 from enclaveml.journal import read_records
 from enclaveml.results_schema import RowStatus

@@ -41,6 +41,7 @@ envelope combine inference weights model_class
 job_vector flax_state model_package
 combined models
 exchange ledger
+admission
 aggregator worker
 loop rollcall distribute begin finish
 run
