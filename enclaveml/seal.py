@@ -38,6 +38,8 @@ _ROW_DATASETS = ("inputs", "outputs", "proved_outputs", "combined/outputs", "com
 #: Datasets of /proofs that are cut by one of the offsets.
 _CUT = {"proofs/bytes": "proofs/offset", "proofs/rows": "proofs/rows_offset",
         "proofs/row_status": "proofs/rows_offset"}
+#: The seal's own datasets, and what they are called.
+_NAMES = {"leaf": "leaves of the Merkle tree", "path": "paths that the first leaves are of"}
 _BLOCK = 1 << 22  # bytes read at once
 
 
@@ -125,9 +127,9 @@ def write_seal(file: hdf5.File, sign: Any = None) -> bytes:
     """
     found = leaves(file)
     root = found.root()
-    hdf5.write(file, f"{GROUP}/leaf", found.digests(), long_name="leaves of the Merkle tree", units="1")
+    hdf5.write(file, f"{GROUP}/leaf", found.digests(), long_name=_NAMES["leaf"], units="1")
     paths = [*sorted(found.object), *sorted(found.data)]
-    hdf5.write(file, f"{GROUP}/path", hdf5.texts(paths), long_name="paths that the first leaves are of", units="1")
+    hdf5.write(file, f"{GROUP}/path", hdf5.texts(paths), long_name=_NAMES["path"], units="1")
     group = file[GROUP]
     counts = {"objects": len(found.object), "datasets": len(found.data), "rows": len(found.row),
               "bundles": len(found.bundle), "answers": len(found.answer)}
@@ -160,7 +162,10 @@ def check_seal(file: hdf5.File) -> SealCheck:
         found = leaves(file)
     except FormatError as error:
         return SealCheck(True, **check, changes=(Change("", f"the file is damaged: {error}"),))
-    return SealCheck(True, **check, changes=tuple(_changes(sealed, found)))
+    changes = tuple(_changes(sealed, found))
+    if not changes and found.root().hex() != root:  # whatever was not located: the root decides
+        changes = (Change("", "the file's content is not what was sealed"),)
+    return SealCheck(True, **check, changes=changes)
 
 
 def _changes(sealed: Leaves, found: Leaves) -> Iterator[Change]:
@@ -171,7 +176,8 @@ def _changes(sealed: Leaves, found: Leaves) -> Iterator[Change]:
             if old.get(path) == new.get(path):
                 continue
             if path not in new or path not in old:
-                if name == "object":
+                # Of data that came or went with its object, the object's leaf speaks.
+                if name == "object" or (path in sealed.object) == (path in found.object):
                     yield Change(_place(path), "was removed" if path in old else "was added")
             elif name == "object":
                 what = "another value or type" if "@" in path else "another type or shape"
@@ -241,7 +247,11 @@ def _read(file: hdf5.File, group: hdf5.Group) -> Leaves:
 def _nothing_else(group: hdf5.Group) -> None:
     """The seal covers everything but itself, so nothing may hide in it."""
     attributes = {"format", "root", "objects", "datasets", "rows", "bundles", "answers", "public_key", "signature"}
-    extra = sorted(set(hdf5.members(group)) - {"leaf", "path"}) + sorted(set(group.attrs) - attributes)
+    extra = sorted(set(hdf5.members(group)) - set(_NAMES)) + sorted(set(group.attrs) - attributes)
+    for member, long_name in _NAMES.items():
+        node = group[member]
+        same = set(node.attrs) == {"long_name", "units"} and hdf5.get_attribute(node, "long_name", str) == long_name
+        extra += [] if same and hdf5.get_attribute(node, "units", str) == "1" else [f"an attribute of {member}"]
     if extra:
         raise FormatError(f"{group.file.filename}: /seal: {extra[0]} does not belong there")
 

@@ -200,6 +200,17 @@ def test_a_damaged_seal(tmp_path, what: str) -> None:
     assert change.where == "/seal" and change.text.startswith("the seal is damaged: ")
 
 
+def test_a_seal_that_forgets_a_dataset_is_found_by_its_root(tmp_path) -> None:
+    """The leaves and their root stay, signed or not; only the name that a leaf is compared under is another."""
+    path = whole(tmp_path)
+    with h5py.File(path, "r+") as file:
+        names = [bytes(n) for n in file["seal/path"][()]]
+        last = len(names) - 1 - names[::-1].index(b"ranks/rows")
+        file["seal/path"][last] = b"ranks/rows_"
+        file["ranks/rows"][0] = 99
+    assert said(path) == ["/ranks/rows was added", "/ranks/rows_ was removed"]
+
+
 @pytest.fixture
 def key(tmp_path) -> Path:
     path = tmp_path / "key"
