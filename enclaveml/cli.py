@@ -284,7 +284,7 @@ examples:
         """\
 examples:
   enclaveml audit results.h5                       consistent? no claim about which model
-  enclaveml audit results.h5 --circuit-id HEX --max-tolerance 0.01
+  enclaveml audit results.h5 --max-tolerance 0.01 --circuit-id 01a8fa719a88c06e60a07aeebed7476c07fd02371068bd3c4476837302d7f2c5
   enclaveml audit results.h5 --inputs data.npz --key x    by the data's owner
   enclaveml audit results.h5 --public-key aggregator.pub --json
 """,

@@ -217,7 +217,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], verb: str) -> None:
         cli.main([verb, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "\nexamples:\n" in text and f"enclaveml {verb} job.yaml" in text and "\nexit status:\n" in text
+    first = f"enclaveml {verb} {'results.h5' if verb == 'audit' else 'job.yaml'}"
+    assert "\nexamples:\n" in text and first in text and "\nexit status:\n" in text
 
 
 def test_every_example_parses() -> None:
