@@ -39,6 +39,7 @@ class Loop:
         self._aggregator, self._stop, self._on_tick = aggregator, stop, on_tick
         self._failure: Exception | None = None
         self._stopping = False
+        self._armed = -WATCHDOG_S
         self.lost: tuple[int, ...] = ()
 
     def run(self) -> None:
@@ -47,11 +48,21 @@ class Loop:
         Raises:
             the error that ended the job: rank 0's own, or RemoteFailure for another rank's.
         """
-        self._world.idle = self._guarded(self._worker.pump)
+        pump = self._guarded(self._worker.pump)
+
+        def idle() -> None:
+            """While this rank waits for others: it is alive itself, however stuck they are."""
+            self._arm()
+            pump()
+
+        self._world.idle = idle
+        # Longer than a stuck rank has until its watchdog ends it; a rank that is frozen from
+        # outside (SIGSTOP) has none, and the others end here.
+        self._world.patience_s = 2 * WATCHDOG_S
         work = self._guarded(self._worker.work)
         try:
             while not self._worker.stopped:
-                watchdog.arm(WATCHDOG_S)
+                self._arm()
                 work()
                 self._pause()
                 self._tick()
@@ -60,6 +71,12 @@ class Loop:
             self._world.idle = lambda: None
         if self._failure is not None:
             raise mark_agreed(self._failure)  # the stop order told everybody
+
+    def _arm(self) -> None:
+        """Put the watchdog off, now and then: arming it starts a thread."""
+        if time.monotonic() - self._armed > WATCHDOG_S / 8:
+            watchdog.arm(WATCHDOG_S)
+            self._armed = time.monotonic()
 
     def _guarded(self, call: Callable[[], None]) -> Callable[[], None]:
         """``call``, with a failure kept for rank 0 instead of raised: this rank must still come to the ticks."""
@@ -130,6 +147,7 @@ class Loop:
             os._exit(75)
         watchdog.arm(RECOVERY_S)
         lost = self._world.recover()
+        self._armed = -WATCHDOG_S
         self.lost += lost
         if 0 in lost:
             print(f"enclaveml: rank {self._world.rank}: the aggregator (rank 0) died; the job can be resumed",

@@ -29,7 +29,7 @@ import numpy as np
 
 from enclaveml.aggregator import Aggregator
 from enclaveml.cluster import device_faults
-from enclaveml.comm import RankLost, World
+from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
 from enclaveml.distribute import LocalCircuit, distribute
 from enclaveml.errors import EnclaveError, Fault, JobError
@@ -56,6 +56,10 @@ log = logging.getLogger(__name__)
 
 # Rows that the circuit is checked on against the float model when it is registered.
 SAMPLE_ROWS = 256
+
+# What the other ranks wait for rank 0 to prepare a circuit, in seconds. Set-up and SRS
+# have limits of their own (an hour each) well below it.
+PREPARE_S = 4 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,13 @@ class _Story:
         with together(world, "building the model"):
             model, infer = self._build(me, brief, package, job)
         self._tell_devices(members)
+        world.patience_s = PREPARE_S
         with together(world, "preparing the circuit"):
             if world.is_root:
                 circuit = self._prepare(job, dataset, model, members)
             else:
                 circuit = None
+        world.patience_s = PATIENCE_S
         local = distribute(world, circuit) if brief.coverage > 0 else None
         if local:
             self._closing.append(local)

@@ -61,7 +61,7 @@ def whole(job: SmallJob, unbroken: SmallJob, done: CompletedProcess[str]) -> lis
 @pytest.mark.parametrize("fault", ["die", "crash", "hang"])
 def test_a_lost_worker_costs_its_unfinished_rows_and_nothing_else(fault: str, job: SmallJob, unbroken: SmallJob,
                                                                    cache: dict[str, str]) -> None:
-    done = play(job, ["sound", fault, "sound", "sound"], cache, ULFM)
+    done = play(job, ["sound", fault, "impatient", "sound"], cache, ULFM)
     ranks = whole(job, unbroken, done)
     assert [r["fate"] for r in ranks] == ["ok", "lost", "ok", "ok"]
     assert ranks[1]["fate_reason"].startswith("died: ") and ranks[1]["fate_time"]
