@@ -1,4 +1,4 @@
-"""A rank that lies: ``python liar.py ATTACK[=ARGUMENT] run JOB`` patches this process, then runs the job as enclaveml does.
+"""A rank that lies: ``python liar.py ATTACK[=ARGUMENT] run JOB`` patches its process, then runs enclaveml.
 
 Started under mpirun beside honest ranks. Each attack is a function here that replaces parts of the
 package in this process only; the package has no hook for any of it.
