@@ -281,7 +281,7 @@ class _Audit:
             self._tied += checked.owned
             self._progress.update(self._rows_done, self._report.proofs_checked, len(self._bad))
         if not ready:
-            time.sleep(0.001)
+            time.sleep(0.002)  # a verification takes some 10 to 100 ms
 
     def _repeats(self, claim: Claim, inputs: str) -> None:
         """Note proofs, commitments and hashes that are there more than once; digests of them are kept."""
