@@ -127,7 +127,8 @@ class JobSpec:
 
     def resolved_yaml(self) -> str:
         """``resolved()`` as a job file that says the same from the same folder."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+        # All ASCII: with allow_unicode PyYAML 6 writes a NEL as it is, and reads it back as a space.
+        return yaml.safe_dump(self.resolved(), sort_keys=False)
 
     def where(self, key: str) -> str:
         """``file:line`` or the option that a key's value, or else its section, comes from."""

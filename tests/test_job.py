@@ -744,7 +744,6 @@ def test_what_pyyaml_dumps_is_read_as_meant(folder: Path, name: str, tolerance: 
             "input": {"path": "data.npz"},
             "proof": {"tolerance": tolerance},
         },
-        allow_unicode=True,
     )
     Path("digits/job.yaml").write_text(text, encoding="utf-8")
     job = load_job("digits/job.yaml")
