@@ -146,9 +146,10 @@ class _Story:
         world.patience_s = PREPARE_S
         with together(world, "preparing the circuit"):
             if world.is_root:
-                circuit = self._prepare(job, dataset, model, members)
+                circuit, model_hash = self._prepare(job, dataset, model, members)
+                self._check_hash(job, model_hash)
             else:
-                circuit = None
+                circuit, model_hash = None, ""
         world.patience_s = PATIENCE_S
         local = distribute(world, circuit) if brief.coverage > 0 else None
         if local:
@@ -211,9 +212,11 @@ class _Story:
 
     # -- 5. the circuit ----------------------------------------------------------
 
-    def _prepare(self, job: JobSpec, dataset: Dataset, model: Model, members: tuple[Member, ...]) -> Circuit | None:
+    def _prepare(self, job: JobSpec, dataset: Dataset, model: Model,
+                 members: tuple[Member, ...]) -> tuple[Circuit | None, str]:
+        """The circuit (None where nothing is proved) and the model hash ("" where nobody asks for it)."""
         if job.proof.coverage == 0:
-            return None
+            return None, self._exported_hash(model) if job.model.hash else ""
         from enclaveml.zk.ezkl.system import EzklSystem
 
         computing = [m for m in members if m.computes]
@@ -230,11 +233,18 @@ class _Story:
         log.info("circuit %s ready in %.1f s: %d rows a proof, tolerance %.4g, deviation %.4g on %d sample rows, "
                  "argmax agreement %.4f", circuit.circuit_id[:12], time.monotonic() - began, circuit.rows,
                  circuit.tolerance, circuit.deviation, circuit.samples, circuit.agreement)
-        if job.model.hash and job.model.hash != circuit.model_hash:
+        return circuit, circuit.model_hash
+
+    def _exported_hash(self, model: Model) -> str:
+        from enclaveml.zk.ezkl.export import model_hash
+
+        return model_hash(model.function)
+
+    def _check_hash(self, job: JobSpec, found: str) -> None:
+        if job.model.hash and job.model.hash != found:
             raise JobError(Fault(job.where("model.hash"), "model.hash",
-                                 f"the model's hash is {circuit.model_hash}, the job says {job.model.hash}: other "
-                                 f"weights, another model file, or another version of jax2onnx"))
-        return circuit
+                                 f"the model's hash is {found}, the job says {job.model.hash}: other weights, "
+                                 f"another model file, or another version of jax2onnx"))
 
     # -- 7. ticks ----------------------------------------------------------------
 

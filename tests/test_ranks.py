@@ -107,3 +107,20 @@ def test_every_described_machine_runs_a_job_on_cpu_ranks(job: SmallJob, cache: d
     memory = np.array([float(r["memory_gb"]) for r in described]) * (rows > 0)
     assert rows.sum() == 22 and np.abs(rows - 22 * memory / memory.sum()).max() < 1
     assert (rows > 0)[1:].all()
+
+
+def test_coverage_0_infers_without_a_proof_and_says_so(job: SmallJob, cache: dict[str, str]) -> None:
+    done = enclaveml(job, "--set", "proof.coverage=0", ranks=2, env=cache)
+    assert done.returncode == 0, log_of(done)
+    assert "complete (exit status 0): 0 of 22 rows verified, 22 not drawn" in done.stderr
+    outcome = read(job.results)
+    assert (outcome.rows == 4).all() and np.isnan(outcome.proved).all()
+    assert np.abs(outcome.outputs - floats(job.rows)).max() < 1e-5
+
+
+def test_another_models_hash_is_refused(job: SmallJob, cache: dict[str, str]) -> None:
+    for coverage in ("0", "1"):
+        done = enclaveml(job, "--set", f"model.hash={'ab' * 32}", "--set", f"proof.coverage={coverage}", env=cache)
+        assert done.returncode == 2, log_of(done)
+        assert "model.hash: the model's hash is " in done.stderr and "the job says " + "ab" * 32 in done.stderr
+    assert not job.results.exists()
