@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,3 +120,22 @@ def test_importing_the_proof_system_imports_neither_jax_nor_ezkl() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env=process.child_environment(1))
     assert out.stdout.strip() == "[]"
+
+
+def test_needless_parts_of_jax2onnx_are_not_imported() -> None:
+    """In a process of its own: what is once imported stays."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import zk_case\n"
+        "from enclaveml.zk.ezkl.export import export\n"
+        "export(zk_case.function(), 2)\n"
+        "assert not any(type(finder).__name__ == '_Empty' for finder in sys.meta_path)\n"
+        "parts = [m for m in sys.modules if m.startswith('jax2onnx.plugins.')]\n"
+        "print(any('.flax.' in m for m in parts), any('.jax.' in m for m in parts))\n"
+        "heavy = [m for m in parts if m.split('.')[2] in ('examples', 'equinox', 'dm_pix')]\n"
+        "print([m for m in heavy if getattr(sys.modules[m], '__file__', None)])\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(Path(zk_case.__file__).parent)], capture_output=True, text=True,
+        check=True, env={**process.child_environment(1), "JAX_PLATFORMS": "cpu"},
+    )
+    assert out.stdout.splitlines() == ["True True", "[]"]
