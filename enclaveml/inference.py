@@ -87,6 +87,21 @@ class Inference:
         return outputs
 
 
+class InferenceOnDemand:
+    """``Inference`` that is compiled when it is first called: for rank 0, which judges inconsistent rows, if any."""
+
+    def __init__(self, function: RowFunction) -> None:
+        self._function = function
+        self._made: Inference | None = None
+        self.batch = choose_batch(function.row_shape, function.dtype)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (n, *row_shape) -> outputs (n, D) float32, as ``Inference``."""
+        if self._made is None:
+            self._made = Inference(self._function)
+        return self._made(rows)
+
+
 def _rows_at_once(function: RowFunction) -> int:
     """1, or 2 (the same row twice) for a model that loses its first axis at one row (``x.squeeze()``)."""
     import jax

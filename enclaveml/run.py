@@ -49,7 +49,7 @@ from enclaveml.worker import Worker
 from enclaveml.zk.interface import Circuit, CircuitRequest
 
 if TYPE_CHECKING:
-    from enclaveml.inference import Inference
+    from enclaveml.inference import Inference, InferenceOnDemand
     from enclaveml.models import Model
 
 log = logging.getLogger(__name__)
@@ -187,14 +187,15 @@ class _Story:
 
     # -- 4. the model ------------------------------------------------------------
 
-    def _build(self, me: Member, brief: Brief, package: bytes, job: JobSpec | None) -> tuple[Model, Inference]:
+    def _build(self, me: Member, brief: Brief, package: bytes,
+               job: JobSpec | None) -> tuple[Model, Inference | InferenceOnDemand]:
         from enclaveml.devices import bind_device
 
         # Rank 0 needs the model too: to export it, and to judge inconsistent rows.
         device = bind_device(me.device if me.computes else "cpu", me.local_rank)
         me.device = device.kind
 
-        from enclaveml.inference import Inference
+        from enclaveml.inference import Inference, InferenceOnDemand
         from enclaveml.models import ModelPackage, build_model
 
         # Workers may share no file system with rank 0: only rank 0 looks beside the job file.
@@ -202,7 +203,7 @@ class _Story:
         model = build_model(ModelPackage.from_bytes(package), brief.row_shape, brief.dtype, folder, brief.parts)
         if model.initialised and job:
             log.warning("model.weights is not given: the model runs with its own initial values (seed 0)")
-        return model, Inference(model)
+        return model, Inference(model) if me.computes else InferenceOnDemand(model)
 
     def _tell_devices(self, members: tuple[Member, ...]) -> None:
         """Rank 0 learns what device each rank came up on, for the log and the file."""

@@ -150,3 +150,23 @@ def test_rows_of_another_shape_or_dtype():
                                                    ((2**23,), 1), ((2**30,), 1)])
 def test_batch_depends_on_the_row_alone(row_shape, batch):
     assert choose_batch(row_shape, np.float32) == batch
+
+
+def test_on_demand_is_compiled_at_its_first_call_and_says_the_same() -> None:
+    import jax.numpy as jnp
+
+    from enclaveml.inference import InferenceOnDemand
+
+    class Doubling:
+        row_shape, dtype, traced = (3,), np.dtype(np.float32), 0
+
+        def apply(self, rows):
+            Doubling.traced += 1
+            return jnp.asarray(rows) * 2
+
+    later = InferenceOnDemand(Doubling())
+    assert Doubling.traced == 0 and later.batch == 256
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert (later(rows) == rows * 2).all()
+    seen = Doubling.traced
+    assert (later(rows) == rows * 2).all() and Doubling.traced == seen > 0
