@@ -32,7 +32,7 @@ resume results_check results_tables results_copy
 results_reader
 results
 zk.interface
-zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
+zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical zk.ezkl.onnx_lean
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier
@@ -60,7 +60,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.ezkl.export"},
-    "onnx": {"zk.ezkl.onnx_canonical"},
+    "onnx": {"zk.ezkl.onnx_canonical", "zk.ezkl.onnx_lean"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

@@ -2,47 +2,82 @@
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enclaveml.zk.ezkl import cost, plan
-from enclaveml.zk.ezkl.plan import Choice, Footprint, Line, Numerics
+from enclaveml.zk.ezkl.bench import Trial
+from enclaveml.zk.ezkl.plan import Choice, Footprint, Line, Numerics, Work
+from enclaveml.zk.ezkl.search import Search, exact_bits
+from enclaveml.zk.interface import CircuitRequest
 
-CHOICE = Choice(Numerics(13, 4), 16384, 2, inner=2, logrows=16, rows=4)
-#: Digits MLP 64-32-10: 314 rows and 74 instances a row of data.
-DIGITS = Footprint(Line(628, 1256), Line(2752, 3032), Line(148, 296), widest_table=4096, tables=2)
+CHOICE = Choice(Numerics(13, 4, 13), 4096, 2, inner=2, logrows=16, rows=4)
+#: Digits MLP 64-32-10: 250 rows and 74 instances a row of data.
+DIGITS = Footprint(Line(500, 1000), Line(2958, 3164), Line(148, 296), widest_table=4096, tables=2)
 
 
-@given(st.integers(1, 5000), st.integers(1, 16), st.sampled_from([1e9, 4e9, 16e9]))
-def test_every_candidate_fits(expected: int, cores: int, memory: float) -> None:
-    found = list(plan.candidates(CHOICE, DIGITS, expected, cores, memory, None))
-    assert found
+def work(rows: int, ranks: int = 1, children: int = 2, processors: int = 2) -> Work:
+    return Work(rows, ranks, children, processors)
+
+
+@given(
+    st.integers(1, 5000), st.integers(1, 4), st.integers(1, 8), st.sampled_from([1e9, 4e9, 16e9]),
+    st.sampled_from([None, 2, 30, 97, 400]),
+)
+def test_every_candidate_fits(rows: int, ranks: int, children: int, memory: float, given_rows: int | None) -> None:
+    what = Work(rows, ranks, children, ranks * children)
+    found = list(plan.candidates(CHOICE, DIGITS, what, memory, given_rows))
+    assert found or given_rows == 400
     for candidate in found:
         room = cost.usable_rows(candidate.choice.logrows)
-        rows = candidate.choice.rows
-        assert rows >= 2
-        assert DIGITS.rows.at(rows) <= room * candidate.blocks
-        assert DIGITS.single.at(rows) <= room
+        bundle = candidate.choice.rows
+        assert bundle >= 2
+        assert DIGITS.rows.at(bundle) <= room * candidate.blocks <= room * plan.MAX_BLOCKS
+        assert DIGITS.single.at(bundle) <= room
+        assert CHOICE.base <= candidate.choice.base <= 1 << candidate.choice.logrows
         assert DIGITS.widest_table <= room
         assert cost.peak_bytes(candidate.key_bytes) <= memory
-        assert rows <= max(2, expected)
+        assert bundle == given_rows or bundle <= max(2, what.share)
 
 
 def test_rows_per_proof_is_obeyed() -> None:
-    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, 360, 2, 8e9, 30)} == {30}
-    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, 360, 2, 8e9, 1)} == {2}
+    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, work(360), 8e9, 30)} == {30}
+    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, work(360), 8e9, 1)} == {2}
 
 
 def test_nothing_fits_too_little_memory() -> None:
-    assert list(plan.candidates(CHOICE, DIGITS, 360, 2, 1e8, None)) == []
+    assert list(plan.candidates(CHOICE, DIGITS, work(360), 1e8, None)) == []
+
+
+def best(what: Work) -> plan.Candidate:
+    return plan.ranked(list(plan.candidates(CHOICE, DIGITS, what, 8e9, None)))[0]
 
 
 def test_bundles_are_even_over_the_cores() -> None:
-    best = plan.ranked(list(plan.candidates(CHOICE, DIGITS, 360, 2, 8e9, None)))[0]
-    bundles = math.ceil(360 / best.choice.rows)
-    assert bundles % 2 == 0 and bundles * best.choice.rows < 360 + best.choice.rows
+    assert (best(work(360)).choice.rows, best(work(360)).choice.logrows) == (90, 13)
+
+
+def test_ranks_that_crowd_a_node_get_no_smaller_bundles() -> None:
+    """Three ranks on two cores share them; many small proofs would cost more in all."""
+    crowded = best(work(360, ranks=3, children=1, processors=2)).choice
+    assert 60 <= crowded.rows <= 120 and 120 % crowded.rows == 0
+
+
+def test_waves() -> None:
+    assert work(360).waves(90) == 2
+    assert work(360).waves(91) == 2 and work(360).waves(89) == 3
+    assert work(360, ranks=3, children=1, processors=3).waves(120) == 1
+    assert work(360, ranks=3, children=1, processors=2).waves(120) == 1.5
+    assert work(1).waves(64) == 1
+
+
+def test_a_decomposition_gets_the_range_that_is_free() -> None:
+    narrow = Choice(Numerics(13, 26, 4), 1024, 2, inner=2, logrows=16, rows=4)
+    assert plan.widest_base(narrow, cost.usable_rows(11)) == 1024
+    assert plan.widest_base(narrow, cost.usable_rows(12)) == 2048
+    assert plan.widest_base(narrow, cost.usable_rows(16)) == 8192
 
 
 @given(st.integers(2, 60))
@@ -56,7 +91,8 @@ def test_run_args_leave_nothing_at_its_default() -> None:
     args = CHOICE.run_args("committed")
     assert args["input_visibility"] == "polycommit" and args["param_visibility"] == "fixed"
     assert args["ignore_range_check_inputs_outputs"] is True
-    assert (args["decomp_base"], args["decomp_legs"], args["num_inner_cols"]) == (16384, 2, 2)
+    assert (args["input_scale"], args["param_scale"]) == (13, 13)
+    assert (args["decomp_base"], args["decomp_legs"], args["num_inner_cols"]) == (4096, 2, 2)
 
 
 def test_tables_follow_the_base_and_the_lookups() -> None:
@@ -65,3 +101,36 @@ def test_tables_follow_the_base_and_the_lookups() -> None:
         "required_lookups": [{"Tanh": {}}],
     }
     assert plan.table_lengths(settings, 4096, (-100, 50)) == [3, 4096, 17, 151]
+
+
+class LongerThanPredicted:
+    """A bench whose circuits need 200 rows for each row of data, and are exact."""
+
+    def __init__(self, truth: np.ndarray) -> None:
+        self.truth = truth
+
+    def trial(self, choice: Choice, rows: np.ndarray) -> Trial:
+        return Trial(self.truth, (0, 0))
+
+    def settings(self, choice: Choice) -> dict:
+        return {"num_rows": 200 * choice.rows}
+
+
+@pytest.mark.parametrize(("given", "rows", "blocks"), [(4, 4, 4), (None, 3, 2)])
+def test_rows_per_proof_is_kept_where_it_needs_more_columns_than_predicted(given, rows, blocks) -> None:
+    truth = np.zeros((4, 3))
+    search = Search(
+        LongerThanPredicted(truth), CircuitRequest(rows_per_proof=given), np.zeros((4, 6)), truth, lambda line: None
+    )
+    candidate = plan.Candidate(Choice(Numerics(10, 3, 10), 128, 3, 2, 8, 4), 2, 1.0, 1.0, 1e6)
+    (found, settings), *_ = search.tried([candidate])
+    assert (found.choice.rows, found.blocks, settings["num_rows"]) == (rows, blocks, 200 * rows)
+
+
+def test_exact_bits() -> None:
+    assert exact_bits(np.array([[0.5, -3.0]], np.float32)) == 1
+    assert exact_bits(np.arange(17, dtype=np.float32) / 16) == 4
+    assert exact_bits(np.array([1 / 256, 1 / 2], np.float32)) == 8
+    assert exact_bits(np.array([1 / 512], np.float32)) is None
+    assert exact_bits(np.array([0.1], np.float32)) is None
+    assert exact_bits(np.array([1], np.int32)) is None

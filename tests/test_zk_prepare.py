@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_job
 import zk_case
 from zk_case import drain
 
@@ -177,21 +176,6 @@ def test_a_circuit_whose_rows_and_scale_are_given_serves_jobs_of_any_size() -> N
     )
     again = EzklSystem().prepare(zk_case.function(), zk_case.ROWS, request, told.append)
     assert again == made and told == []
-
-
-def test_rows_per_proof_is_kept_where_it_needs_more_columns_than_predicted() -> None:
-    w = {name: array * np.float32(1.25) for name, array in small_job.weights().items()}
-
-    def apply(x):
-        import jax
-
-        hidden = jax.nn.relu(x @ w["hidden.kernel"] + w["hidden.bias"])
-        return hidden @ w["out.kernel"] + w["out.bias"]
-
-    request = CircuitRequest(tolerance=0.05, rows_per_proof=4, scale=10)
-    rows = np.random.default_rng(0).uniform(-1, 1, (64, 6)).astype(np.float32)
-    circuit = EzklSystem().prepare(ModelFunction(apply, (6,)), rows, request)
-    assert (circuit.rows, circuit.logrows, circuit.settings["blocks"]) == (4, 8, 3)
 
 
 def test_a_cached_circuit_that_takes_too_much_memory_is_not_used() -> None:

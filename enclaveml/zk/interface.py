@@ -59,7 +59,8 @@ class CircuitRequest:
     tolerance: largest allowed |proved - float| per output, absolute. expected_rows: how many rows
     the circuit will prove in all (B is not chosen larger than pays). memory_gb: GB (1e9 bytes) that
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
-    at a time, over all ranks.
+    at a time, over all ranks. processors: how many of those get a core of their own (0: all); fewer where
+    ranks crowd a node.
     """
 
     inputs: str = "public"
@@ -70,6 +71,7 @@ class CircuitRequest:
     memory_gb: float = 8.0
     cores: int = 1
     children: int = 1
+    processors: int = 0
     setup_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:

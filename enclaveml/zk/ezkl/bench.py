@@ -12,6 +12,7 @@ import numpy as np
 from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import field, process, statement
 from enclaveml.zk.ezkl.export import HASH_BATCH, export
+from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.plan import Choice
 from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.interface import ModelFunction
@@ -32,14 +33,15 @@ class Bench:
         self.function, self.inputs, self.child, self.scratch = function, inputs, child, scratch
         self.timeout_s = 600.0
         self._documents: dict[int, str] = {}
-        first = self.document(HASH_BATCH)
-        with open(first, "rb") as handle:
-            self.model_hash = hashlib.file_digest(handle, "sha256").hexdigest()
+        first = export(function, HASH_BATCH)
+        self.model_hash = hashlib.sha256(first).hexdigest()
+        self._documents[HASH_BATCH] = scratch.write(f"model-{HASH_BATCH}.onnx", lean(first))
 
     def document(self, batch: int) -> str:
-        """Path of the canonical ONNX document at a batch."""
+        """Path of the lean ONNX document at a batch."""
         if batch not in self._documents:
-            self._documents[batch] = self.scratch.write(f"model-{batch}.onnx", export(self.function, batch))
+            document = lean(export(self.function, batch))
+            self._documents[batch] = self.scratch.write(f"model-{batch}.onnx", document)
         return self._documents[batch]
 
     def settings(self, choice: Choice, rows: int | None = None) -> dict[str, Any]:

@@ -1,9 +1,15 @@
 """What a proof will cost: seconds, key size and memory, from the circuit's shape alone.
 
-A circuit of ``cells`` cells laid out in c inner columns and b blocks of 2^k rows has c * b column
-triples; each costs MSMs and FFTs of 2^k, and the constraint system's degree costs once. The
-numbers below are ezkl 23.0.5's CPU seconds on one thread, fitted to real proofs of MLPs at
-2^12..2^15 rows (26 layouts, most within 15 %, all within 35 %); other machines differ by a factor, which changes no ranking.
+A circuit's cells are laid out in c inner columns and b blocks of 2^k rows: c * b column triples, each of
+which costs MSMs and FFTs of 2^k. Inner columns raise the constraint system's degree; blocks bring
+selectors; Freivalds' argument has blocks of its own.
+
+The numbers are ezkl 23.0.5's CPU seconds on one thread, fitted (least squares of relative errors, no
+term below zero) to the 18 proofs of an MLP 64-32-10 in ``benchmarks/layouts.json``: k 12 to 15, 1 to 4
+inner columns, 1 to 7 blocks. All are within 13 %, most within 5 %. Other machines differ by a factor,
+which changes no ranking. Also measured there, and so left alone: loading a key is 2 to 3 % of a proof
+whatever its format (``EZKL_KEY_FORMAT``) and buffer (``EZKL_BUF_CAPACITY``); keys without selector
+compression are 1.6 times as large and prove no faster; a table of 4096 costs what one of 1024 costs.
 """
 
 from __future__ import annotations
@@ -13,13 +19,13 @@ import math
 #: Rows of every block that halo2 keeps for blinding, and a few more for the layout's block ends.
 RESERVED_ROWS = 24
 
-#: CPU milliseconds per 1024 rows of the domain: once, per column triple, per (inner columns - 1)**2
-#: (they raise the constraint system's degree), per block of Freivalds' columns.
-_MS = (190.0, 190.0, 36.0, 106.0)
+#: CPU milliseconds per 1024 rows of the domain: per column triple, per block, per (inner columns - 1)**2,
+#: per block of Freivalds' columns.
+_MS = (195.0, 18.0, 45.0, 137.0)
 
 #: Bytes of proving key per row of the domain, likewise; memory is checked with a margin on top.
-_KEY = (3300.0, 2500.0, 425.0, 700.0)
-_KEY_MARGIN = 1.5
+_KEY = (1150.0, 3300.0, 1150.0, 1880.0)
+_KEY_MARGIN = 1.4
 
 
 def usable_rows(logrows: int) -> int:
@@ -33,9 +39,9 @@ def blocks(num_rows: int, logrows: int) -> int:
 
 
 def _per_row(weights: tuple[float, ...], inner: int, blocks: int, einsum_blocks: int, tables: int) -> float:
-    once, triple, wide, einsum = weights
+    triple, block, wide, einsum = weights
     triple *= 1 + 0.3 * max(0, tables - 2)  # two range tables are the least; more take more arguments
-    return once + triple * inner * blocks + wide * (inner - 1) ** 2 + einsum * einsum_blocks
+    return triple * inner * blocks + block * blocks + wide * (inner - 1) ** 2 + einsum * einsum_blocks
 
 
 def prove_seconds(logrows: int, inner: int, blocks: int, einsum_blocks: int, tables: int) -> float:

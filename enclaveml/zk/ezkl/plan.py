@@ -20,18 +20,31 @@ from enclaveml.zk.ezkl import cost
 #: Curve and memory limit of what is tried.
 MIN_LOGROWS, MAX_LOGROWS = 8, 22
 
+#: Set-up and registration cost about one proof's time, once for all jobs that use the keys: counted as a part.
+SETUP_SHARE = 0.25
+
+#: Blocks of columns that are tried; more of them make longer proofs, which take longer to verify.
+MAX_BLOCKS = 8
+
 #: An intermediate value on unseen rows may be twice the largest on the sample rows.
 HEADROOM_BITS = 1
+
+#: Range that is added to each leg of a decomposition where it is free.
+HEADROOM_LEG_BITS = 3
 
 _VISIBILITY = {"public": "public", "committed": "polycommit", "hashed": "hashed"}
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """What decides the values in a circuit: one scale for inputs and weights, the rebase multiplier."""
+    """What decides the values in a circuit: scale of the weights, rebase multiplier, scale of the inputs.
+
+    Values are divided down to the inputs' scale where theirs would exceed ``multiplier`` times that.
+    """
 
     scale: int
     multiplier: int
+    input_scale: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Choice:
         the range of every output itself (``soundness.md``, manifest ``inputs_bounded: false``).
         """
         return {
-            "input_scale": self.numerics.scale,
+            "input_scale": self.numerics.input_scale,
             "param_scale": self.numerics.scale,
             "scale_rebase_multiplier": self.numerics.multiplier,
             "decomp_base": self.base,
@@ -104,9 +117,29 @@ class Footprint:
     widest_table: int
     tables: int
 
-    def bundle(self, room: int, block_count: int) -> int:
-        """The largest B that fits ``block_count`` blocks of ``room`` rows."""
-        return math.floor(min(self.rows.largest(room * block_count), self.single.largest(room), 1 << 20))
+
+@dataclass(frozen=True)
+class Work:
+    """The job as the plan sees it: rows to prove, split over ranks that run ``children`` proofs at a time.
+
+    ``processors`` is how many proofs get a core of their own: less than ranks * children where ranks
+    crowd a node.
+    """
+
+    rows: int
+    ranks: int
+    children: int
+    processors: int
+
+    @property
+    def share(self) -> int:
+        """Rows of one rank."""
+        return max(1, math.ceil(self.rows / self.ranks))
+
+    def waves(self, bundle: int) -> float:
+        """How many proofs' time the job takes at B rows per proof, the half empty last ones included."""
+        bundles = math.ceil(self.share / bundle)
+        return max(bundles * self.ranks / self.processors, math.ceil(bundles / self.children))
 
 
 @dataclass(frozen=True)
@@ -126,14 +159,14 @@ class Candidate:
     def __str__(self) -> str:
         c = self.choice
         return (
-            f"B={c.rows} k={c.logrows} scale={c.numerics.scale} multiplier={c.numerics.multiplier} "
-            f"decomposition={c.base}^{c.legs} columns={c.inner}x{self.blocks}"
+            f"B={c.rows} k={c.logrows} scale={c.numerics.input_scale}+{c.numerics.scale} "
+            f"multiplier={c.numerics.multiplier} decomposition={c.base}^{c.legs} columns={c.inner}x{self.blocks}"
         )
 
 
-def decompositions(bits: int) -> Iterator[tuple[int, int]]:
+def decompositions(bits: int, most_legs: int = 8) -> Iterator[tuple[int, int]]:
     """(base, legs) with base a power of two and base**legs >= 2**bits, fewest legs first."""
-    for legs in range(1, 9):
+    for legs in range(1, most_legs + 1):
         base_bits = max(2, math.ceil(bits / legs))
         if base_bits <= 19:
             yield 1 << base_bits, legs
@@ -169,50 +202,64 @@ def table_lengths(settings: dict[str, Any], base: int, lookup: tuple[int, int]) 
     return lengths + [lookup[1] - lookup[0] + 1] * len(settings["required_lookups"])
 
 
+def widest_base(choice: Choice, room: int) -> int:
+    """The largest base whose table still fits one column, at most HEADROOM_LEG_BITS more than needed.
+
+    A larger table costs nothing and gives unseen rows more range.
+    """
+    bits = min(int(math.log2(room)), int(math.log2(choice.base)) + HEADROOM_LEG_BITS)
+    return max(choice.base, 1 << bits)
+
+
+def bundle_sizes(shape: Footprint, room: int, work: Work) -> list[int]:
+    """Every B worth costing at one domain size: those that just fill columns, and even shares of a rank's rows.
+
+    At most MAX_BLOCKS blocks, at most a rank's rows (2 at least).
+    """
+    areas = range(room, room * MAX_BLOCKS + 1, room)
+    largest = min(shape.rows.largest(areas[-1]), shape.single.largest(room), max(2, work.share))
+    full = {shape.rows.largest(area) for area in areas} | {shape.einsum.largest(area) for area in areas}
+    sizes = {math.floor(b) for b in {*full, largest} if 2 <= b <= largest}
+    even = {max(2, math.ceil(work.share / math.ceil(work.share / b))) for b in sizes}
+    return sorted(sizes | even)
+
+
 def candidates(
-    choice: Choice, shape: Footprint, expected_rows: int, cores: int, memory_bytes: float,
-    rows_per_proof: int | None,
+    choice: Choice, shape: Footprint, work: Work, memory_bytes: float, rows_per_proof: int | None
 ) -> Iterator[Candidate]:
     """Every layout of one decomposition that fits memory, with its predicted time for the whole job.
 
-    ``cores`` proofs run at a time, so a job of ``expected_rows`` takes whole waves of them: a B
-    that leaves the last wave half empty wastes it. Set-up costs about half a proof more.
     """
     for logrows in range(MIN_LOGROWS, MAX_LOGROWS + 1):
         room = cost.usable_rows(logrows)
         if shape.widest_table > room:
             continue
-        for block_count in range(1, 9):
-            largest = shape.bundle(room, block_count)
-            if rows_per_proof is not None:
-                rows = max(2, rows_per_proof)
-                if rows > largest:
-                    continue
-            elif largest < 2:
-                continue
-            else:
-                waves = math.ceil(math.ceil(expected_rows / largest) / cores)
-                rows = min(largest, max(2, math.ceil(expected_rows / (waves * cores))))
-            waves = math.ceil(math.ceil(expected_rows / rows) / cores)
-            einsum_blocks = math.ceil(shape.einsum.at(rows) / room)
-            columns = (logrows, choice.inner, block_count, einsum_blocks, shape.tables)
+        if rows_per_proof is not None:
+            rows = max(2, rows_per_proof)
+            fits = shape.single.at(rows) <= room and shape.rows.at(rows) <= room * MAX_BLOCKS
+            sizes = [rows] if fits else []
+        else:
+            sizes = bundle_sizes(shape, room, work)
+        for rows in sizes:
+            blocks = math.ceil(shape.rows.at(rows) / room)
+            columns = (logrows, choice.inner, blocks, math.ceil(shape.einsum.at(rows) / room), shape.tables)
             seconds, key = cost.prove_seconds(*columns), cost.key_bytes(*columns)
             if cost.peak_bytes(key) <= memory_bytes:
-                yield Candidate(
-                    replace(choice, logrows=logrows, rows=rows),
-                    block_count, seconds, seconds * (waves + 0.5), key,
-                )
-            single_is_full = largest + 1 < shape.rows.largest(room * block_count)
-            if rows_per_proof is not None or largest * cores >= expected_rows or single_is_full:
-                break  # more blocks would stay empty
+                job_seconds = seconds * (work.waves(rows) + SETUP_SHARE)
+                wide = replace(choice, base=widest_base(choice, room), logrows=logrows, rows=rows)
+                yield Candidate(wide, blocks, seconds, job_seconds, key)
 
 
 def ranked(found: list[Candidate]) -> list[Candidate]:
-    """Cheapest job first; within 5 % the finer scale, then the smaller key."""
+    """Cheapest job first; within 5 % the finer scale and fewer divisions."""
 
-    def rank(candidate: Candidate) -> tuple[float, int, float]:
-        step = round(math.log(candidate.job_seconds) / math.log(1.05))
-        return step, -candidate.choice.numerics.scale, candidate.key_bytes
+    def rank(candidate: Candidate) -> tuple[float, ...]:
+        step = math.floor(math.log(candidate.job_seconds / least) / math.log(1.05))
+        numerics = candidate.choice.numerics
+        fine = (-numerics.scale, -numerics.input_scale, -numerics.multiplier)
+        return step, *fine, candidate.job_seconds, candidate.choice.rows
+
+    least = min((candidate.job_seconds for candidate in found), default=1.0)
 
     return sorted(found, key=rank)
 

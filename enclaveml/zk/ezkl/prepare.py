@@ -29,7 +29,7 @@ from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunct
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 2
+_PLAN_VERSION = 3
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:

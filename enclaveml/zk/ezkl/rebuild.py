@@ -34,8 +34,8 @@ def choice_of(manifest: Mapping[str, Any]) -> Choice:
         args.pop("blocks", None)
         low, high = args["lookup_range"]
         choice = Choice(
-            Numerics(int(args["input_scale"]), int(args["scale_rebase_multiplier"])), int(args["decomp_base"]),
-            int(args["decomp_legs"]), int(args["num_inner_cols"]), int(args["logrows"]), int(manifest["rows"]),
+            Numerics(int(args["param_scale"]), int(args["scale_rebase_multiplier"]), int(args["input_scale"])),
+            int(args["decomp_base"]), int(args["decomp_legs"]), int(args["num_inner_cols"]), int(args["logrows"]), int(manifest["rows"]),
             (int(low), int(high)),
         )
         same = choice.run_args(manifest["inputs"]) == args

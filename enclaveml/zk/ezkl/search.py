@@ -17,16 +17,22 @@ from enclaveml.zk.ezkl.bench import Bench, Trial
 from enclaveml.zk.ezkl.plan import Candidate, Choice, Numerics
 from enclaveml.zk.interface import CircuitRequest
 
-SCALES = (13, 12, 11, 10, 9, 8)
+SCALES = (13, 12, 10, 8)
 FINE_SCALES = (16, 14)  # only where 13 is not accurate enough
+EXACT_SCALES = (16, 14, 12, 10)  # of weights, where the inputs' scale is less
 MULTIPLIERS = (1, 2, 3, 4, 6, 8)
-INNER = (1, 2, 3, 4)
+INNER = (1, 2, 3)
+MAX_LEGS = 5
+
+#: Inputs of whole multiples of 2^-n, n at most this, are tried at scale n: narrower values, no loss.
+MAX_EXACT_BITS = 8
 
 #: Tolerance where the job gives none and the model is accurate enough.
 DEFAULT_TOLERANCE = 0.01
 
 _PROBE_ROWS = 32
-_WIDE = (1 << 14, 4)  # a decomposition wide enough for any probe: 56 bits
+_WIDE = (1 << 14, 4)  # a decomposition wide enough for any probe
+_WIDE_BITS = 56
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,17 @@ def deviation(trial: Trial, truth: np.ndarray) -> float:
     """Largest |witness - float|; infinite where either is not a number."""
     gap = np.abs(trial.outputs - truth)
     return float(gap.max(initial=0.0)) if np.all(np.isfinite(gap)) else math.inf
+
+
+def exact_bits(rows: np.ndarray) -> int | None:
+    """The least n, 1 at least, with every value a whole multiple of 2^-n; None above MAX_EXACT_BITS."""
+    if not np.issubdtype(rows.dtype, np.floating):
+        return None
+    for bits in range(1, MAX_EXACT_BITS + 1):
+        scaled = rows.astype(np.float64) * 2.0**bits
+        if np.array_equal(scaled, np.round(scaled)):
+            return bits
+    return None
 
 
 class Search:
@@ -70,7 +87,7 @@ class Search:
         """
         settings: dict[tuple, tuple[int, int, int]] = {}
         for multiplier in MULTIPLIERS:
-            found = self.bench.settings(self._probe_choice(Numerics(scale, multiplier)), rows=4)
+            found = self.bench.settings(self._probe_choice(Numerics(scale, multiplier, scale)), rows=4)
             lookups = len(found["required_lookups"])
             what = (found["num_rows"], found["model_output_scales"][0], str(found["required_lookups"]))
             settings.setdefault(what, (found["num_rows"], multiplier, lookups))
@@ -79,8 +96,11 @@ class Search:
             multiplier for rows, multiplier, lookups in ordered if lookups or rows <= 1.5 * ordered[0][0]
         ] + [m for rows, m, lookups in ordered if not lookups and rows > 1.5 * ordered[0][0]]
 
-    def _bits(self, numerics: Numerics) -> int | None:
-        """The least r such that values of the probe rows fit into a decomposition of r bits."""
+    def _bits(self, numerics: Numerics, guess: int | None = None) -> int | None:
+        """The least r such that values of the probe rows fit into a decomposition of r bits; None above 56.
+
+        A good ``guess`` saves trials.
+        """
         probe = self._probe_choice(numerics)
         rows = self.rows[: probe.rows]
 
@@ -91,8 +111,12 @@ class Search:
                 return False
             return True
 
-        low, high = 1, 56
-        if not fits(high):
+        low, high = 1, _WIDE_BITS
+        if guess is not None and fits(guess):
+            high = guess
+            if guess == 1 or not fits(guess - 1):
+                return guess
+        elif not fits(high):
             return None
         while low < high:
             middle = (low + high) // 2
@@ -105,29 +129,41 @@ class Search:
         for multiplier in self.multipliers(scales[0]):
             if self._enough(found, multiplier):
                 break
-            trials: dict[int, Trial] = {}
-            for scale in scales:
-                choice = self._probe_choice(Numerics(scale, multiplier))
-                try:
-                    trials[scale] = self.bench.trial(choice, self.rows[: choice.rows])
-                except ProofError as error:
-                    self.failures.append(f"scale {scale}, multiplier {multiplier}: {error}")
-            if not trials:
-                continue
-            # values grow by a whole number of bits a scale step: two measurements give the line
-            ends = sorted({min(trials), max(trials)})
-            measured = {s: self._bits(Numerics(s, multiplier)) for s in ends}
-            if any(bits is None for bits in measured.values()):
-                self.failures.append(f"multiplier {multiplier}: values exceed any decomposition")
-                continue
-            slope = (
-                (measured[ends[1]] - measured[ends[0]]) / (ends[1] - ends[0]) if len(ends) == 2 else 0.0
-            )
-            for scale, trial in trials.items():
-                off = deviation(trial, self.truth[: len(trial.outputs)])
-                bits = measured[ends[0]] + slope * (scale - ends[0])
-                found.append(Probe(Numerics(scale, multiplier), off, bits, trial.lookup))
+            found += self._line([Numerics(scale, multiplier, scale) for scale in scales])
+        exact = exact_bits(self.rows)
+        if scales is SCALES and exact is not None and exact < min(EXACT_SCALES):
+            # their values are never divided down to the inputs' coarse scale
+            multiplier = math.ceil(MULTIPLIERS[-1] * max(EXACT_SCALES) / exact)
+            found += self._line([Numerics(scale, multiplier, exact) for scale in EXACT_SCALES])
         return found
+
+    def _line(self, several: list[Numerics]) -> list[Probe]:
+        """Probes of numerics that differ in the weights' scale alone."""
+        trials: dict[Numerics, Trial] = {}
+        for numerics in several:
+            choice = self._probe_choice(numerics)
+            try:
+                trials[numerics] = self.bench.trial(choice, self.rows[: choice.rows])
+            except ProofError as error:
+                self.failures.append(f"scale {numerics.scale}, multiplier {numerics.multiplier}: {error}")
+        if not trials:
+            return []
+        # values grow by a whole number of bits a scale step: two measurements give the line
+        low, high = (end(trials, key=lambda n: n.scale) for end in (min, max))
+        most = self._bits(high)
+        step = 1 if high.input_scale == low.input_scale else 2  # as in a model of two layers
+        least = most and self._bits(low, max(1, most - step * (high.scale - low.scale)))
+        if least is None or most is None:
+            self.failures.append(f"multiplier {low.multiplier}: values exceed any decomposition")
+            return []
+        slope = (most - least) / max(1, high.scale - low.scale)
+        return [
+            Probe(
+                numerics, deviation(trial, self.truth[: len(trial.outputs)]),
+                least + slope * (numerics.scale - low.scale), trial.lookup,
+            )
+            for numerics, trial in trials.items()
+        ]
 
     def _enough(self, found: list[Probe], multiplier: int) -> bool:
         """Whether dearer multipliers need no probing: a cheap one without lookups is accurate."""
@@ -168,7 +204,11 @@ class Search:
     def candidates(self, probes: list[Probe]) -> list[Candidate]:
         """Every layout of every accurate probe, cheapest job first."""
         request = self.request
-        rows_of: dict[tuple[int, int, int], tuple[dict, dict]] = {}
+        work = plan.Work(
+            request.expected_rows, max(1, request.cores // request.children), request.children,
+            request.processors or request.cores,
+        )
+        rows_of: dict[tuple, tuple[dict, dict]] = {}
         found: list[Candidate] = []
         for probe in probes:
             low, high = probe.lookup
@@ -176,16 +216,16 @@ class Search:
             exact = self.bench.settings(
                 Choice(probe.numerics, *_WIDE, inner=2, logrows=16, rows=4, lookup=lookup)
             )
-            for base, legs in plan.decompositions(math.ceil(probe.bits + plan.HEADROOM_BITS)):
+            for base, legs in plan.decompositions(math.ceil(probe.bits + plan.HEADROOM_BITS), MAX_LEGS):
                 tables = plan.table_lengths(exact, base, lookup)
                 for inner in INNER:
-                    key = (probe.numerics.multiplier, legs, inner)
+                    key = (probe.numerics.multiplier, probe.numerics.input_scale == probe.numerics.scale, legs, inner)
                     choice = Choice(probe.numerics, base, legs, inner, logrows=16, rows=4, lookup=lookup)
                     if key not in rows_of:  # rows do not depend on the scale, tables do
                         rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
                     found += plan.candidates(
-                        choice, plan.footprint(*rows_of[key], tables), request.expected_rows,
-                        request.cores, request.memory_gb * 1e9 / request.children, request.rows_per_proof,
+                        choice, plan.footprint(*rows_of[key], tables), work,
+                        request.memory_gb * 1e9 / request.children, request.rows_per_proof,
                     )
         if not found:
             raise JobError(
