@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,6 +65,14 @@ def test_ranks_that_crowd_a_node_get_no_smaller_bundles() -> None:
     """Three ranks on two cores share them; many small proofs would cost more in all."""
     crowded = best(work(360, ranks=3, children=1, processors=2)).choice
     assert 60 <= crowded.rows <= 120 and 120 % crowded.rows == 0
+
+
+def test_ranks_of_one_child_share_this_machine(monkeypatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    crowd = CircuitRequest(expected_rows=360, cores=3, children=1)
+    assert plan.work_of(crowd) == Work(360, 3, 1, 2)
+    assert plan.work_of(replace(crowd, processors=3)) == Work(360, 3, 1, 3)
+    assert plan.work_of(replace(crowd, cores=16, children=8)) == Work(360, 2, 8, 16)
 
 
 def test_waves() -> None:

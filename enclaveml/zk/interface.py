@@ -59,8 +59,8 @@ class CircuitRequest:
     tolerance: largest allowed |proved - float| per output, absolute. expected_rows: how many rows
     the circuit will prove in all (B is not chosen larger than pays). memory_gb: GB (1e9 bytes) that
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
-    at a time, over all ranks. processors: how many of those get a core of their own (0: all); fewer where
-    ranks crowd a node.
+    at a time, over all ranks. processors: how many of those get a core of their own, fewer where ranks
+    crowd a node (0: all, or this machine's where each rank has one child).
     """
 
     inputs: str = "public"

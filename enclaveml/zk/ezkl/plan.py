@@ -11,11 +11,13 @@ Pure: the numbers of a circuit come in as a :class:`Footprint`, measured by ``be
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from enclaveml.zk.ezkl import cost
+from enclaveml.zk.interface import CircuitRequest
 
 #: Curve and memory limit of what is tried.
 MIN_LOGROWS, MAX_LOGROWS = 8, 22
@@ -200,6 +202,19 @@ def table_lengths(settings: dict[str, Any], base: int, lookup: tuple[int, int]) 
         for low, high in settings["required_range_checks"]
     ]
     return lengths + [lookup[1] - lookup[0] + 1] * len(settings["required_lookups"])
+
+
+def work_of(request: CircuitRequest) -> Work:
+    """The work of a request.
+
+    Where it does not say on how many processors, and ranks of one child each may crowd a node, this
+    machine's cores are taken. With ranks on more machines that is too few, which changes no ranking:
+    every plan's time grows alike.
+    """
+    processors = request.processors or request.cores
+    if not request.processors and request.children == 1:
+        processors = min(request.cores, os.cpu_count() or 1)
+    return Work(request.expected_rows, max(1, request.cores // request.children), request.children, processors)
 
 
 def widest_base(choice: Choice, room: int) -> int:

@@ -19,7 +19,7 @@ from enclaveml.zk.ezkl import cost, field, keys, process, srs, statement
 from enclaveml.zk.ezkl.bench import Bench, float_outputs, input_document
 from enclaveml.zk.ezkl.export import model_hash
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
-from enclaveml.zk.ezkl.plan import Candidate, Progress
+from enclaveml.zk.ezkl.plan import Candidate, Progress, work_of
 from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search, deviation
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
@@ -29,7 +29,7 @@ from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunct
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 3
+_PLAN_VERSION = 4
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:
@@ -41,8 +41,7 @@ def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str
     size = {
         "expected": math.ceil(math.log2(max(1, request.expected_rows))),
         "memory": math.floor(math.log2(request.memory_gb)),
-        "cores": request.cores,
-        "children": request.children,
+        "work": dataclasses.astuple(work_of(request))[1:],
     }
     return keys.key_of(
         {

@@ -204,10 +204,7 @@ class Search:
     def candidates(self, probes: list[Probe]) -> list[Candidate]:
         """Every layout of every accurate probe, cheapest job first."""
         request = self.request
-        work = plan.Work(
-            request.expected_rows, max(1, request.cores // request.children), request.children,
-            request.processors or request.cores,
-        )
+        work = plan.work_of(request)
         rows_of: dict[tuple, tuple[dict, dict]] = {}
         found: list[Candidate] = []
         for probe in probes:
