@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from enclaveml import __version__
-from enclaveml.errors import EnclaveError, JobError, RemoteFailure
+from enclaveml.errors import EnclaveError, EnvironmentFault, JobError, RemoteFailure
 from enclaveml.options import RunOptions
 
 STATUSES = """\
@@ -251,6 +251,12 @@ def _audit(args: argparse.Namespace) -> int:
     )
 
 
+# What the base install does not bring, and the extra that does (pyproject.toml).
+_EXTRAS = {
+    **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"), "run"),
+    "cryptography": "sign",
+}
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "run",
@@ -389,6 +395,14 @@ def _guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -
         # at exit does not complain. 141 is what a shell shows for SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            traceback.print_exc()
+            return 1
+        _tell(EnvironmentFault(f"{error.name} is not installed, and this command needs it: "
+                               f"pip install 'enclaveml[{extra}]'"))
+        return EnvironmentFault.exit_code
     except Exception:
         traceback.print_exc()
         return 1

@@ -98,7 +98,7 @@ def run(options: RunOptions) -> int:
             print(f"enclaveml: rank {world.rank} ({world.host}): {describe(error)}", file=sys.stderr, flush=True)
             world.abort(error.exit_code)
         if world.is_root:
-            log.error("failed, exit status %d: %s", error.exit_code, str(error).splitlines()[0])
+            log.error("failed (exit status %d)", error.exit_code)  # the command line says why
         leave(world, story.lost, error.exit_code)
         raise
     except Exception as error:

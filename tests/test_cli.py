@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -321,3 +322,17 @@ def test_a_closed_pipe_is_no_error(folder: Path) -> None:
     assert process.wait(timeout=120) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize(("module", "extra"), [("mpi4py", "run"), ("jax", "run")])
+def test_what_the_base_install_lacks_is_named_with_the_extra_that_brings_it(
+        module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def call(arguments: object) -> int:
+        raise ModuleNotFoundError(f"No module named '{module}'", name=f"{module}.part")
+
+    verb = dataclasses.replace(cli.VERBS[0], call=call)
+    monkeypatch.setattr(cli, "VERBS", (verb, *cli.VERBS[1:]))
+    assert cli.main(["run", "job.yaml"]) == 4
+    assert capsys.readouterr().err == (
+        f"enclaveml: {module}.part is not installed, and this command needs it: pip install 'enclaveml[{extra}]'\n"
+    )

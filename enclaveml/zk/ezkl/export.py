@@ -70,7 +70,8 @@ def export(function: ModelFunction, batch: int) -> bytes:
             raise JobError(
                 f"the model cannot be exported to ONNX: {type(error).__name__}: {error}\n"
                 "jax2onnx converts plain jax.numpy, flax.nnx and linen layers; loops (lax.scan, fori_loop, "
-                "nnx.RNN) must be unrolled in Python"
+                "nnx.RNN) must be unrolled in Python, and pooling called with keywords: "
+                "max_pool(x, window_shape=(2, 2), strides=(2, 2))"
             ) from error
     return canonical(model)
 
