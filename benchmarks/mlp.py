@@ -1,0 +1,83 @@
+"""An MLP job's rows proved by EnclaveML and by ezkl as its documentation shows, in one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import Contender, Data, Documented, Planned, report, take_turns
+from enclaveml.datasets import open_dataset
+from enclaveml.job import load_job
+from enclaveml.models import build_model, package_model
+from enclaveml.zk.ezkl.bench import float_outputs
+from enclaveml.zk.ezkl.export import HASH_BATCH, export
+from enclaveml.zk.ezkl.system import EzklSystem
+from enclaveml.zk.interface import CircuitRequest, ModelFunction
+
+#: Rows a second, against ezkl with calibrated settings.
+GOAL = 60.0
+
+#: Rows of the job that the plan is made for: full bundles.
+EXPECTED_ROWS = 1797
+
+#: Largest deviation that is allowed where ezkl chooses the scale (without calibration it is 7).
+LOOSE = 0.1
+
+
+def one_row(function: ModelFunction) -> bytes:
+    """The ONNX document at batch 1, as the documentation's examples have it."""
+    import onnx
+
+    model = onnx.load_from_string(export(function, HASH_BATCH))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    return model.SerializeToString()
+
+
+def main(name: str, job_path: Path) -> None:
+    """Run the benchmark of a job and write its report."""
+    parser = argparse.ArgumentParser(description=f"{name}: proved rows a second beside ezkl as documented")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=3, help="rows a turn of ezkl with calibrated settings")
+    parser.add_argument("--uncalibrated", type=int, default=1, help="rounds of ezkl without calibration")
+    options = parser.parse_args()
+
+    job = load_job(job_path)
+    dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
+    rows = dataset.read_rows(np.arange(dataset.rows))
+    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
+    model = build_model(package, dataset.row_shape, dataset.dtype, job.path.absolute().parent, ())
+    data = Data(rows, float_outputs(model.function, rows, 64))
+    document = one_row(model.function)
+
+    contenders: list[Contender] = []
+    try:
+        calibrated = Documented("ezkl, calibrated", document, data, True, options.rows, options.rounds, LOOSE)
+        contenders.append(calibrated)
+        limit = calibrated.witnessed_deviation(len(rows))
+        calibrated.limit = limit
+        print(f"accuracy to keep: deviation {limit:.3g} over {len(rows)} rows", flush=True)
+        for inputs in ("public", "committed"):
+            request = CircuitRequest(
+                inputs=inputs, tolerance=limit, expected_rows=EXPECTED_ROWS, cores=2, children=2, memory_gb=16.0
+            )
+            circuit = EzklSystem().prepare(model.function, rows[:256], request, print)
+            contenders.append(Planned(f"EnclaveML, {inputs} inputs", circuit, data, 2, limit))
+        if options.uncalibrated:
+            contenders.append(
+                Documented("ezkl, not calibrated", document, data, False, 1, options.uncalibrated, LOOSE)
+            )
+        take_turns(contenders, options.rounds)
+        results = [contender.result for contender in contenders]
+        what = (
+            f"{job.name}: proved rows on two cores. EnclaveML proves full bundles, one on each core, with the plan it "
+            f"finds for deviations of at most {limit:.2g}, what calibrated ezkl gives over the {len(rows)} rows; ezkl as "
+            "documented proves one row at a time with its threads on both cores."
+        )
+        goals = {result.name: GOAL for result in results if result.name.startswith("EnclaveML")}
+        print(report(name, what, results, calibrated.result, goals))
+    finally:
+        for contender in contenders:
+            contender.close()
