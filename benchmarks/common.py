@@ -101,7 +101,8 @@ class Documented:
     """ezkl as its documentation shows (``documented.py``), ``rows_a_turn`` rows in the first ``rounds``."""
 
     def __init__(
-        self, name: str, model: bytes, data: Data, calibrate: bool, rows_a_turn: int, rounds: int, limit: float
+        self, name: str, model: bytes, data: Data, calibrate: bool, rows_a_turn: int, rounds: int,
+        limit: float,
     ) -> None:
         self.data, self.rows_a_turn, self.rounds, self.limit = data, rows_a_turn, rounds, limit
         self._folder = tempfile.TemporaryDirectory(prefix="enclaveml-benchmark-", dir=_room())
@@ -140,7 +141,9 @@ class Documented:
     def witnessed_deviation(self, count: int) -> float:
         """The largest deviation of the witnesses of the first ``count`` rows: the accuracy it offers."""
         rows, truth = self.data.rows[:count], self.data.truth[:count]
-        found = [self._call("outputs", 120, row=row.ravel().tolist(), scale=self.scale) for row in rows.astype(float)]
+        found = [
+            self._call("outputs", 120, row=row.ravel().tolist(), scale=self.scale) for row in rows.astype(float)
+        ]
         return float(np.abs(np.array(found) - truth).max())
 
     def turn(self, round_number: int) -> Turn | None:
@@ -148,14 +151,15 @@ class Documented:
             return None
         rows, truth = self.data.deal(self.rows_a_turn)
         load = os.getloadavg()[0]
-        found = [self._call("prove", 900, row=row.ravel().tolist(), scale=self.scale) for row in rows.astype(float)]
+        found = [
+            self._call("prove", 900, row=row.ravel().tolist(), scale=self.scale) for row in rows.astype(float)
+        ]
         if not all(one["valid"] for one in found):
             raise WrongResult(f"{self.result.name}: a proof does not verify")
         deviation = _held(self.result.name, np.array([one["outputs"] for one in found]), truth, self.limit)
         self.result.peak_bytes = self._call("peak", 60)["bytes"]
-        return Turn(
-            len(rows), sum(one["seconds"] for one in found), sum(one["cpu_seconds"] for one in found), deviation, load
-        )
+        seconds, cpu = (sum(one[name] for one in found) for name in ("seconds", "cpu_seconds"))
+        return Turn(len(rows), seconds, cpu, deviation, load)
 
     def close_process(self) -> None:
         self._process.kill()
@@ -258,7 +262,8 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     names = ("ezkl", "jax", "flax", "jax2onnx", "numpy")
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1), "python": platform.python_version(),
+        "cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1),
+        "python": platform.python_version(),
         **{name: metadata.version(name) for name in names},
     }
 
@@ -293,13 +298,13 @@ def report(name: str, what: str, results: Sequence[Result], baseline: Result, go
         lines.append(
             f"| {row['name']} | {sum(turn['rows'] for turn in row['turns'])} | {row['row_seconds']:.4f} | "
             f"{row['row_cpu_seconds']:.4f} | {row['ratio']:.1f} | {goal} | {row['ratio_cpu']:.1f} | "
-            f"{row['peak_bytes'] / 1e9:.2f} GB | {row['deviation']:.2g} | {min(loads):.1f}-{max(loads):.1f} | "
-            f"{row['detail']} |"
+            f"{row['peak_bytes'] / 1e9:.2f} GB | {row['deviation']:.2g} | "
+            f"{min(loads):.1f}-{max(loads):.1f} | {row['detail']} |"
         )
     lines += [
-        "", "Witness, proof and verification are timed; the best turn of each counts. Every proof was verified and every "
-        "proved output held against the float model inside the timed turns. Load is the machine's at the start of the "
-        "turns: above 2, others were using its cores.", "",
+        "", "Witness, proof and verification are timed; the best turn of each counts. Every proof was verified "
+        "and every proved output held against the float model inside the timed turns. Load is the machine's at "
+        "the start of the turns: above 2, others were using its cores.", "",
     ]
     REPORTS.mkdir(exist_ok=True)
     (REPORTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -47,8 +47,9 @@ def main(name: str, job_path: Path) -> None:
     job = load_job(job_path)
     dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
     rows = dataset.read_rows(np.arange(dataset.rows))
-    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
-    model = build_model(package, dataset.row_shape, dataset.dtype, job.path.absolute().parent, ())
+    folder = job.path.absolute().parent
+    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
+    model = build_model(package, dataset.row_shape, dataset.dtype, folder, ())
     data = Data(rows, float_outputs(model.function, rows, 64))
     document = one_row(model.function)
 
@@ -72,9 +73,9 @@ def main(name: str, job_path: Path) -> None:
         take_turns(contenders, options.rounds)
         results = [contender.result for contender in contenders]
         what = (
-            f"{job.name}: proved rows on two cores. EnclaveML proves full bundles, one on each core, with the plan it "
-            f"finds for deviations of at most {limit:.2g}, what calibrated ezkl gives over the {len(rows)} rows; ezkl as "
-            "documented proves one row at a time with its threads on both cores."
+            f"{job.name}: proved rows on two cores. EnclaveML proves full bundles, one on each core, with the "
+            f"plan it finds for deviations of at most {limit:.2g}, what calibrated ezkl gives over the {len(rows)} "
+            "rows; ezkl as documented proves one row at a time with its threads on both cores."
         )
         goals = {result.name: GOAL for result in results if result.name.startswith("EnclaveML")}
         print(report(name, what, results, calibrated.result, goals))

@@ -110,6 +110,24 @@ def _run(args: argparse.Namespace) -> int:
     )
 
 
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument(
+        "--ranks",
+        metavar="P",
+        type=_positive,
+        help="ranks on this machine that the job will have (default: those that cluster.ranks describes, or 1)",
+    )
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from enclaveml.log import setup
+    from enclaveml.prepare import prepare
+
+    setup(0)
+    return prepare(args.job, tuple(args.overrides), args.ranks)
+
+
 def _hash_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument(
@@ -271,6 +289,17 @@ examples:
 """,
         _run_arguments,
         _run,
+    ),
+    Verb(
+        "prepare",
+        "make the circuit and keys ahead of time, so that the job starts at once; show what was tried",
+        """\
+examples:
+  enclaveml prepare job.yaml --ranks 4             for `mpirun -np 4 enclaveml-run job.yaml` on this machine
+  enclaveml prepare job.yaml --set proof.inputs=committed
+""",
+        _prepare_arguments,
+        _prepare,
     ),
     Verb(
         "hash",

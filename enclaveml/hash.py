@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from enclaveml.errors import EnvironmentFault
-from enclaveml.job import JobSpec, load_job
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from enclaveml.zk.interface import ModelFunction
+from enclaveml.job import load_job
+from enclaveml.prepare import load_function, request_of
 
 log = logging.getLogger(__name__)
-
-_SAMPLE_ROWS = 256
-
-
-def _function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
-    """The job's model, sample rows (S, *row_shape) and N. Runs on the CPU, without MPI."""
-    import numpy as np
-
-    from enclaveml.datasets import open_dataset
-    from enclaveml.devices import bind_device
-
-    bind_device("cpu", 0)
-
-    from enclaveml.models import build_model, package_model
-
-    folder = job.path.absolute().parent
-    with open_dataset(job.input.path, job.input.key, job.input.labels) as dataset:
-        parts = [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else ()
-        row_shape, dtype, n = dataset.row_shape, dataset.dtype, dataset.rows
-        rows = np.unique(np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64))
-        samples = dataset.read_rows(rows)
-    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
-    return build_model(package, row_shape, dtype, folder, parts).function, samples, n
 
 
 def model_hash(job_path: Path, overrides: Sequence[str] = ()) -> str:
@@ -52,7 +22,7 @@ def model_hash(job_path: Path, overrides: Sequence[str] = ()) -> str:
     job = load_job(job_path, overrides)
     from enclaveml.zk.ezkl import export
 
-    return export.model_hash(_function(job)[0])
+    return export.model_hash(load_function(job)[0])
 
 
 def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None = None,
@@ -70,20 +40,13 @@ def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None =
     manifest, wanted = _like(like) if like else ({}, b"")
     from enclaveml.zk.ezkl import rebuild
     from enclaveml.zk.ezkl.system import EzklSystem
-    from enclaveml.zk.interface import CircuitRequest
 
     def progress(line: str) -> None:
         log.info("%s", line)
 
-    function, samples, n = _function(job)
+    function, samples, n = load_function(job)
     if not like:
-        proof, split = job.proof, job.split
-        replicas = split.replicas if split.strategy == "redundant" else 1
-        request = CircuitRequest(
-            inputs=proof.inputs, tolerance=proof.tolerance, rows_per_proof=proof.rows_per_proof, scale=proof.scale,
-            expected_rows=max(1, math.ceil(n * replicas * proof.coverage)), cores=os.cpu_count() or 1,
-        )
-        circuit = EzklSystem().prepare(function, samples, request, progress)
+        circuit = EzklSystem().prepare(function, samples, request_of(job, n, 1), progress)
         if srs is None:
             return circuit.circuit_id
         manifest = circuit.manifest()

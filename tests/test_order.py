@@ -32,10 +32,13 @@ resume results_check results_tables results_copy
 results_reader
 results
 zk.interface
-zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical zk.ezkl.onnx_lean
+zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
+zk.ezkl.onnx_lean
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier
+zk.ezkl.plan_table
+zk.ezkl.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit
 zk.ezkl.system
 envelope combine inference weights model_class
@@ -47,6 +50,7 @@ admission
 aggregator worker
 loop rollcall distribute begin finish
 run
+prepare
 dryrun hash outcome sbatch audit
 cli
 __main__

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from enclaveml.zk.ezkl import cost, plan
 from enclaveml.zk.ezkl.bench import Trial
+from enclaveml.zk.ezkl.build import worth_trying
 from enclaveml.zk.ezkl.plan import Choice, Footprint, Line, Numerics, Work
 from enclaveml.zk.ezkl.search import Search, exact_bits
 from enclaveml.zk.interface import CircuitRequest
@@ -144,3 +145,14 @@ def test_exact_bits() -> None:
     assert exact_bits(np.array([1 / 512], np.float32)) is None
     assert exact_bits(np.array([0.1], np.float32)) is None
     assert exact_bits(np.array([1], np.int32)) is None
+
+
+def test_runners_up_are_proved_only_where_that_may_pay() -> None:
+    def layout(inner: int, blocks: int, prove: float, job: float) -> plan.Candidate:
+        return plan.Candidate(Choice(Numerics(10, 3, 10), 128, 3, inner, 13, 90), blocks, prove, job, 1e6)
+
+    first = layout(2, 3, 12.0, 300.0)
+    assert worth_trying(first, layout(1, 6, 12.0, 301.0))
+    assert not worth_trying(first, layout(2, 3, 12.0, 301.0))  # the same layout
+    assert not worth_trying(first, layout(1, 6, 12.0, 311.0))  # 0.13 * 300 - 11 < 2.5 * 12
+    assert not worth_trying(layout(2, 3, 12.0, 30.0), layout(1, 6, 12.0, 30.0))

@@ -27,6 +27,9 @@ _MS = (195.0, 18.0, 45.0, 137.0)
 _KEY = (1150.0, 3300.0, 1150.0, 1880.0)
 _KEY_MARGIN = 1.4
 
+#: How far a predicted time may be off, relative (the fit's largest error).
+ERROR = 0.13
+
 
 def usable_rows(logrows: int) -> int:
     """Rows of one block that a circuit can fill."""

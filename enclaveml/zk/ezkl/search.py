@@ -72,6 +72,7 @@ class Search:
         self.bench, self.request, self.progress = bench, request, progress
         self.rows, self.truth = rows, truth
         self.failures: list[str] = []
+        self.found: list[Probe] = []
         self.limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
         self.margin = 0.0  # deviation * margin <= limit, on every sample row
 
@@ -184,6 +185,7 @@ class Search:
         found = self.probes(scales)
         if request.scale is None and not any(p.deviation * 2 <= limit for p in found):
             found += self.probes(FINE_SCALES)
+        self.found = found
         finite = [p for p in found if math.isfinite(p.deviation)]
         if not finite:
             reason = self.failures[-1] if self.failures else "its outputs are not finite"
@@ -216,7 +218,8 @@ class Search:
             for base, legs in plan.decompositions(math.ceil(probe.bits + plan.HEADROOM_BITS), MAX_LEGS):
                 tables = plan.table_lengths(exact, base, lookup)
                 for inner in INNER:
-                    key = (probe.numerics.multiplier, probe.numerics.input_scale == probe.numerics.scale, legs, inner)
+                    same = probe.numerics.input_scale == probe.numerics.scale
+                    key = (probe.numerics.multiplier, same, legs, inner)
                     choice = Choice(probe.numerics, base, legs, inner, logrows=16, rows=4, lookup=lookup)
                     if key not in rows_of:  # rows do not depend on the scale, tables do
                         rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)

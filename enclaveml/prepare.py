@@ -1,0 +1,90 @@
+"""``enclaveml prepare``: the circuit of a job made ahead of time, so that a cluster job starts at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enclaveml.capacity import measure
+from enclaveml.cluster import computing
+from enclaveml.errors import Fault, JobError
+from enclaveml.job import JobSpec, load_job
+from enclaveml.zk.interface import CircuitRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from enclaveml.zk.interface import ModelFunction
+
+log = logging.getLogger(__name__)
+
+# Rows that the circuit is held against the float model on, as in a run.
+_SAMPLE_ROWS = 256
+
+
+def load_function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
+    """The job's model, sample rows (S, *row_shape) and N. Runs on the CPU, without MPI."""
+    import numpy as np
+
+    from enclaveml.datasets import open_dataset
+    from enclaveml.devices import bind_device
+
+    bind_device("cpu", 0)
+
+    from enclaveml.models import build_model, package_model
+
+    folder = job.path.absolute().parent
+    with open_dataset(job.input.path, job.input.key, job.input.labels) as dataset:
+        parts = [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else ()
+        row_shape, dtype, n = dataset.row_shape, dataset.dtype, dataset.rows
+        rows = np.unique(np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64))
+        samples = dataset.read_rows(rows)
+    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
+    return build_model(package, row_shape, dtype, folder, parts).function, samples, n
+
+
+def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:
+    """What ``ranks`` ranks on this machine would ask of the circuit of a job over ``rows`` rows.
+
+    Cores and memory are this machine's, or memory what ``cluster.ranks`` says. The keys of the cache
+    follow from it, so a job on other machines finds them only where these agree, or where the job
+    gives ``proof.rows_per_proof`` and ``proof.scale``.
+    """
+    computes = computing(job.cluster.aggregator_computes, ranks)
+    working = max(1, sum(computes))
+    here = measure("", 0, ranks)
+    given = [spec.memory_gb for spec, works in zip(job.cluster.ranks, computes, strict=False) if works]
+    children = max(1, math.floor(here.cores / working))
+    replicas = job.split.replicas if job.split.strategy == "redundant" else 1
+    return CircuitRequest(
+        inputs=job.proof.inputs, tolerance=job.proof.tolerance, rows_per_proof=job.proof.rows_per_proof,
+        scale=job.proof.scale, expected_rows=math.ceil(rows * replicas * job.proof.coverage),
+        memory_gb=float(min(given, default=here.memory_gb)), cores=working * children, children=children,
+    )
+
+
+def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = None) -> int:
+    """Make the job's circuit and keys for ``ranks`` ranks, or find them in the cache; print what was tried.
+
+    ranks: None stands for those that ``cluster.ranks`` describes, or 1. Returns the exit status.
+
+    Raises:
+        JobError: the job, its data or its model do not serve, or nothing is to be proved.
+    """
+    job = load_job(job_path, overrides)
+    if job.proof.coverage == 0:
+        raise JobError(Fault(job.where("proof.coverage"), "proof.coverage", "is 0: there is no circuit to prepare"))
+    function, samples, rows = load_function(job)
+    from enclaveml.zk.ezkl.plan_table import text
+    from enclaveml.zk.ezkl.system import EzklSystem
+
+    request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
+    circuit = EzklSystem().prepare(function, samples, request, lambda line: log.info("%s", line))
+    sys.stdout.write(text(circuit.folder, circuit.tolerance))
+    print(f"circuit {circuit.circuit_id}")
+    print(f"keys: {circuit.folder}")
+    return 0
