@@ -94,7 +94,7 @@ def device_faults(job: JobSpec, installed: Mapping[str, str] | None = None) -> t
 def metal_refusal(versions: Mapping[str, str]) -> str:
     """Why no Metal plugin serves the installed JAX; "" if one does.
 
-    References: https://pypi.org/project/jax-metal/ (its last release asks for JAX 0.4 to 0.5).
+    References: jax-metal on PyPI (its last release asks for JAX 0.4 to 0.5).
     """
     jax = versions.get("jax")
     if jax is None:
