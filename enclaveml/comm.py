@@ -99,7 +99,6 @@ class World:
         self.host = node_name()
         self.patience_s = PATIENCE_S
         self.idle: Callable[[], None] = lambda: None
-        self.waited_s = 0.0
         # Buffers of requests that a lost rank left behind: MPI may still write into them.
         self._orphans: list[object] = []
         self.hosts = self._gather_hosts()
@@ -159,8 +158,6 @@ class World:
         except MPI.Exception as error:
             self._orphans.append((request, keep))
             raise self._translate(error) from error
-        finally:
-            self.waited_s += time.monotonic() - began
 
     def _translate(self, error: MPI.Exception) -> Exception:
         return RankLost(str(error)) if error.Get_error_class() in _LOST else error
@@ -288,7 +285,8 @@ class World:
 
     def finalize(self) -> None:
         """End MPI in good order. Not to be called after a rank was lost: it was seen to hang."""
-        self._wait(self.comm.Ibarrier(), "the last barrier", None, limit_s=RECOVERY_S)
+        barrier = self._start(self.comm.Ibarrier)
+        self._wait(barrier, "the last barrier", None, limit_s=RECOVERY_S)
         MPI.Finalize()
 
 

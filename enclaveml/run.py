@@ -57,8 +57,8 @@ log = logging.getLogger(__name__)
 # Rows that the circuit is checked on against the float model when it is registered.
 SAMPLE_ROWS = 256
 
-# What the other ranks wait for rank 0 to prepare a circuit, in seconds. Set-up and SRS
-# have limits of their own (an hour each) well below it.
+# What the other ranks wait for rank 0 to prepare a circuit, or to write the results, in
+# seconds. Set-up and SRS have limits of their own (an hour each) well below it.
 PREPARE_S = 4 * 3600.0
 
 
@@ -264,27 +264,46 @@ class _Story:
                 self._closing.append(prover)
             if world.is_root:
                 aggregator, finish = self._aggregator(job, dataset, brief, circuit, model, members, exchange, infer)
-        worker = Worker(infer, infer.batch, prover, children_of(me, members), circuit, me.node_id, brief.job_id,
-                        exchange.outbox)
+        worker = Worker(infer, min(infer.batch, exchange.most_rows), prover, children_of(me, members), circuit,
+                        me.node_id, brief.job_id, exchange.outbox)
         progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
         loop = Loop(world, exchange, worker, aggregator, self.stop, lambda: self._show(progress, aggregator))
+        failure: Exception | None = None
         try:
-            try:
-                loop.run()
-            finally:
-                if progress:
-                    progress.close()
+            loop.run()
         except Exception as error:
-            self.lost = bool(loop.lost)
-            if finish is not None:
-                finish.fail(error)
-            raise
+            failure = error
+        finally:
+            if progress:
+                progress.close()
         self.lost = bool(loop.lost)
-        code = 0
-        if world.is_root:
-            status, code, message = finish.outcome()
-            finish.write(status, code, message)
+        if failure is not None and not is_agreed(failure):
+            if finish is not None:
+                finish.fail(failure)
+            raise failure
+        code = self._write(finish, failure)
+        if failure is not None:
+            raise failure
         self.close()
+        return code
+
+    # -- 8. the file -------------------------------------------------------------
+
+    def _write(self, finish: Finish | None, failure: Exception | None) -> int:
+        """Write the results, for which all ranks wait: one that left MPI meanwhile could end the job under it."""
+        code = 0
+        self.world.patience_s = PREPARE_S
+        try:
+            with together(self.world, "writing the results"):
+                if finish is not None and failure is not None:
+                    finish.fail(failure)
+                elif finish is not None:
+                    status, code, message = finish.outcome()
+                    finish.write(status, code, message)
+        except RankLost:
+            # Rank 0 has written by now, if it is alive; a worker cannot tell, and does not claim success.
+            self.lost = True
+            return code if finish is not None else 75
         return code
 
     def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuit: Circuit | None, model: Model,

@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from enclaveml import cli, loop
+from enclaveml import cli, comm, loop
 from enclaveml.aggregator import Aggregator
+from enclaveml.finish import Finish
 from enclaveml.worker import Worker
 from enclaveml.zk.ezkl.prover import EzklProver
 
@@ -63,6 +64,17 @@ def hang() -> None:
 def impatient() -> None:
     """Sound, with a watchdog as quick as that of the rank that hangs: waiting for another is no reason to die."""
     loop.WATCHDOG_S = 8
+
+
+def slow_write() -> None:
+    """Writing the results takes longer than ranks may take to leave MPI."""
+    comm.RECOVERY_S = 5.0
+    original = Finish.write
+
+    def write(self: Finish, *args: object) -> None:
+        time.sleep(15)
+        original(self, *args)
+    Finish.write = write
 
 
 def stop_provers() -> None:

@@ -157,6 +157,13 @@ def test_a_full_disk_is_said_and_nothing_verified_is_lost(job: SmallJob, unbroke
     whole(job, unbroken, again)
 
 
+def test_ranks_wait_for_results_that_take_long_to_write(job: SmallJob, unbroken: SmallJob,
+                                                        cache: dict[str, str]) -> None:
+    done = play(job, ["slow_write"] * 3, cache)
+    assert done.returncode == 0, log_of(done)
+    whole(job, unbroken, done)
+
+
 def test_resume_refuses_another_job_and_names_the_keys(job: SmallJob, cache: dict[str, str]) -> None:
     done = play(job, ["signal_aggregator", "sound"], cache)
     assert done.returncode == 75, log_of(done)
