@@ -117,6 +117,11 @@ class Exchange:
         self._read_reports = dict.fromkeys(world.ids, 0)
         self.stats: dict[int, np.ndarray] = {i: np.zeros(len(STATS)) for i in world.ids}
 
+    @property
+    def most_rows(self) -> int:
+        """The most outputs that one report may bring, so that it fits in a tick."""
+        return max(1, MAX_OUTPUT_BYTES // self._record.itemsize)
+
     def tick(self, stats: np.ndarray) -> tuple[list[Order], list[tuple[int, Report]]]:
         """Trade once. Returns the orders for this rank, and on rank 0 everybody's new reports.
 
@@ -145,7 +150,6 @@ class Exchange:
         self._check_headers(headers)
         for i, rank in enumerate(world.ids):
             self.stats[rank] = _counts(everybody[i, 3:])
-        self._sent_up_to = items[-1][0] if items else 0
         outputs = world.gather_rows(record, headers[:, 0], "Gatherv of outputs") if headers[:, 0].any() else None
         blobs = (
             world.gather_rows(np.frombuffer(blob, np.uint8).reshape(-1, 1), headers[:, 1], "Gatherv of reports")

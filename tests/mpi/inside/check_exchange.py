@@ -80,6 +80,20 @@ def check_a_tick_takes_no_more_than_fits_and_leaves_the_rest() -> None:
         module.MAX_REPORT_BYTES = before
 
 
+def check_the_longest_report_that_a_worker_makes_fits_in_a_tick() -> None:
+    x = fresh()
+    before, module.MAX_OUTPUT_BYTES = module.MAX_OUTPUT_BYTES, 70
+    try:
+        n = x.most_rows
+        assert n == 70 // (8 + 4 * D)
+        for k in range(3):
+            x.outbox.put(Report("outputs", {}, np.arange(n) + n * k, np.zeros((n, D), np.float32)))
+        got = [m.rows.tolist() for _ in range(3) for r, m in x.tick(ZERO)[1] if r == P - 1]
+        assert got == ([list(range(n * k, n * k + n)) for k in range(3)] if world.is_root else [])
+    finally:
+        module.MAX_OUTPUT_BYTES = before
+
+
 def check_a_garbled_report_is_that_ranks_and_stops_nobody() -> None:
     x = fresh()
     if world.rank == P - 1:
