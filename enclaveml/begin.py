@@ -8,8 +8,8 @@ from typing import Any
 
 from enclaveml.datasets import Dataset
 from enclaveml.errors import EnvironmentFault, Fault, JobError
-from enclaveml.job import JobSpec
-from enclaveml.journal import Journal, journal_path
+from enclaveml.job import JobSpec, journal_path
+from enclaveml.journal import Journal
 from enclaveml.options import RunOptions
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState

@@ -16,8 +16,8 @@ from enclaveml.ledger import final_status
 from enclaveml.combined import Accuracy, Combining
 from enclaveml.datasets import Dataset
 from enclaveml.exchange import STATS
-from enclaveml.job import JobSpec
-from enclaveml.journal import Journal, journal_path
+from enclaveml.job import JobSpec, journal_path
+from enclaveml.journal import Journal
 from enclaveml.progress import table
 from enclaveml.provenance import utc_now
 from enclaveml.results import build_results, read_results, short_answer

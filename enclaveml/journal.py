@@ -46,11 +46,6 @@ REMEDIES = {
 }
 
 
-def journal_path(results: str | Path) -> Path:
-    """Where the journal of a results file lies: ``results.h5.journal``."""
-    return Path(f"{results}.journal")
-
-
 class Journal:
     """The writing end. One process at a time has it open (an advisory lock on the file)."""
 

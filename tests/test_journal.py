@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from enclaveml import journal as module
 from enclaveml.errors import EnvironmentFault, FormatError, JobError
-from enclaveml.journal import Journal, follow, has_writer, journal_path, read_records
+from enclaveml.job import journal_path
+from enclaveml.journal import Journal, follow, has_writer, read_records
 from enclaveml.journal_format import FIRST
 
 

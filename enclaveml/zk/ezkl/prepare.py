@@ -119,8 +119,7 @@ def _registered_again(
     """The cached circuit with deviation and agreement of these sample rows; JobError beyond tolerance."""
     settings = json.loads((circuit.folder / SETTINGS).read_text(encoding="utf-8"))
     with contextlib.closing(Scratch()) as scratch:
-        bench = Bench.__new__(Bench)
-        bench.child, bench.scratch, bench.timeout_s = child, scratch, 600.0
+        bench = Bench(function, circuit.inputs, child, scratch)
         found = measure(
             bench, str(circuit.folder / COMPILED), settings, circuit.rows, rows,
             float_outputs(function, rows, max(2, min(64, circuit.rows))),
