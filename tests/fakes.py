@@ -397,7 +397,7 @@ class Cluster:
         """How many rows have ended, counted from the rounds."""
         a = self.aggregator
         ended = (a.status == VERIFIED).all(axis=1)
-        ended[: a._next_round * a.round_rows] = True
+        ended[: a.accounts.next_round * a.accounts.round_rows] = True
         for r in a.rounds.values():
             ended[r.start : r.start + len(r.data)] = (r.stage == DONE).all(axis=1)
         return int(ended.sum())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import Cluster, FakeProver, prove
 
-from enclaveml.aggregator import MAX_ATTEMPTS
+from enclaveml.dispatch import MAX_ATTEMPTS
 from enclaveml.errors import RemoteFailure
 from enclaveml.exchange import Report
 from enclaveml.results_schema import RowStatus

@@ -46,7 +46,10 @@ job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows
 exchange ledger
-admission
+admission accounts
+dispatch draws
+bundles
+judging
 aggregator worker
 loop rollcall distribute begin finish
 run
@@ -161,9 +164,9 @@ def test_what_only_a_run_needs_is_imported_inside_functions(module: str) -> None
 
 @pytest.mark.parametrize("module", [
     "cli", "job", "shards", "capacity", "cluster", "combine", "envelope", "options", "zk.interface", "dryrun", "hash",
-    "outcome", "sbatch", "aggregator", "ledger", "worker"])
+    "outcome", "sbatch", "accounts", "dispatch", "aggregator", "ledger", "worker"])
 def test_no_mpi_and_no_jax_come_with(module: str) -> None:
-    allowed = {"mpi4py"} if module in ("aggregator", "worker") else set()  # through exchange, which trades by MPI
+    allowed = {"mpi4py"} if module in ("aggregator", "dispatch", "worker") else set()  # through exchange, which trades by MPI
     assert loaded_with(module) & {"mpi4py", "ezkl", *LAZY} <= allowed
 
 

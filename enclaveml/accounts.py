@@ -1,0 +1,171 @@
+"""What rank 0 knows of every row of the job: its open rounds, how each answer ended, and the journal of it.
+
+The only place where a slot's end is written down, in the job's tables as in the journal.
+
+Letters: N rows in the dataset, D outputs per row, r replicas, n rows at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from enclaveml.journal import Journal
+from enclaveml.ledger import DONE, Bundle, Round, Unassigned, final_status
+from enclaveml.results_schema import RowStatus
+from enclaveml.resume import ResumeState
+from enclaveml.zk.interface import Verdict
+
+
+class Accounts:
+    """The tables of a job, row by row and replica by replica.
+
+    Args:
+        read: dataset rows [start, stop) as (stop - start, *row_shape).
+        round_rows: rows of one round.
+
+    Attributes:
+        status, rank_of: (N, r) uint8 and int32, each answer's status and whose it is (-1: nobody's).
+        proved: (N, r, D) float64, the proved outputs, NaN where nothing is verified.
+        settled: (N,) uint8, 1 where every answer of the row has ended.
+        rounds: the open rounds by number.
+    """
+
+    def __init__(self, journal: Journal, read: Callable[[int, int], np.ndarray], n_rows: int, round_rows: int,
+                 replicas: int, outputs: int) -> None:
+        self.journal, self._read = journal, read
+        self.n_rows, self.round_rows, self.replicas, self.outputs = n_rows, round_rows, replicas, outputs
+        self.rounds: dict[int, Round] = {}
+        self.next_round, self.n_rounds = 0, -(-n_rows // round_rows)
+        self.settled = np.zeros(n_rows, np.uint8)
+        self.rank_of = np.full((n_rows, replicas), -1, np.int32)
+        self.status = np.zeros((n_rows, replicas), np.uint8)
+        self.proved = np.full((n_rows, replicas, outputs), np.nan, np.float64)
+        self._counted: set[int] = set()
+
+    def go_on(self, before: ResumeState) -> None:
+        """Take over what earlier sessions verified, before the first step.
+
+        The k-th answer to a row takes its k-th slot.
+        """
+        order = np.argsort(before.rows, kind="stable")
+        rows = before.rows[order]
+        slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        kept = slots < self.replicas
+        order, rows, slots = order[kept], rows[kept], slots[kept]
+        self.status[rows, slots], self.rank_of[rows, slots] = RowStatus.VERIFIED, before.ranks[order]
+        self.proved[rows, slots] = before.proved[order]
+        self.settled[:] = (self.status == RowStatus.VERIFIED).all(axis=1)
+        self._counted = set(before.rounds)
+
+    # -- rounds ------------------------------------------------------------------
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether every round was opened and is closed."""
+        return self.next_round >= self.n_rounds and not self.rounds
+
+    def next(self) -> Round | None:
+        """Open the next round; None where an earlier session did it all: its rows are not even read."""
+        number = self.next_round
+        self.next_round += 1
+        start, stop = self.bounds(number)
+        if (self.status[start:stop] == RowStatus.VERIFIED).all():
+            self._count(number)
+            return None
+        return self.make_round(number)
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """The rows of a round: from, and up to but not including."""
+        start = number * self.round_rows
+        return start, min(self.n_rows, start + self.round_rows)
+
+    def make_round(self, number: int) -> Round:
+        """Open a round, with what is known of its rows ended as it was."""
+        start, stop = self.bounds(number)
+        round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
+        round_.rank[:], round_.status[:] = self.rank_of[start:stop], self.status[start:stop]
+        known = round_.status != RowStatus.PENDING
+        round_.stage[known], round_.attempt[known] = DONE, 1
+        self.rounds[number] = round_
+        return round_
+
+    def round_of(self, rows: np.ndarray) -> Round:
+        """The open round of these rows, by the first of them. Raises Unassigned where it is not open."""
+        number = int(rows[0]) // self.round_rows
+        if number not in self.rounds:
+            raise Unassigned(f"row {rows[0]} is not in an open round")
+        return self.rounds[number]
+
+    def close(self, round_: Round) -> None:
+        """Let a round go of which every slot has ended."""
+        del self.rounds[round_.number]
+        self._mark_unverified(round_)
+        self._count(round_.number)
+
+    def _count(self, number: int) -> None:
+        """Journal that a round is complete."""
+        if number + 1 not in self._counted:
+            start, stop = self.bounds(number)
+            self.journal.append("round", {"counter": number + 1, "start": start, "rows": stop - start})
+            self._counted.add(number + 1)
+        self.journal.flush()
+
+    def _mark_unverified(self, round_: Round) -> None:
+        """Journal which status a row has that several replicas, and none of them verified, speak about."""
+        if self.replicas > 1:
+            status = final_status(round_.status)
+            rows = np.flatnonzero(status != RowStatus.VERIFIED)
+            if len(rows):
+                self.journal.append("rows", {"reason": "no replica is verified"}, rows=rows + round_.start,
+                                    status=status[rows])
+
+    # -- how slots end -----------------------------------------------------------
+
+    def finish(self, round_: Round, local: np.ndarray, slots: np.ndarray, status: np.ndarray | int,
+               proved: np.ndarray | None = None) -> None:
+        """End slots with these statuses and proved outputs (m, D), in the round and in the job's tables."""
+        round_.finish(local, slots, status)
+        rows = local + round_.start
+        self.status[rows, slots], self.rank_of[rows, slots] = status, round_.rank[local, slots]
+        if proved is not None:
+            self.proved[rows, slots] = proved
+        self.settled[rows] = (round_.stage[local] == DONE).all(axis=1)
+
+    def take_back(self, round_: Round, local: np.ndarray, slots: np.ndarray, status: RowStatus) -> None:
+        """Free slots for another rank; ``status`` is how they end if nobody may take them."""
+        round_.release(local, slots, int(status))
+        rows = local + round_.start
+        self.status[rows, slots], self.rank_of[rows, slots] = status, round_.rank[local, slots]
+        self.settled[rows] = 0
+
+    def end_unproved(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
+        """End what one rank said of these rows without a proof."""
+        if len(local):
+            self.finish(round_, local, slots, RowStatus.UNPROVED)
+            self.note(local + round_.start, RowStatus.UNPROVED, "not drawn", rank,
+                      int(round_.attempt[local, slots].max()))
+
+    # -- records -----------------------------------------------------------------
+
+    def note(self, rows: np.ndarray, status: RowStatus, reason: str, rank: int, attempt: int) -> None:
+        """Journal what became of a rank's answer to these rows without a proof; of the rows where rank is -1."""
+        whose = {"rank": rank, "attempt": attempt} if rank >= 0 else {}
+        self.journal.append("rows", {"reason": reason, **whose}, rows=np.asarray(rows, np.int64),
+                            status=np.full(len(rows), int(status), np.uint8))
+
+    def record(self, bundle: Bundle, circuit_id: str, blob: bytes, text: str, seconds: float,
+               status: np.ndarray, verdict: Verdict | None = None) -> None:
+        """Journal an envelope (``blob``) and what became of it; ``verdict`` is None where none was reached."""
+        n, d = len(bundle.rows), self.outputs
+        self.journal.append(
+            "bundle",
+            {"bundle": bundle.id, "rank": bundle.rank, "attempt": bundle.attempt, "round": bundle.round,
+             "circuit_id": circuit_id, "verdict": text, "verify_seconds": seconds},
+            rows=bundle.rows, status=np.asarray(status, np.uint8),
+            proved=np.full((n, d), np.nan) if verdict is None else verdict.proved,
+            deviation=np.full(n, np.nan) if verdict is None else verdict.deviation,
+            argmax_differs=np.zeros(n, bool) if verdict is None else verdict.argmax_differs,
+            envelope=blob,
+        )

@@ -1,0 +1,139 @@
+"""What rank 0 makes of a verdict: rows verified, honest deviations, lies and what they cost their rank.
+
+Letters: n rows in a bundle, D outputs per row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from enclaveml.accounts import Accounts
+from enclaveml.bundles import Bundles
+from enclaveml.exchange import Order, Outbox
+from enclaveml.job import JobSpec
+from enclaveml.ledger import DONE, PROVING, READY, SENT, Bundle, Round
+from enclaveml.provenance import utc_now
+from enclaveml.results_schema import RowStatus
+from enclaveml.roster import Fate, Member
+from enclaveml.zk.interface import Circuit, Verdict
+
+log = logging.getLogger(__name__)
+
+# An honest rank's float output differs from rank 0's by rounding on another device.
+# A quarter of the tolerance is far above that (1e-5 at full float32 precision) and
+# leaves no room for an output that was moved enough to matter.
+HONEST_SHARE = 0.25
+
+
+class Judge:
+    """Believes, takes back and expels. ``reference``: rank 0's own float model, rows to (n, D)."""
+
+    def __init__(self, job: JobSpec, accounts: Accounts, bundles: Bundles, circuit: Circuit | None,
+                 members: Mapping[int, Member], boxes: Mapping[int, Outbox],
+                 reference: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._job, self._accounts, self._bundles, self._circuit = job, accounts, bundles, circuit
+        self._members, self._boxes, self._reference = members, boxes, reference
+        self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
+        self.verify_seconds = 0.0
+
+    def conclude(self, bundle: Bundle, blob: bytes, verdict: Verdict) -> None:
+        """Take in the verdict on a bundle whose envelope was ``blob``."""
+        member = self._members[bundle.rank]
+        self.verify_seconds += verdict.seconds
+        status = verdict.status
+        if (status == RowStatus.REJECTED).any():
+            self.reject(bundle, blob, verdict.text, verdict.seconds)
+            return
+        round_ = self._accounts.rounds[bundle.round]
+        local = bundle.rows - round_.start
+        good = status == RowStatus.VERIFIED
+        self._accounts.record(bundle, self._circuit.circuit_id, blob, verdict.text, verdict.seconds, status,
+                              verdict)
+        self.proofs_verified += bool(good.any())
+        self.argmax_flips += int(verdict.argmax_differs[good].sum())
+        member.proofs += 1
+        member.rows_verified += int(good.sum())
+        self._accounts.finish(round_, local[good], bundle.slots[good], RowStatus.VERIFIED,
+                              verdict.proved[good])
+        if not good.all():
+            self._judge_inconsistent(round_, bundle, ~good, verdict)
+
+    def _judge_inconsistent(self, round_: Round, bundle: Bundle, bad: np.ndarray, verdict: Verdict) -> None:
+        """Before anyone is blamed for a deviation, rank 0 computes the float outputs itself."""
+        member = self._members[bundle.rank]
+        local, slots = (bundle.rows - round_.start)[bad], bundle.slots[bad]
+        said = round_.output[local, slots].astype(np.float64)
+        own = np.asarray(self._reference(round_.data[local]), np.float64)
+        with np.errstate(invalid="ignore"):
+            close = np.abs(said - own) <= HONEST_SHARE * self._circuit.tolerance
+        honest = (close | (np.isnan(said) & np.isnan(own)) | (said == own)).all(axis=1)
+        member.inconsistent += len(local)
+        if honest.any():
+            rows = bundle.rows[bad][honest]
+            log.warning("%d rows (first %d) of %s are inconsistent: the fixed-point plan is too coarse for "
+                        "them (deviation up to %.4g, tolerance %.4g); nobody is blamed", len(rows), rows[0], member,
+                        np.nanmax(verdict.deviation[bad][honest], initial=0.0), self._circuit.tolerance)
+            self._accounts.finish(round_, local[honest], slots[honest], RowStatus.INCONSISTENT)
+        if not honest.all():
+            lied = bundle.rows[bad][~honest]
+            round_.refuse(lied, member.rank)
+            # Rejected, not inconsistent: that is about the row, and this about the rank.
+            self._accounts.take_back(round_, local[~honest], slots[~honest], RowStatus.REJECTED)
+            self.blame(member, bundle, f"the float output of row {lied[0]} ({len(lied)} rows in all) is neither "
+                                        f"the model's nor the proof's: {verdict.text}")
+
+    def reject(self, bundle: Bundle, blob: bytes, text: str, seconds: float = 0.0) -> None:
+        """Believe nothing of a bundle, and blame its rank."""
+        self._accounts.record(bundle, self._circuit.circuit_id, blob, text, seconds,
+                              np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
+        round_ = self._accounts.rounds[bundle.round]
+        round_.refuse(bundle.rows, bundle.rank)
+        self._accounts.take_back(round_, bundle.rows - round_.start, bundle.slots, RowStatus.REJECTED)
+        self.blame(self._members[bundle.rank], bundle, text)
+
+    def blame(self, member: Member, bundle: Bundle | None, text: str, breach: bool = False) -> None:
+        """Count a rejection against a rank; expel it when that is enough, or when it broke the protocol."""
+        member.rejections += 1
+        self.bundles_rejected += 1
+        what = f"bundle {bundle.id} ({len(bundle.rows)} rows from row {bundle.rows[0]})" if bundle else "a report"
+        member.evidence.append(f"{what}: {text}"[:2000])
+        log.error("REJECTED: %s of %s: %s", what, member, text)
+        self._suspect(member)
+        if member.fate is Fate.OK and (breach or member.rejections >= self._job.proof.max_rejections):
+            self.end_member(member, Fate.EXPELLED, f"{member.rejections} rejected; last: {text}"[:2000])
+
+    def _suspect(self, member: Member) -> None:
+        """What a caught rank said that was not drawn is not believed any more: others get those rows."""
+        told = (self._accounts.rank_of == member.rank) & (self._accounts.status == RowStatus.UNPROVED)
+        for number in np.unique(np.nonzero(told)[0] // self._accounts.round_rows):
+            if int(number) not in self._accounts.rounds:
+                self._accounts.make_round(int(number))
+        for round_ in self._accounts.rounds.values():
+            local, slots = np.nonzero((round_.rank == member.rank) & (round_.status == RowStatus.UNPROVED)
+                                      & (round_.stage == DONE))
+            if len(local):
+                round_.refuse(local + round_.start, member.rank)
+                rows = local + round_.start
+                self._accounts.note(rows, RowStatus.SUSPECT, "of a rank that was caught", member.rank, 1)
+                self._accounts.take_back(round_, local, slots, RowStatus.SUSPECT)
+
+    def end_member(self, member: Member, fate: Fate, reason: str) -> None:
+        """From here on the rank is given nothing and not listened to; what it has in hand goes to others."""
+        member.fate, member.fate_reason, member.fate_time = fate, reason, utc_now()
+        taken = 0
+        for round_ in self._accounts.rounds.values():
+            # Slots that wait for another rank keep the status that they were taken back with;
+            # proofs that are already here are judged by what they are, whoever sent them.
+            local, slots = round_.held_by(member.rank, SENT, READY, PROVING)
+            self._accounts.take_back(round_, local, slots, RowStatus.LOST)
+            taken += len(local)
+        self._bundles.drop(member.rank)
+        log.error("%s is %s; %d rows that it still had go to other ranks", member, fate.value, taken)
+        self._accounts.journal.append("rank", {
+            "rank": member.rank, "fate": fate.value, "fate_reason": reason, "fate_time": member.fate_time,
+            "rows_verified": member.rows_verified})
+        if fate is Fate.EXPELLED:
+            self._boxes[member.rank].put(Order("drain"))
