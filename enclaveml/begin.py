@@ -37,6 +37,7 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
         "strategy": job.split.strategy, "versions": versions(mpi),
         "model_hash": circuit.model_hash if circuit else "", "model_fingerprint": model.function.fingerprint,
         "dataset_fingerprint": dataset.fingerprint(), "rows": dataset.rows,
+        "name": job.name, "replicas": job.split.replicas if job.split.strategy == "redundant" else 1,
         "outputs": circuit.outputs if circuit else model.outputs, "started": utc_now(),
         "ranks": [_rank(m) for m in members],
     }

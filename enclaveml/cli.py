@@ -269,6 +269,22 @@ def _audit(args: argparse.Namespace) -> int:
     )
 
 
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="the results file, there already or not yet")
+    parser.add_argument("--detailed", action="store_true", help="a line for each rank, with seconds by stage")
+    parser.add_argument(
+        "--follow", action="store_true", help="show it again and again until the job has ended: in place on a "
+        "terminal, else a line every 10 s",
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON, one line for each look")
+
+
+def _status(args: argparse.Namespace) -> int:
+    from enclaveml.status import print_status
+
+    return print_status(args.results, args.detailed, args.follow, args.json)
+
+
 # What the base install does not bring, and the extra that does (pyproject.toml).
 _EXTRAS = {
     **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"), "run"),
@@ -337,6 +353,18 @@ examples:
 """,
         _slurm_arguments,
         _slurm,
+    ),
+    Verb(
+        "status",
+        "show how far a running job is, or how one ended; never disturbs it",
+        """\
+examples:
+  enclaveml status results.h5                      from any machine that sees the folder
+  enclaveml status results.h5 --follow             until the job has ended
+  enclaveml status results.h5 --detailed --json
+""",
+        _status_arguments,
+        _status,
     ),
     Verb(
         "outcome",

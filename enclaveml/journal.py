@@ -225,34 +225,43 @@ def read_records(path: str | Path, *, kinds: frozenset[str] | set[str] | None = 
         raise EnvironmentFault(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def follow(path: str | Path, offset: int = FIRST, number: int = 0) -> tuple[list[Record], int, int]:
-    """Whole records from ``offset`` on, and the offset and number to go on from (for ``status --follow``)."""
-    path, found = Path(path), []
+def tail(
+    path: str | Path, offset: int = FIRST, number: int = 0, salt: bytes = b""
+) -> Iterator[tuple[Record, int, bytes]]:
+    """Whole records from ``offset`` on, each with the offset behind it and the journal's salt.
+
+    Where the file's salt is not ``salt``, another journal has taken its place: all of that one's records
+    are given. ``number`` is that of the first record. Raises as :func:`read_records`.
+    """
+    path = Path(path)
     try:
         with open(path, "rb") as stream:
-            salt = read_start(path, stream)
-            for record, after in scan(path, stream, salt, offset, number):
-                found.append(record)
-                offset, number = after, record.number + 1
+            found = read_start(path, stream)
+            if found != salt:
+                offset, number = FIRST, 0
+            for record, after in scan(path, stream, found, offset, number):
+                yield record, after, found
     except OSError as error:
         raise EnvironmentFault(f"{path}: cannot be read: {error.strerror or error}") from error
-    return found, offset, number
 
 
-def has_writer(path: str | Path) -> bool:
-    """Whether a process on a machine that shares locks with this one has the journal open for writing.
+def written_here(path: str | Path, locks: Path = Path("/proc/locks")) -> bool:
+    """Whether a process of this machine has the journal open for writing, as far as can be seen.
 
-    False where the file system has no locks. Raises EnvironmentFault if it cannot be opened.
+    Reads the kernel's table of locks instead of trying for one: a writer that starts at that moment
+    would be refused. References: proc(5), /proc/locks.
     """
     try:
-        with open(path, "rb") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError as error:
-                return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    except OSError as error:
-        raise EnvironmentFault(f"{path}: cannot be read: {error.strerror or error}") from error
-    return False
+        there = os.stat(path)
+        table = locks.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    name = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+    return any(
+        words[1] == "FLOCK" and words[3] == "WRITE" and words[5] == name
+        for words in (line.split() for line in table.splitlines())
+        if len(words) >= 6 and words[1] != "->"
+    )
 
 
 def _lock(path: Path, descriptor: int) -> None:

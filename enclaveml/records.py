@@ -98,6 +98,12 @@ KINDS: dict[str, Kind] = {
         {"rank": int, "fate": str, "fate_reason": str, "fate_time": str},
         optional=("fate", "fate_reason", "fate_time"),
     ),
+    "heartbeat": Kind(
+        "the job lives: running totals of every rank, S columns of P ranks; the next record comes within `every_s` "
+        "seconds",
+        {"columns": list, "every_s": _REAL},
+        {"ranks": ("int32", ("P",)), "values": ("float64", ("P", "S"))},
+    ),
     "round": Kind(
         "a round is complete: rows start to start + rows are settled",
         {"counter": int, "start": int, "rows": int},

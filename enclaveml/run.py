@@ -33,8 +33,9 @@ from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
 from enclaveml.distribute import LocalCircuit, distribute
 from enclaveml.errors import EnclaveError, Fault, JobError
-from enclaveml.exchange import Exchange
+from enclaveml.exchange import STATS, Exchange
 from enclaveml.finish import Finish, finished_before
+from enclaveml.heartbeat import Heartbeat
 from enclaveml.job import JobSpec, check_output, load_job
 from enclaveml.begin import begin
 from enclaveml.log import setup
@@ -255,7 +256,7 @@ class _Story:
         circuit = local.circuit if local else None
         outputs = circuit.outputs if circuit else model.outputs
         exchange = Exchange(world, brief.row_shape, np.dtype(brief.dtype), outputs)
-        aggregator = finish = prover = None
+        aggregator = finish = heartbeat = prover = None
         with together(world, "starting the provers"):
             if circuit and me.computes:
                 from enclaveml.zk.ezkl.system import EzklSystem
@@ -263,11 +264,12 @@ class _Story:
                 prover = EzklSystem().prover(circuit.folder, children_of(me, members), 1)
                 self._closing.append(prover)
             if world.is_root:
-                aggregator, finish = self._aggregator(job, dataset, brief, circuit, model, members, exchange, infer)
+                aggregator, finish, heartbeat = self._aggregator(job, dataset, brief, circuit, model, members, exchange, infer)
         worker = Worker(infer, min(infer.batch, exchange.most_rows), prover, children_of(me, members), circuit,
                         me.node_id, brief.job_id, exchange.outbox)
         progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
-        loop = Loop(world, exchange, worker, aggregator, self.stop, lambda: self._show(progress, aggregator))
+        loop = Loop(world, exchange, worker, aggregator, self.stop,
+                    lambda: self._show(progress, heartbeat, aggregator))
         failure: Exception | None = None
         try:
             loop.run()
@@ -308,7 +310,7 @@ class _Story:
 
     def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuit: Circuit | None, model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
-                    infer: Inference) -> tuple[Aggregator, Finish]:
+                    infer: Inference) -> tuple[Aggregator, Finish, Heartbeat]:
         verifier = None
         if circuit:
             from enclaveml.zk.ezkl.system import EzklSystem
@@ -323,11 +325,13 @@ class _Story:
                                 brief.job_id)
         if before is not None:
             aggregator.go_on(before)
-        return aggregator, Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)
+        finish = Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)
+        return aggregator, finish, Heartbeat(journal, STATS, exchange.stats)
 
-    def _show(self, progress: Progress | None, aggregator: Aggregator | None) -> None:
-        if progress and aggregator:
+    def _show(self, progress: Progress | None, heartbeat: Heartbeat | None, aggregator: Aggregator | None) -> None:
+        if progress and heartbeat and aggregator:
             progress.update(aggregator.rows_done, aggregator.proofs_verified, aggregator.bundles_rejected)
+            heartbeat.tick()
 
     def close(self) -> None:
         """End the children and remove this rank's scratch, the latest made first; keeps every result."""

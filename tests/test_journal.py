@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from enclaveml import journal as module
 from enclaveml.errors import EnvironmentFault, FormatError, JobError
 from enclaveml.job import journal_path
-from enclaveml.journal import Journal, follow, has_writer, read_records
+from enclaveml.journal import Journal, read_records, tail, written_here
 from enclaveml.journal_format import FIRST
 
 
@@ -214,25 +214,46 @@ def test_private_journal_is_0600(tmp_path):
 def test_one_writer_at_a_time(tmp_path):
     path = tmp_path / "j"
     with Journal.create(path):
-        assert has_writer(path)
+        assert written_here(path)
         for again in (lambda: Journal.open_append(path), lambda: Journal.create(path, overwrite=True)):
             with pytest.raises(EnvironmentFault) as caught:
                 again()
             assert str(caught.value) == f"{path}: another job is writing it; wait for that job or end it"
         assert path.stat().st_size == FIRST
-    assert not has_writer(path)
+    assert not written_here(path)
+    assert not written_here(tmp_path / "nothing")
 
 
 def test_follow_a_growing_journal(tmp_path):
     path = tmp_path / "j"
     with Journal.create(path) as journal:
         journal.append("note", {"i": 0})
-        found, offset, number = follow(path)
-        assert [r.meta["i"] for r in found] == [0]
-        assert follow(path, offset, number) == ([], offset, number)
+        [(record, offset, salt)] = tail(path)
+        assert record.meta["i"] == 0
+        assert list(tail(path, offset, 1, salt)) == []
         journal.append("note", {"i": 1})
-        found, offset, number = follow(path, offset, number)
-        assert [(r.meta["i"], r.number) for r in found] == [(1, 1)] and offset == path.stat().st_size
+        [(record, offset, salt)] = tail(path, offset, 1, salt)
+        assert (record.meta["i"], record.number) == (1, 1) and offset == path.stat().st_size
+    with Journal.create(path, overwrite=True) as journal:  # another job's, in its place
+        journal.append("note", {"i": 7})
+        [(record, offset, other)] = tail(path, offset, 2, salt)
+        assert (record.meta["i"], record.number) == (7, 0) and other != salt
+
+
+def test_a_reader_of_the_kernels_locks(tmp_path):
+    """Only a lock for writing on this very file counts; a waiting one (->) is none."""
+    path, locks = tmp_path / "j", tmp_path / "locks"
+    path.write_bytes(b"")
+    there = path.stat()
+    name = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+    for text, held in ((f"1: FLOCK  ADVISORY  WRITE 26086 {name} 0 EOF", True),
+                       (f"1: FLOCK  ADVISORY  READ 26086 {name} 0 EOF", False),
+                       (f"1: POSIX  ADVISORY  WRITE 26086 {name} 0 EOF", False),
+                       (f"1: -> FLOCK  ADVISORY  WRITE 26086 {name} 0 EOF", False),
+                       (f"1: FLOCK  ADVISORY  WRITE 26086 {name}1 0 EOF", False), ("nonsense", False)):
+        locks.write_text(text + "\n")
+        assert written_here(path, locks) is held, text
+    assert not written_here(path, tmp_path / "none")
 
 
 @pytest.mark.parametrize(

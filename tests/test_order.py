@@ -27,7 +27,8 @@ together dataset_sources seal
 datasets
 journal_format answers
 journal
-journal_index
+journal_index heartbeat job_state
+job_tracker
 resume results_check results_tables results_copy
 results_reader
 results
@@ -54,7 +55,7 @@ aggregator worker
 loop rollcall distribute begin finish
 run
 prepare
-dryrun hash outcome sbatch audit
+dryrun hash outcome sbatch audit status
 cli
 __main__
 """
