@@ -162,8 +162,10 @@ class Finish:
         log.info("%s", "\n" + table(heads, rows))
         a = self._aggregator
         if a.proofs_verified:
-            log.info("rank 0 verified %d proofs in %s s; %d rows whose argmax differs between float and proof",
-                     a.proofs_verified, _seconds(a.verify_seconds), a.argmax_flips)
+            rows = sum(member.rows_verified for member in a.members.values())
+            log.info("rank 0 verified %d proofs in %s s, %s ms a row; %d rows whose argmax differs between float and "
+                     "proof", a.proofs_verified, _seconds(a.verify_seconds),
+                     _seconds(1000 * a.verify_seconds / max(1, rows)), a.argmax_flips)
         for member in a.members.values():
             if member.fate is not Fate.OK:
                 log.error("%s: %s: %s", member, member.fate.value, member.fate_reason.splitlines()[0])

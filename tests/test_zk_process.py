@@ -13,7 +13,7 @@ import pytest
 
 from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import frames, process
-from enclaveml.zk.ezkl.pool import Pool
+from enclaveml.zk.ezkl.pool import Pool, Spent, timed
 from enclaveml.zk.ezkl.scratch import Scratch
 
 pytestmark = pytest.mark.ezkl
@@ -124,6 +124,30 @@ def test_a_pool_goes_on_after_a_timeout(tmp_path: Path) -> None:
         time.sleep(0.01)
     pool.close()
     assert found == [("slow", "srs took longer than 0.3 s and was killed"), ("quick", "")]
+
+
+def test_a_pool_starts_the_children_that_it_is_told_to_before_there_is_work() -> None:
+    pool: Pool = Pool(3, 1, ahead=2)
+    try:
+        assert len(pool.pids) == 2
+    finally:
+        pool.close()
+    assert pool.pids == []
+
+
+def test_a_task_is_charged_for_its_calls_and_not_for_its_waiting() -> None:
+    def task():
+        reply = yield process.Call("prove", {}, 60)
+        return reply.block
+
+    spent = Spent()
+    steps = timed(task(), spent)
+    assert next(steps) == process.Call("prove", {}, 60)
+    time.sleep(0.2)  # as long as nobody asks
+    with pytest.raises(StopIteration) as end:
+        steps.send(process.Reply("", block=b"proof", seconds=7.0))
+    assert end.value.value == b"proof"
+    assert 7.0 <= spent.seconds < 7.1
 
 
 def test_scratch_is_private_and_goes_away(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ class Verdict:
     status: (n,) uint8, VERIFIED, REJECTED or INCONSISTENT. text: why, empty when every row is
     verified. proved: (n, D) float64, the values the proof is about (NaN where rejected).
     deviation: (n,) float64, largest |proved - float| of the row (NaN where it is not a number).
-    argmax_differs: (n,) bool.
+    argmax_differs: (n,) bool. seconds: what the verification took, without waiting for its turn.
     """
 
     task: int

@@ -6,6 +6,7 @@ pool never blocks: :meth:`Pool.poll` moves every task on as far as it goes at on
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -18,16 +19,44 @@ Steps = Generator[Call, Reply, Outcome]
 
 
 @dataclass
+class Spent:
+    """Seconds that a task took: its own and its calls', without those that it waited for a child or a poll."""
+
+    seconds: float = 0.0
+
+
+def timed(steps: Steps[Outcome], spent: Spent) -> Steps[Outcome]:
+    """The same task, its time added to ``spent`` as it goes."""
+    reply: Any = None
+    while True:
+        began = time.monotonic()
+        try:
+            call = steps.send(reply)
+        except StopIteration as end:
+            return end.value
+        finally:
+            spent.seconds += time.monotonic() - began
+        reply = yield call
+        spent.seconds += reply.seconds
+
+
+@dataclass
 class _Worker(Generic[Outcome]):
     child: Child
     steps: Steps[Outcome] | None = None
 
 
 class Pool(Generic[Outcome]):
-    """``children`` processes of ``threads`` threads each, and a queue of tasks."""
+    """``children`` processes of ``threads`` threads each, and a queue of tasks.
 
-    def __init__(self, children: int, threads: int) -> None:
+    The first ``ahead`` of them are started now, so that no task waits for them to import ezkl; the others
+    when there is work for them.
+    """
+
+    def __init__(self, children: int, threads: int, ahead: int = 0) -> None:
         self._workers: list[_Worker[Outcome]] = [_Worker(Child(threads)) for _ in range(max(1, children))]
+        for worker in self._workers[:ahead]:
+            worker.child.start()
         self._queue: deque[Steps[Outcome]] = deque()
         self._ready: list[Outcome] = []
         self._unfinished = 0

@@ -59,7 +59,7 @@ def child_environment(threads: int) -> dict[str, str]:
 
 
 class Child:
-    """One ezkl process. Started by the first call, restarted by the call after it was killed.
+    """One ezkl process. Started by ``start`` or the first call, restarted by the call after it was killed.
 
     On Linux the kernel kills it when the *thread* that started it ends, so calls come from a
     thread that outlives the work (the main one).
@@ -78,6 +78,11 @@ class Child:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process if it does not run; :meth:`send` does so too."""
+        if self._process is None:
+            self._start()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -105,8 +110,7 @@ class Child:
         assert not self.busy, "a child does one call at a time"
         if self._process is not None and self._process.poll() is not None:
             self.kill()  # it died while idle
-        if self._process is None:
-            self._start()
+        self.start()
         frame = frames.encode({"call": call.name, "args": call.args})
         if len(frame) > _SENT_AT_ONCE:
             raise ValueError(f"a call of {len(frame)} bytes; large arguments go through files")

@@ -25,7 +25,7 @@ class EzklProver:
         self.circuit.check_files((COMPILED, SETTINGS, PK, VK, SRS))
         self._path = {name: str(self.circuit.folder / name) for name in self.circuit.files}
         self._scratch = Scratch(scratch)
-        self._pool: Pool[ProofResult] = Pool(children, threads)
+        self._pool: Pool[ProofResult] = Pool(children, threads, ahead=children)
         self._serial = 0
 
     @property

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from enclaveml.errors import FormatError
 from enclaveml.zk.ezkl import field, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
-from enclaveml.zk.ezkl.pool import Pool, Steps
+from enclaveml.zk.ezkl.pool import Pool, Spent, Steps, timed
 from enclaveml.zk.ezkl.process import Call, Reply
 from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
@@ -27,7 +25,7 @@ class EzklVerifier:
         self.circuit = circuit
         self._path = {name: str(circuit.folder / name) for name in circuit.files}
         self._scratch = Scratch()
-        self._pool: Pool[Verdict] = Pool(processes, 1)
+        self._pool: Pool[Verdict] = Pool(processes, 1, ahead=1)
         self._serial = 0
 
     @property
@@ -53,17 +51,17 @@ class EzklVerifier:
     def _steps(
         self, task: int, rows: np.ndarray, proof: Proof, floats: np.ndarray, serial: int
     ) -> Steps[Verdict]:
-        started = time.monotonic()
+        spent = Spent()
         names = f"{serial}-felts", f"{serial}-document"
         try:
-            outputs = yield from self._check(rows, proof, names)
+            outputs = yield from timed(self._check(rows, proof, names), spent)
         except Exception as problem:  # whatever it is, it is no proof
-            return rejection(task, len(rows), self.circuit.outputs, str(problem), time.monotonic() - started)
+            return rejection(task, len(rows), self.circuit.outputs, str(problem), spent.seconds)
         finally:
             self._scratch.drop(*names)
         circuit = self.circuit
         proved = field.dequantise(outputs, circuit.output_scale)[: len(rows)]
-        return compare(task, proved, floats, circuit.tolerance, time.monotonic() - started)
+        return compare(task, proved, floats, circuit.tolerance, spent.seconds)
 
     def _check(self, rows: np.ndarray, proof: Proof, names: tuple[str, str]) -> Steps[np.ndarray]:
         """The proved outputs (B, D) int64 of a valid proof about these rows; else an exception."""
