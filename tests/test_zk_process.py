@@ -15,6 +15,7 @@ from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import frames, process
 from enclaveml.zk.ezkl.pool import Pool, Spent, timed
 from enclaveml.zk.ezkl.scratch import Scratch
+from launch import launcher, run
 
 pytestmark = pytest.mark.ezkl
 
@@ -81,6 +82,19 @@ def test_a_child_dies_with_its_parent() -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"child {pid} outlives its parent")
+
+
+@pytest.mark.skipif("--oversubscribe" not in launcher(), reason="--bind-to is Open MPI's")
+def test_a_child_runs_on_the_jobs_cores_not_on_the_one_that_its_rank_is_bound_to() -> None:
+    code = (
+        "import os; from enclaveml.zk.ezkl import process as p; c = p.Child(); p.wait(c, 'version', 60)\n"
+        "print(f'rank {len(os.sched_getaffinity(0))} child {sorted(os.sched_getaffinity(c.pid))}', flush=True)"
+    )
+    ours = sorted(os.sched_getaffinity(0))
+    for cores in (ours, ours[:1]):  # all, and what taskset leaves
+        done = run(["taskset", "-c", ",".join(map(str, cores)), *launcher(), "--bind-to", "core", "-np", "1",
+                    sys.executable, "-c", code], 60)
+        assert done.stdout.strip() == f"rank 1 child {cores}", done.stderr
 
 
 def test_the_child_knows_nothing_of_mpi(monkeypatch) -> None:

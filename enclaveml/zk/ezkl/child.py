@@ -1,6 +1,6 @@
 """The one module that imports ezkl: a process that runs one ezkl call at a time.
 
-Run as ``python -m enclaveml.zk.ezkl.child FD``, FD one end of a socket pair (``process.py`` holds
+Run as ``python -m enclaveml.zk.ezkl.child FD PARENT CORES``, FD one end of a socket pair (``process.py`` holds
 the other). ezkl holds the GIL through every call, some of its calls never return, and its Rust
 panics are no ``Exception``: so it lives here, where it can be killed.
 """
@@ -31,11 +31,11 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _use_all_cores() -> None:
-    """Undo the binding to one core that ``mpirun -np 2`` gives its ranks and their children."""
-    if hasattr(os, "sched_setaffinity"):
+def _use(cores: str) -> None:
+    """Run on these cores of the node ("0,1,5"): undoes the binding to one that mpirun gives a rank's children."""
+    if cores and hasattr(os, "sched_setaffinity"):
         try:  # the kernel cuts the set down to what the cgroup allows
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+            os.sched_setaffinity(0, map(int, cores.split(",")))
         except OSError:
             pass
 
@@ -145,9 +145,12 @@ def _answer(calls: Calls, header: dict) -> bytes:
 
 
 def main(argv: list[str]) -> None:
-    """Serve calls on the socket whose descriptor is ``argv[1]`` until it is closed."""
+    """Serve calls on the socket whose descriptor is ``argv[1]`` until it is closed.
+
+    ``argv[2]`` is the parent's process id, ``argv[3]`` the cores to run on.
+    """
     _die_with_parent(int(argv[2]))
-    _use_all_cores()
+    _use(argv[3])
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     with socket.socket(fileno=int(argv[1])) as link:

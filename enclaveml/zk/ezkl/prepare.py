@@ -7,12 +7,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from enclaveml.capacity import allowed_cores
 from enclaveml.errors import FormatError, JobError
 from enclaveml.zk.ezkl import keys, process, statement
 from enclaveml.zk.ezkl.bench import Bench, float_outputs
@@ -72,10 +72,8 @@ def prepare(
     digest = hashlib.sha256(rows.tobytes()).hexdigest()
     cache = keys.Cache()
     fingerprint = function.fingerprint or model_hash(function)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    threads = max(threads, os.cpu_count() or 1)
     given = request.rows_per_proof is not None and request.scale is not None
-    with contextlib.closing(process.Child(threads)) as child:
+    with contextlib.closing(process.Child(len(allowed_cores()))) as child:
 
         def build(folder: Path) -> None:
             with contextlib.closing(Scratch()) as scratch:

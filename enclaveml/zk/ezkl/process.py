@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import enclaveml
+from enclaveml.capacity import allowed_cores
 from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import frames
 
@@ -85,12 +86,13 @@ class Child:
             self._start()
 
     def _start(self) -> None:
+        cores = ",".join(map(str, allowed_cores()))  # the launcher's: not the one that this rank is bound to
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._stderr = tempfile.TemporaryFile()  # a panic prints where it was; an abort only there
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "enclaveml.zk.ezkl.child", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", "enclaveml.zk.ezkl.child", str(theirs.fileno()), str(os.getpid()), cores],
                 pass_fds=[theirs.fileno()],
                 env=child_environment(self.threads),
                 stdin=subprocess.DEVNULL,
