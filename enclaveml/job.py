@@ -58,6 +58,7 @@ class ProofSpec:
     coverage: float = 1.0
     inputs: str = "public"
     tolerance: float | None = None
+    agreement: float = 0.995
     timeout_s: float = 600.0
     max_rejections: int = 1
     strict: bool = True

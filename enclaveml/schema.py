@@ -159,6 +159,10 @@ KEYS: tuple[Key, ...] = (
     Key("proof.tolerance", "number", None, "output",
         "largest absolute deviation of a float output from the proved one",
         check=Range(0, open=True), default_words="0.01, or what the check on sample rows needs"),
+    Key("proof.agreement", "number", 0.995, "of rows",
+        "least part of the sample rows on which proved and float outputs have the same argmax, else the model "
+        "is refused; nothing to ask of one output, 0 where outputs are no classes",
+        check=Range(0, 1)),
     Key("proof.timeout_s", "number", 600.0, "s", "longest time for one proof", check=Range(0, open=True)),
     Key("proof.max_rejections", "whole", 1, "proofs",
         "rejected proofs after which a worker gets no more rows",

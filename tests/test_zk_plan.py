@@ -114,6 +114,56 @@ def test_tables_follow_the_base_and_the_lookups() -> None:
     assert plan.table_lengths(settings, 4096, (-100, 50)) == [3, 4096, 17, 151]
 
 
+def layout(scale: int) -> plan.Candidate:
+    return plan.Candidate(Choice(Numerics(scale, 3, scale), 128, 3, 2, 8, 4), 2, 1.0, 1.0, 1e6)
+
+
+class Flipping:
+    """A bench at whose coarse scales the first row's argmax is another, within any tolerance."""
+
+    def __init__(self, truth: np.ndarray, fine: int) -> None:
+        self.truth, self.fine = truth, fine
+
+    def trial(self, choice: Choice, rows: np.ndarray) -> Trial:
+        outputs = self.truth.copy()
+        if choice.numerics.scale < self.fine:
+            outputs[0] = outputs[0, ::-1]
+        return Trial(outputs[: len(rows)], (0, 0))
+
+    def settings(self, choice: Choice) -> dict:
+        return {"num_rows": 100}
+
+
+TRUTH = np.array([[0.0, 1e-4], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(0.995, [14]), (0.75, [10, 14]), (0.0, [10, 14])])
+def test_a_plan_that_flips_more_than_the_agreement_allows_is_rejected_with_the_figure(asked, kept) -> None:
+    said: list[str] = []
+    request = CircuitRequest(agreement=asked, scale=10)
+    search = Search(Flipping(TRUTH, 14), request, np.zeros((4, 6)), TRUTH, said.append)
+    found = [candidate.choice.numerics.scale for candidate, _ in search.tried([layout(10), layout(14)])]
+    assert found == kept
+    rejected = f"plan {layout(10)}: argmax agreement 0.7500, less than proof.agreement 0.995"
+    assert said == ([rejected] if asked > 0.75 else [])
+    assert search.refused == ({Numerics(10, 3, 10): "argmax agreement 0.7500"} if asked > 0.75 else {})
+
+
+def test_a_model_that_reaches_the_agreement_at_no_scale_is_refused() -> None:
+    search = Search(Flipping(TRUTH, 99), CircuitRequest(scale=10), np.zeros((4, 6)), TRUTH, lambda line: None)
+    assert list(search.tried([layout(10)])) == []
+    assert search.disagreement() == (
+        "the model's proved outputs have the argmax of its float outputs on 0.7500 of the sample rows at best, less "
+        "than proof.agreement 0.995; lower proof.agreement (0 where outputs are no classes), or give a finer proof.scale"
+    )
+
+
+def test_one_output_has_no_argmax_to_agree_on() -> None:
+    truth = np.array([[1.0], [-2.0]])
+    search = Search(Flipping(truth, 99), CircuitRequest(agreement=1.0, scale=10), np.zeros((2, 6)), truth, lambda line: None)
+    assert [c.choice.numerics.scale for c, _ in search.tried([layout(10)])] == [10]
+
+
 class LongerThanPredicted:
     """A bench whose circuits need 200 rows for each row of data, and are exact."""
 

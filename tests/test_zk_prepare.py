@@ -161,6 +161,33 @@ def test_a_tolerance_that_cannot_be_met_is_refused_with_the_numbers() -> None:
     )
 
 
+def tied_model():
+    """Two outputs that differ by less than rounding does at scale 8, the second one ahead."""
+    w = np.full((6, 2), 0.3, np.float32)
+    w[:, 1] += 1e-4
+    rows = (np.arange(1, 13)[:, None] / 64 * np.ones(6)).astype(np.float32)
+    return ModelFunction(lambda x: x @ w, (6,)), rows
+
+
+def test_an_agreement_that_is_not_reached_is_refused_with_the_figure() -> None:
+    function, rows = tied_model()
+    with pytest.raises(JobError) as caught:
+        EzklSystem().prepare(function, rows, CircuitRequest(scale=8, expected_rows=4))
+    assert str(caught.value) == (
+        "the model's proved outputs have the argmax of its float outputs on 0.0000 of the sample rows at best, less "
+        "than proof.agreement 0.995; lower proof.agreement (0 where outputs are no classes), or give a finer proof.scale"
+    )
+
+
+def test_the_scale_is_chosen_so_that_the_argmax_agrees() -> None:
+    """Scale 8 to 12 are within the tolerance by far; none of them tells the two outputs apart."""
+    function, rows = tied_model()
+    circuit = EzklSystem().prepare(function, rows, CircuitRequest(expected_rows=4))
+    assert circuit.agreement == 1.0 and circuit.settings["param_scale"] >= 13
+    again = EzklSystem().prepare(function, rows[:5], CircuitRequest(expected_rows=4))
+    assert (again.circuit_id, again.agreement, again.samples) == (circuit.circuit_id, 1.0, 5)
+
+
 def test_too_little_memory_is_refused_before_set_up() -> None:
     request = CircuitRequest(scale=8, expected_rows=4, memory_gb=0.05)
     with pytest.raises(JobError) as caught:

@@ -56,7 +56,9 @@ class ModelFunction:
 class CircuitRequest:
     """What a job asks of a circuit. None means: chosen by the circuit plan.
 
-    tolerance: largest allowed |proved - float| per output, absolute. expected_rows: how many rows
+    tolerance: largest allowed |proved - float| per output, absolute. agreement: least share of the sample
+    rows on which proved and float outputs must have the same argmax (D = 1 has no argmax: the share is 1,
+    and the tolerance alone decides). expected_rows: how many rows
     the circuit will prove in all (B is not chosen larger than pays). memory_gb: GB (1e9 bytes) that
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
     at a time, over all ranks. processors: how many of those get a core of their own, fewer where ranks
@@ -65,6 +67,7 @@ class CircuitRequest:
 
     inputs: str = "public"
     tolerance: float | None = None
+    agreement: float = 0.995
     rows_per_proof: int | None = None
     scale: int | None = None
     expected_rows: int = 1

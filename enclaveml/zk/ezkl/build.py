@@ -17,7 +17,7 @@ from enclaveml.zk.ezkl.bench import Bench, float_outputs, input_document
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Candidate, Progress, work_of
 from enclaveml.zk.ezkl.plan_table import PLAN, Table
-from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search, deviation
+from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search, deviation, flips
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, load_circuit
 
@@ -39,8 +39,7 @@ def measure(
     low, high = settings["run_args"]["lookup_range"]
     if not low <= trial.lookup[0] <= trial.lookup[1] <= high:
         raise JobError(f"lookups reach {trial.lookup}, the circuit's table is {low}..{high}")
-    same = np.argmax(trial.outputs, axis=1) == np.argmax(truth, axis=1)
-    return {"deviation": deviation(trial, truth), "agreement": float(same.mean())}
+    return {"deviation": deviation(trial, truth), "agreement": 1 - flips(trial, truth) / len(rows)}
 
 
 def _tolerance(request: CircuitRequest, found: float, progress: Progress) -> float:
@@ -67,10 +66,7 @@ def build_circuit(
 ) -> None:
     """Find, set up, register and prove once; the circuit's files, manifest and PLAN into ``folder``.
 
-    Where the job is so long that what the prediction may be wrong by is worth it, the runners-up are set
-    up and proved once too, and the cheapest by measurement is kept.
-
-    Raises JobError for a model that cannot be proved, or not within the tolerance or the memory.
+    Raises JobError for a model that cannot be proved, or not within the tolerance, agreement or memory.
     """
     try:
         truth = float_outputs(bench.function, rows, min(64, max(2, len(rows))))
@@ -78,8 +74,20 @@ def build_circuit(
         ordered = search.candidates(search.accurate())
     except ProofError as error:
         raise JobError(f"the model cannot be made a circuit: {error}") from error
+    set_up_best(folder, search, ordered, cache)
+
+
+def set_up_best(folder: Path, search: Search, ordered: list[Candidate], cache: keys.Cache) -> None:
+    """Set up the candidate that comes first, register it and prove once; its files into ``folder``.
+
+    Where the job is so long that what the prediction may be wrong by is worth it, the runners-up are set
+    up and proved once too, and the cheapest by measurement is kept.
+
+    Raises JobError where none can be set up, or none keeps the agreement.
+    """
+    request, progress = search.request, search.progress
     work = work_of(request)
-    table = Table(search.found, ordered)
+    table = Table(search, ordered)
     kept: tuple[float, Path] | None = None
     best: Candidate | None = None
     for candidate, settings in search.tried(ordered):
@@ -89,7 +97,7 @@ def build_circuit(
         place.mkdir()
         try:
             progress(f"plan {candidate}: set-up, key about {candidate.key_bytes / 1e6:.0f} MB")
-            circuit = _set_up(place, bench, candidate, settings, rows, truth, request, cache, progress)
+            circuit = _set_up(place, search, candidate, settings, cache)
         except ProofError as error:
             table.fail(candidate, str(error))
             progress(f"plan {candidate}: {error}")
@@ -108,6 +116,8 @@ def build_circuit(
             shutil.rmtree(place)
         if len(table.measured) == 1 + RUNNERS_UP or request.rows_per_proof is not None:
             break
+    if kept is None and search.agreed is not None and not table.problems:
+        raise JobError(search.disagreement())
     if kept is None:
         lines = "\n".join(f"{choice}: {error}" for choice, error in table.problems.items())
         raise JobError("no circuit for this model could be set up:\n" + lines)
@@ -127,10 +137,8 @@ def worth_trying(best: Candidate, other: Candidate) -> bool:
     return may_save > TRIAL_PROOFS * other.prove_seconds
 
 
-def _set_up(
-    folder: Path, bench: Bench, candidate: Candidate, settings: dict, rows: np.ndarray, truth: np.ndarray,
-    request: CircuitRequest, cache: keys.Cache, progress: Progress,
-) -> Circuit:
+def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, cache: keys.Cache) -> Circuit:
+    bench, rows, request, progress = search.bench, search.rows, search.request, search.progress
     choice, child = candidate.choice, bench.child
     path = {name: str(folder / name) for name in FILES}
     memory = int(request.memory_gb * 1e9)
@@ -140,7 +148,7 @@ def _set_up(
     bench.compile(choice, settings, path[COMPILED], path[SETTINGS])
     settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
     Path(path[SETTINGS]).write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
-    found = measure(bench, path[COMPILED], settings, choice.rows, rows, truth)
+    found = measure(bench, path[COMPILED], settings, choice.rows, rows, search.truth)
     tolerance = _tolerance(request, found["deviation"], progress)
     child.kill()  # a fresh one, so that its peak memory is set-up's own
     setup = process.wait(

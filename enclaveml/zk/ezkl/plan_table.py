@@ -9,7 +9,7 @@ from typing import Any
 
 from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.plan import Candidate
-from enclaveml.zk.ezkl.search import Probe
+from enclaveml.zk.ezkl.search import Search
 from enclaveml.zk.interface import Circuit
 
 #: The file's name in the circuit's folder; it stays in the cache and is no part of the circuit.
@@ -22,8 +22,8 @@ _KEPT = 12
 class Table:
     """Candidates with what was predicted and measured of them, as they are tried."""
 
-    def __init__(self, probes: Sequence[Probe], ordered: Sequence[Candidate]) -> None:
-        self.probes, self.ordered = list(probes), list(ordered)
+    def __init__(self, search: Search, ordered: Sequence[Candidate]) -> None:
+        self.search, self.ordered = search, list(ordered)
         self.problems: dict[str, str] = {}
         self.measured: dict[str, Circuit] = {}
         self._tried: list[Candidate] = []
@@ -49,7 +49,7 @@ class Table:
 
     def document(self, chosen: Circuit) -> dict[str, Any]:
         """As JSON: scales tried, and layouts with seconds a row, memory and deviation."""
-        of = {probe.numerics: probe for probe in self.probes}
+        of = {probe.numerics: probe for probe in self.search.found}
         rows = []
         for candidate in self._shown():
             name, probe = str(candidate), of[candidate.choice.numerics]
@@ -70,8 +70,8 @@ class Table:
             })
         numerics = [
             {"input_scale": p.numerics.input_scale, "scale": p.numerics.scale, "multiplier": p.numerics.multiplier,
-             "deviation": p.deviation, "bits": p.bits}
-            for p in self.probes
+             "deviation": p.deviation, "bits": p.bits, "refused": self.search.refused.get(p.numerics, "")}
+            for p in self.search.found
         ]
         return {"numerics": numerics, "layouts": rows}
 
@@ -94,9 +94,10 @@ def text(folder: Path, limit: float) -> str:
             f"{row['deviation']:9.2g}  {row['plan']}: {row['verdict']}"
         )
     for one in document["numerics"]:
-        if one["deviation"] > limit:
+        refused = f"deviation {one['deviation']:.2g}" if one["deviation"] > limit else one["refused"]
+        if refused:
             lines.append(
-                f"scale {one['input_scale']}+{one['scale']}, multiplier {one['multiplier']}: refused, deviation "
-                f"{one['deviation']:.2g} on sample rows"
+                f"scale {one['input_scale']}+{one['scale']}, multiplier {one['multiplier']}: refused, {refused} "
+                "on sample rows"
             )
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 5
+_PLAN_VERSION = 6
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:
@@ -49,6 +49,7 @@ def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str
             "dtype": str(np.dtype(function.dtype)),
             "inputs": request.inputs,
             "tolerance": request.tolerance,
+            "agreement": request.agreement,
             "rows_per_proof": request.rows_per_proof,
             "scale": request.scale,
             "ezkl": metadata.version("ezkl"),
@@ -91,7 +92,7 @@ def prepare(
                 if (circuit.folder / _SAMPLES).read_text(encoding="ascii") == digest:
                     return circuit
                 try:
-                    return _registered_again(circuit, function, rows, child)
+                    return _registered_again(circuit, function, rows, child, request.agreement)
                 except JobError as error:  # other rows than the cached circuit was made for
                     progress(f"cached circuit {circuit.circuit_id[:16]} does not serve: {error}")
     raise AssertionError("an entry made for these sample rows was made for others")
@@ -112,9 +113,9 @@ def _load(folder: Path) -> Circuit:
 
 
 def _registered_again(
-    circuit: Circuit, function: ModelFunction, rows: np.ndarray, child: process.Child
+    circuit: Circuit, function: ModelFunction, rows: np.ndarray, child: process.Child, agreement: float
 ) -> Circuit:
-    """The cached circuit with deviation and agreement of these sample rows; JobError beyond tolerance."""
+    """The cached circuit with deviation and agreement of these sample rows; JobError beyond what is asked."""
     settings = json.loads((circuit.folder / SETTINGS).read_text(encoding="utf-8"))
     with contextlib.closing(Scratch()) as scratch:
         bench = Bench(function, circuit.inputs, child, scratch)
@@ -124,4 +125,6 @@ def _registered_again(
         )
     if not found["deviation"] <= circuit.tolerance:
         raise JobError(f"deviation {found['deviation']:.3g} on these sample rows, tolerance {circuit.tolerance:g}")
+    if found["agreement"] < agreement:
+        raise JobError(f"argmax agreement {found['agreement']:.4f} on these sample rows, less than {agreement:g}")
     return dataclasses.replace(circuit, **found, samples=len(rows))

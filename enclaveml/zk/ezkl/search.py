@@ -37,18 +37,27 @@ _WIDE_BITS = 56
 
 @dataclass(frozen=True)
 class Probe:
-    """What one scale and multiplier do to the model: deviation, bits to decompose, lookup range."""
+    """What one scale and multiplier do to the model: deviation, bits to decompose, lookup range.
+
+    ``flips``: probe rows whose argmax is not the float model's.
+    """
 
     numerics: Numerics
     deviation: float
     bits: float
     lookup: tuple[int, int]
+    flips: int = 0
 
 
 def deviation(trial: Trial, truth: np.ndarray) -> float:
     """Largest |witness - float|; infinite where either is not a number."""
     gap = np.abs(trial.outputs - truth)
     return float(gap.max(initial=0.0)) if np.all(np.isfinite(gap)) else math.inf
+
+
+def flips(trial: Trial, truth: np.ndarray) -> int:
+    """Rows whose witness has another argmax than the float model's output."""
+    return int((np.argmax(trial.outputs, axis=1) != np.argmax(truth, axis=1)).sum())
 
 
 def exact_bits(rows: np.ndarray) -> int | None:
@@ -63,11 +72,16 @@ def exact_bits(rows: np.ndarray) -> int | None:
 
 
 class Search:
-    """The search for one model and request. ``rows`` (S, ...) sample rows, ``truth`` (S, D) float64."""
+    """The search for one model and request. ``rows`` (S, ...) sample rows, ``truth`` (S, D) float64.
+
+    headroom: bits that values on unseen rows may exceed those on the sample rows. ``refused``: numerics
+    that do not keep what is asked on all sample rows, and why; ``agreed``: the most that any of those
+    that fell short of ``proof.agreement`` agreed.
+    """
 
     def __init__(
         self, bench: Bench, request: CircuitRequest, rows: np.ndarray, truth: np.ndarray,
-        progress: plan.Progress,
+        progress: plan.Progress, headroom: int = plan.HEADROOM_BITS,
     ) -> None:
         self.bench, self.request, self.progress = bench, request, progress
         self.rows, self.truth = rows, truth
@@ -75,6 +89,9 @@ class Search:
         self.found: list[Probe] = []
         self.limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
         self.margin = 0.0  # deviation * margin <= limit, on every sample row
+        self.headroom = headroom
+        self.refused: dict[Numerics, str] = {}
+        self.agreed: float | None = None
 
     def _probe_choice(self, numerics: Numerics) -> Choice:
         rows = max(2, min(_PROBE_ROWS, len(self.rows)))
@@ -162,6 +179,7 @@ class Search:
             Probe(
                 numerics, deviation(trial, self.truth[: len(trial.outputs)]),
                 least + slope * (numerics.scale - low.scale), trial.lookup,
+                flips(trial, self.truth[: len(trial.outputs)]),
             )
             for numerics, trial in trials.items()
         ]
@@ -170,7 +188,19 @@ class Search:
         """Whether dearer multipliers need no probing: a cheap one without lookups is accurate."""
         return any(
             p.lookup == (0, 0) and p.deviation * 2 <= self.limit and p.numerics.multiplier != multiplier
-            for p in found
+            and self._may_agree(p) for p in found
+        )
+
+    def _may_agree(self, probe: Probe) -> bool:
+        """Whether all sample rows can still agree as asked: what the probe rows flipped is flipped among all."""
+        return 1 - probe.flips / len(self.rows) >= self.request.agreement
+
+    def disagreement(self) -> str:
+        """Why the model is refused where no plan keeps the agreement asked for."""
+        return (
+            f"the model's proved outputs have the argmax of its float outputs on {self.agreed:.4f} of the sample "
+            f"rows at best, less than proof.agreement {self.request.agreement:g}; lower proof.agreement (0 where "
+            "outputs are no classes), or give a finer proof.scale"
         )
 
     def accurate(self) -> list[Probe]:
@@ -183,9 +213,14 @@ class Search:
         scales = (request.scale,) if request.scale is not None else SCALES
         limit = self.limit
         found = self.probes(scales)
-        if request.scale is None and not any(p.deviation * 2 <= limit for p in found):
+        if request.scale is None and not any(p.deviation * 2 <= limit and self._may_agree(p) for p in found):
             found += self.probes(FINE_SCALES)
         self.found = found
+        agreeing = [p for p in found if self._may_agree(p)]
+        if found and not agreeing:
+            self.agreed = 1 - min(p.flips for p in found) / len(self.rows)
+            raise JobError(self.disagreement())
+        found = agreeing
         finite = [p for p in found if math.isfinite(p.deviation)]
         if not finite:
             reason = self.failures[-1] if self.failures else "its outputs are not finite"
@@ -211,11 +246,11 @@ class Search:
         found: list[Candidate] = []
         for probe in probes:
             low, high = probe.lookup
-            lookup = (2 * min(low, -1), 2 * max(high, 1))
+            lookup = (min(low, -1) << self.headroom, max(high, 1) << self.headroom)
             exact = self.bench.settings(
                 Choice(probe.numerics, *_WIDE, inner=2, logrows=16, rows=4, lookup=lookup)
             )
-            for base, legs in plan.decompositions(math.ceil(probe.bits + plan.HEADROOM_BITS), MAX_LEGS):
+            for base, legs in plan.decompositions(math.ceil(probe.bits + self.headroom), MAX_LEGS):
                 tables = plan.table_lengths(exact, base, lookup)
                 for inner in INNER:
                     same = probe.numerics.input_scale == probe.numerics.scale
@@ -235,7 +270,23 @@ class Search:
         return plan.ranked(found)
 
     def tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
-        """Candidates that hold the sample rows with headroom, with their exact settings, best first."""
+        """Candidates that hold the sample rows with headroom, with their exact settings, best first.
+
+        Where all fall short of the agreement asked for, those of finer scales.
+        """
+        yielded = False
+        for candidate in self._tried(ordered):
+            yielded = True
+            yield candidate
+        scales = {probe.numerics.scale for probe in self.found}
+        if yielded or self.agreed is None or self.request.scale is not None or not scales.isdisjoint(FINE_SCALES[:1]):
+            return
+        finer = self.probes(FINE_SCALES)
+        self.found += finer
+        if fit := [p for p in finer if p.deviation * self.margin <= self.limit and self._may_agree(p)]:
+            yield from self._tried(self.candidates(fit))
+
+    def _tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
         too_small: dict[Numerics, float] = {}
         holds: dict[Numerics, float] = {}
         for candidate in ordered:
@@ -244,8 +295,8 @@ class Search:
             if bits <= too_small.get(choice.numerics, 0.0):
                 continue
             if bits < holds.get(choice.numerics, math.inf):
-                # the same values in half the range: headroom of one bit over the sample rows
-                narrow = math.floor(choice.base * 2.0 ** (-plan.HEADROOM_BITS / choice.legs))
+                # the same values in so much less range: the headroom over the sample rows
+                narrow = math.floor(choice.base * 2.0 ** (-self.headroom / choice.legs))
                 batch = max(2, min(64, choice.rows))
                 try:
                     trial = self.bench.trial(replace(choice, base=narrow, rows=batch), self.rows)
@@ -255,6 +306,13 @@ class Search:
                     continue
                 if (off := deviation(trial, self.truth)) * self.margin > self.limit:
                     self.progress(f"plan {candidate}: deviation {off:.2g} leaves no margin")
+                    too_small[choice.numerics] = math.inf
+                    continue
+                if (agreed := 1 - flips(trial, self.truth) / len(self.rows)) < self.request.agreement:
+                    self.agreed = max(agreed, self.agreed or 0.0)
+                    self.refused[choice.numerics] = f"argmax agreement {agreed:.4f}"
+                    self.progress(f"plan {candidate}: argmax agreement {agreed:.4f}, less than "
+                                  f"proof.agreement {self.request.agreement:g}")
                     too_small[choice.numerics] = math.inf
                     continue
                 holds[choice.numerics] = bits
