@@ -16,14 +16,14 @@ def limits(circuit: Circuit) -> Limits:
     return Limits(max_bytes=most, max_rows=circuit.rows, max_outputs=circuit.outputs, max_proof=2 * circuit.proof_bytes)
 
 
-def admit(blob: bytes, circuit: Circuit, job_id: str, node_id: str, bundle: Bundle, data: np.ndarray,
-          outputs: np.ndarray) -> Proof:
+def admit(blob: bytes, circuit: Circuit, job_id: str, node_id: str, bundle: Bundle,
+          data: np.ndarray) -> Proof:
     """The proof in an envelope whose every label is the one that was ordered.
 
     Args:
+        bundle: what was ordered; its outputs (n, D) float32 are what the rank sent before proving,
+            and the envelope must repeat these very bytes.
         data: rank 0's own rows of the bundle, (n, *row_shape).
-        outputs: what the rank sent for them before proving, (n, D) float32; the envelope
-            must repeat these very bytes.
 
     Raises:
         FormatError: it is no envelope, or naming the first label that differs.
@@ -38,7 +38,7 @@ def admit(blob: bytes, circuit: Circuit, job_id: str, node_id: str, bundle: Bund
         ("attempt", envelope.attempt, bundle.attempt),
         ("node_id", envelope.node_id, node_id),
         ("rows", envelope.rows.tolist(), bundle.rows.tolist()),
-        ("outputs' shape", envelope.outputs.shape, outputs.shape),
+        ("outputs' shape", envelope.outputs.shape, bundle.outputs.shape),
         ("proved outputs' shape", envelope.consistency.proved.shape, (circuit.rows, circuit.outputs)),
         ("output scale", envelope.consistency.scale, circuit.output_scale),
         ("tolerance", envelope.consistency.tolerance, circuit.tolerance),
@@ -47,6 +47,6 @@ def admit(blob: bytes, circuit: Circuit, job_id: str, node_id: str, bundle: Bund
     ):
         if found != expected:
             raise FormatError(f"{name} is {str(found)[:80]}, ordered was {str(expected)[:80]}")
-    if envelope.outputs.tobytes() != outputs.tobytes():
+    if envelope.outputs.tobytes() != bundle.outputs.tobytes():
         raise FormatError("outputs differ from those that the rank sent before proving")
     return Proof(envelope.computation, envelope.commitment, envelope.consistency.proved)

@@ -12,6 +12,7 @@ Letters: N rows in the dataset, B rows per bundle, D outputs per row, r replicas
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -26,6 +27,7 @@ from enclaveml.job import JobSpec
 from enclaveml.journal import Journal
 from enclaveml.judging import Judge
 from enclaveml.ledger import CHECKING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.pace import Pace
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
@@ -56,19 +58,21 @@ class Aggregator:
         boxes: rank id to the outbox of its orders.
         circuit, verifier: None where nothing is proved (coverage 0).
         job_id: what workers label their envelopes with.
+        clock: seconds that never go back; how fast ranks are is measured by it.
     """
 
     def __init__(self, job: JobSpec, n_rows: int, read: Callable[[int, int], np.ndarray],
                  circuit: Circuit | None, outputs: int, verifier: Verifier | None, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], journal: Journal, reference: Callable[[np.ndarray], np.ndarray],
-                 row_bytes: int, job_id: str = "") -> None:
+                 row_bytes: int, job_id: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.job, self.members = job, members
         self._circuit, self._verifier, self._boxes, self._job_id = circuit, verifier, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
         round_rows = max(1, min(ROUND_ROWS, ROUND_BYTES // max(1, row_bytes), n_rows))
         self.accounts = Accounts(journal, read, n_rows, round_rows, replicas, outputs)
         self.dispatch = Dispatch(job, self.accounts, members, boxes)
-        self.bundles = Bundles(job, self.accounts, circuit, members, boxes)
+        self.pace = Pace(members, clock)
+        self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace)
         self.judge = Judge(job, self.accounts, self.bundles, circuit, members, boxes, reference)
         self._checking: dict[int, tuple[Bundle, bytes]] = {}
         self.draining = False
@@ -158,6 +162,7 @@ class Aggregator:
         Raises:
             RemoteFailure: a rank's own program failed; the job ends.
         """
+        self.pace.tick()
         for rank, report in reports:
             self._silence.heard(rank)
             self._take(rank, report)
@@ -196,16 +201,13 @@ class Aggregator:
             owing = ranks - self._drained
         else:
             sent = [np.unique(r.rank[r.stage == SENT]).tolist() for r in self.rounds.values()]
-            owing = ranks & {b.rank for b in self.bundles.waiting.values()}.union(*sent)
-        attempts = dict.fromkeys(owing, 1)
-        for bundle in self.bundles.waiting.values():
-            if bundle.rank in owing:
-                attempts[bundle.rank] = max(attempts[bundle.rank], bundle.attempt)
+            owing = {rank for rank in ranks if self.bundles.hand(rank)}.union(*sent) & ranks
+        attempts = {rank: max((b.attempt for b in self.bundles.hand(rank)), default=1) for rank in owing}
         return {rank: limit_s(self.bundles.timeout(attempt)) for rank, attempt in attempts.items()}
 
     def _lose_silent(self, rank: int, seconds: float) -> None:
         """A rank that answers nothing is given up; it is told to stop, and what it says later is not read."""
-        bundles = len(self.bundles.of(rank))
+        bundles = len(self.bundles.hand(rank))
         rows = sum(len(r.held_by(rank, SENT)[0]) for r in self.rounds.values())
         self.judge.end_member(self.members[rank], Fate.LOST,
                               f"has not answered for {seconds:.0f} s, with {bundles} bundles to prove and "
@@ -272,19 +274,18 @@ class Aggregator:
             self.accounts.end_unproved(round_, rank, local, slots)
 
     def _take_envelope(self, rank: int, report: Report) -> None:
-        bundle = self.bundles.answered(rank, report, "an envelope")
+        bundle = self.bundles.answered(rank, report, "an envelope", proved=True)
         round_ = self.rounds[bundle.round]
         local = bundle.rows - round_.start
-        outputs = round_.output[local, bundle.slots]
         node_id = self.members[rank].node_id
         try:
-            proof = admit(report.blob, self._circuit, self._job_id, node_id, bundle, round_.data[local], outputs)
+            proof = admit(report.blob, self._circuit, self._job_id, node_id, bundle, round_.data[local])
         except FormatError as error:
             self.judge.reject(bundle, report.blob[:EVIDENCE_BYTES], f"envelope: {error}")
             return
         round_.stage[local, bundle.slots] = CHECKING
         self._checking[bundle.id] = (bundle, report.blob)
-        self._verifier.submit(bundle.id, round_.take(bundle.rows), proof, outputs)
+        self._verifier.submit(bundle.id, round_.take(bundle.rows), proof, bundle.outputs)
 
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a failure")

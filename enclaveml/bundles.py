@@ -1,7 +1,11 @@
-"""The bundles that ranks were ordered to prove: made of what is ready, and waited for until they answer."""
+"""The bundles that ranks were ordered to prove: made of what is due, and waited for until they answer.
+
+A rank is ordered as many as it can work on; the rest stays here, where an idle rank can have it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,68 +14,114 @@ from enclaveml.accounts import Accounts
 from enclaveml.draws import draw
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
-from enclaveml.ledger import PROVING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.ledger import DUE, PROVING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.pace import Pace
 from enclaveml.roster import Member
 from enclaveml.zk.interface import Circuit
+
+# Bundles that a rank has beside those in its children, so that a child that finishes finds the next
+# one waiting: one at least, and as many as its children finish in this many seconds, the time from
+# an answer to the next order (two ticks of 0.1 s and what they carry); MOST_AHEAD for each child at most.
+AHEAD = 1
+ANSWER_S = 0.5
+MOST_AHEAD = 8.0
 
 
 class Bundles:
     """Orders proofs. ``waiting``: the bundles that were ordered and not answered, by number."""
 
     def __init__(self, job: JobSpec, accounts: Accounts, circuit: Circuit | None, members: Mapping[int, Member],
-                 boxes: Mapping[int, Outbox]) -> None:
+                 boxes: Mapping[int, Outbox], pace: Pace) -> None:
         self._job, self._accounts, self._circuit = job, accounts, circuit
-        self._members, self._boxes = members, boxes
+        self._members, self._boxes, self._pace = members, boxes, pace
         self.waiting: dict[int, Bundle] = {}
+        self._hands: dict[int, dict[int, Bundle]] = {rank: {} for rank in members}
         self.next_bundle = 1
 
+    @property
+    def rows(self) -> int:
+        """Rows of a full bundle, B; 0 where nothing is proved."""
+        return self._circuit.rows if self._circuit else 0
+
     def order(self, round_: Round) -> None:
-        """Make bundles of what is ready: full ones at once, a rank's last when it owes no more outputs."""
+        """Order what is due, as far as ranks have room: full bundles, and a rank's last when all is in."""
+        self._choose(round_)
+        local, slots = np.nonzero(round_.stage == DUE)
+        ranks = round_.rank[local, slots]
+        by_rank = np.argsort(ranks, kind="stable")
+        owing = np.unique(round_.rank[round_.stage == SENT])
+        b = self.rows
+        for mine in np.split(by_rank, np.flatnonzero(np.diff(ranks[by_rank])) + 1) if len(local) else ():
+            rank = int(ranks[mine[0]])
+            end = len(mine) // b * b if rank in owing else len(mine)
+            for at in range(0, min(end, b * self.room(rank)), b):
+                part = mine[at: min(at + b, end)]
+                self._order_bundle(round_, rank, local[part], slots[part])
+
+    def _choose(self, round_: Round) -> None:
+        """Decide which of the outputs that are in are to be proved."""
         coverage = self._job.proof.coverage
         if coverage < 1 and (round_.stage == SENT).any():
             return  # Rows are drawn when all outputs are in, never before.
         local, slots = np.nonzero(round_.stage == READY)
-        ranks = round_.rank[local, slots]
-        owing = np.unique(round_.rank[round_.stage == SENT])
-        b = self._circuit.rows if self._circuit else 0
-        for rank in np.unique(ranks).tolist():
-            mine = ranks == rank
-            chosen = local[mine], slots[mine]
-            if coverage < 1:
-                chosen = draw(self._accounts, coverage, round_, self._members[rank], *chosen)
-            end = len(chosen[0]) // b * b if rank in owing else len(chosen[0])
-            for at in range(0, end, b):
-                part = slice(at, min(at + b, end))
-                self._order_bundle(round_, rank, chosen[0][part], chosen[1][part])
+        if coverage < 1:
+            ranks = round_.rank[local, slots]
+            chosen = [draw(self._accounts, coverage, round_, self._members[rank], local[ranks == rank],
+                           slots[ranks == rank]) for rank in np.unique(ranks).tolist()]
+            for drawn in chosen:
+                round_.stage[drawn] = DUE
+        else:
+            round_.stage[local, slots] = DUE
 
     def _order_bundle(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
         rows, attempt = local.astype(np.int64) + round_.start, int(round_.attempt[local, slots].max())
-        bundle = Bundle(self.next_bundle, rank, round_.number, rows, slots, attempt)
-        self.next_bundle += 1
+        bundle = Bundle(self.number(), rank, round_.number, rows, slots, attempt, round_.output[local, slots])
         round_.stage[local, slots] = PROVING
-        self.waiting[bundle.id] = bundle
-        what = {"bundle": bundle.id, "round": bundle.round, "attempt": attempt, "timeout_s": self.timeout(attempt)}
-        self._boxes[rank].put(Order("prove", what, rows))
+        self.send(bundle)
+
+    def number(self) -> int:
+        """A number for a new bundle."""
+        self.next_bundle += 1
+        return self.next_bundle - 1
+
+    def send(self, bundle: Bundle) -> None:
+        """Order a bundle's proof."""
+        self.waiting[bundle.id] = self._hands[bundle.rank][bundle.id] = bundle
+        self._pace.begin(bundle.rank, self._hands[bundle.rank].values())
+        what = {"bundle": bundle.id, "round": bundle.round, "attempt": bundle.attempt,
+                "timeout_s": self.timeout(bundle.attempt)}
+        self._boxes[bundle.rank].put(Order("prove", what, bundle.rows))
+
+    def hand(self, rank: int) -> list[Bundle]:
+        """What a rank was ordered and has not answered, oldest first."""
+        return list(self._hands[rank].values())
+
+    def room(self, rank: int) -> int:
+        """How many more bundles a rank can be ordered."""
+        children, seconds = self._members[rank].children, self._pace.seconds(rank)
+        each = 0.0 if seconds is None else min(MOST_AHEAD, ANSWER_S / max(seconds, 1e-9))
+        return max(0, children + max(AHEAD, math.ceil(children * each)) - len(self._hands[rank]))
 
     def timeout(self, attempt: int) -> float:
         """Seconds that a bundle may take: one that ran out of time gets more on its next rank."""
         return self._job.proof.timeout_s * (2 if attempt > 1 else 1)
 
-    def answered(self, rank: int, report: Report, what: str) -> Bundle:
+    def answered(self, rank: int, report: Report, what: str, proved: bool = False) -> Bundle:
         """The bundle that a report answers, which is thereby no longer waited for."""
         number = report.meta.get("bundle")
-        bundle = self.waiting.get(number) if type(number) is int else None
-        if bundle is None or bundle.rank != rank:
+        bundle = self._hands[rank].pop(number, None) if type(number) is int else None
+        if bundle is None:
             strange = f"a bundle that is no number ({type(number).__name__})"
             named = f"bundle {number}" if type(number) is int else strange
             raise Unassigned(f"{what} of {named}, which rank {rank} was not given or has answered")
-        return self.waiting.pop(bundle.id)
-
-    def of(self, rank: int) -> list[Bundle]:
-        """The bundles that a rank owes."""
-        return [b for b in self.waiting.values() if b.rank == rank]
+        self.waiting.pop(bundle.id, None)
+        self._pace.end(bundle, proved)
+        self._pace.begin(rank, self._hands[rank].values())
+        return bundle
 
     def drop(self, rank: int) -> None:
         """Wait no longer for what a rank owes."""
-        for bundle in self.of(rank):
-            del self.waiting[bundle.id]
+        for bundle in self._hands[rank].values():
+            self.waiting.pop(bundle.id, None)
+            self._pace.end(bundle, False)
+        self._hands[rank].clear()

@@ -14,7 +14,7 @@ from enclaveml.accounts import Accounts
 from enclaveml.bundles import Bundles
 from enclaveml.exchange import Order, Outbox
 from enclaveml.job import JobSpec
-from enclaveml.ledger import DONE, PROVING, READY, SENT, Bundle, Round
+from enclaveml.ledger import DONE, DUE, PROVING, READY, SENT, Bundle, Round
 from enclaveml.provenance import utc_now
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Fate, Member
@@ -65,7 +65,7 @@ class Judge:
         """Before anyone is blamed for a deviation, rank 0 computes the float outputs itself."""
         member = self._members[bundle.rank]
         local, slots = (bundle.rows - round_.start)[bad], bundle.slots[bad]
-        said = round_.output[local, slots].astype(np.float64)
+        said = bundle.outputs[bad].astype(np.float64)
         own = np.asarray(self._reference(round_.data[local]), np.float64)
         with np.errstate(invalid="ignore"):
             close = np.abs(said - own) <= HONEST_SHARE * self._circuit.tolerance
@@ -127,7 +127,7 @@ class Judge:
         for round_ in self._accounts.rounds.values():
             # Slots that wait for another rank keep the status that they were taken back with;
             # proofs that are already here are judged by what they are, whoever sent them.
-            local, slots = round_.held_by(member.rank, SENT, READY, PROVING)
+            local, slots = round_.held_by(member.rank, SENT, READY, DUE, PROVING)
             self._accounts.take_back(round_, local, slots, RowStatus.LOST)
             taken += len(local)
         self._bundles.drop(member.rank)

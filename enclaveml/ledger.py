@@ -3,9 +3,13 @@
 A round is a tile of the dataset: rows start to start + n. Each row has r slots, one a
 replica (r = 1 unless the split is redundant), and each slot goes its own way:
 
-    IDLE -> SENT -> READY -> PROVING -> CHECKING -> DONE
-      ^       |        |         |          |
-      +-------+--------+---------+----------+   its rank lied, failed or died: another one gets it
+    IDLE -> SENT -> READY -> DUE -> PROVING -> CHECKING -> DONE
+      ^       |        |      |        |           |
+      +-------+--------+------+--------+-----------+   its rank lied, failed or died: another one gets it
+
+READY are outputs that are in, DUE those of them that are to be proved, held back here until
+their rank can work on them. An idle rank may take DUE rows over (``move``), and then they
+are SENT again.
 
 Letters: n rows in the round, r slots a row, D outputs a row.
 """
@@ -20,7 +24,7 @@ import numpy as np
 from enclaveml.errors import EnclaveError
 from enclaveml.results_schema import RowStatus
 
-IDLE, SENT, READY, PROVING, CHECKING, DONE = range(6)
+IDLE, SENT, READY, DUE, PROVING, CHECKING, DONE = range(7)
 
 
 class Unassigned(EnclaveError):
@@ -29,7 +33,11 @@ class Unassigned(EnclaveError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """At most B rows that one rank proves together. rows (n,) are dataset rows, slots (n,) their replicas."""
+    """At most B rows that one rank proves together.
+
+    rows (n,) are dataset rows, slots (n,) their replicas, outputs (n, D) float32 what the rank
+    said of them before it was ordered to prove them.
+    """
 
     id: int
     rank: int
@@ -37,6 +45,7 @@ class Bundle:
     rows: np.ndarray
     slots: np.ndarray
     attempt: int
+    outputs: np.ndarray
 
 
 class Round:
@@ -51,9 +60,13 @@ class Round:
         self.attempt = np.zeros((n, replicas), np.int32)
         self.output = np.full((n, replicas, outputs), np.nan, np.float32)
         # Ranks that may not get a row again, for the few rows where something failed:
-        # ``refused`` for good (they lied about it), ``avoided`` while another rank is left.
+        # ``refused`` for good (they lied about it), ``avoided`` while another rank is left,
+        # ``copied`` while they prove it beside the rank that holds it.
         self.refused: dict[int, set[int]] = {}
         self.avoided: dict[int, set[int]] = {}
+        self.copied: dict[int, set[int]] = {}
+        # Ranks between which a row was shared for speed: none of them gets it that way again.
+        self.shared: dict[int, set[int]] = {}
 
     @property
     def rows(self) -> np.ndarray:
@@ -107,6 +120,34 @@ class Round:
         self.output[local, slots] = np.nan
         return slots
 
+    def move(self, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
+        """Give slots that were not begun to another rank, which infers them anew; no further attempt."""
+        self._share(rank, local, slots)
+        self.rank[local, slots] = rank
+        self.stage[local, slots] = SENT
+        self.output[local, slots] = np.nan
+
+    def copy(self, rank: int, rows: np.ndarray, slots: np.ndarray) -> None:
+        """Have another rank prove these slots as well."""
+        self._share(rank, rows - self.start, slots)
+        for row in rows.tolist():
+            self.copied.setdefault(row, set()).add(rank)
+
+    def uncopy(self, rank: int, rows: np.ndarray) -> None:
+        """The copy of these rows has ended, or holds them now."""
+        for row in rows.tolist():
+            self.copied.get(row, set()).discard(rank)
+
+    def _share(self, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
+        for i, holder in zip(local.tolist(), self.rank[local, slots].tolist(), strict=True):
+            self.shared.setdefault(i + self.start, set()).update((rank, holder))
+
+    def may_share(self, rank: int, rows: np.ndarray) -> bool:
+        """Whether a rank may take all of these rows over, or prove them as well."""
+        if any(rank in self.shared.get(row, ()) for row in rows.tolist()):
+            return False
+        return not self.forbidden(rows, [rank]).any()
+
     def release(self, local: np.ndarray, slots: np.ndarray, status: int) -> None:
         """Take slots back from their rank; ``status`` is how they end if nobody else may take them."""
         self.stage[local, slots] = IDLE
@@ -135,8 +176,8 @@ class Round:
     def forbidden(self, rows: np.ndarray, ranks: Sequence[int], avoid: bool = True) -> np.ndarray:
         """Which of these P ranks may not get which rows, (len(rows), P) bool.
 
-        Those who lied about the row, those who hold or held another replica of it, and
-        with ``avoid`` those who failed with it.
+        Those who lied about the row, those who hold or held another replica of it or prove
+        it as well, and with ``avoid`` those who failed with it.
         """
         local = rows - self.start
         out = np.zeros((len(rows), len(ranks)), bool)
@@ -144,7 +185,7 @@ class Round:
             taken = self.stage[local, slot] != IDLE
             out |= taken[:, None] & (self.rank[local, slot][:, None] == np.asarray(ranks))
         column = {rank: p for p, rank in enumerate(ranks)}
-        for failed in (self.refused, self.avoided) if avoid else (self.refused,):
+        for failed in (self.refused, self.copied, self.avoided) if avoid else (self.refused, self.copied):
             for i, row in enumerate(rows.tolist() if failed else ()):
                 for rank in failed.get(row, ()):
                     if rank in column:

@@ -46,7 +46,7 @@ def _members(job: JobSpec, facts: list[RankFacts]) -> tuple[Member, ...]:
             if sum(computes) else
             "no rank computes: with one rank, cluster.aggregator_computes must not be false",
         ))
-    return tuple(
+    members = tuple(
         Member(
             rank=i, node_id=spec.node_id if spec else f"rank-{i}", host=fact.host, local_rank=fact.local_rank,
             device=spec.device if spec else "auto", memory_gb=float(spec.memory_gb if spec else fact.memory_gb),
@@ -54,10 +54,14 @@ def _members(job: JobSpec, facts: list[RankFacts]) -> tuple[Member, ...]:
         )
         for i, (fact, spec) in enumerate(zip(facts, specs, strict=True))
     )
+    for member in members:
+        member.children = children_of(member, members)
+    return members
 
 
 def _plain(member: Member) -> dict[str, object]:
-    names = ("rank", "node_id", "host", "local_rank", "device", "memory_gb", "cores", "capacity", "computes")
+    names = ("rank", "node_id", "host", "local_rank", "device", "memory_gb", "cores", "capacity", "computes",
+             "children")
     return {name: getattr(member, name) for name in names}
 
 

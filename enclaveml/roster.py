@@ -16,7 +16,12 @@ class Fate(Enum):
 
 @dataclass
 class Member:
-    """One rank. ``capacity`` is its weight in the split; ``computes`` whether it gets rows at all."""
+    """One rank. ``capacity`` is its weight in the split; ``computes`` whether it gets rows at all.
+
+    children: how many provers it runs. rows_moved_in, rows_moved_out: rows not begun that it took over
+    from, or lost to, another rank for speed. copies: bundles of others that it proved as well.
+    discarded: its bundles that were not needed, because another rank's proof of them came first.
+    """
 
     rank: int
     node_id: str
@@ -27,6 +32,7 @@ class Member:
     cores: float
     capacity: float
     computes: bool
+    children: int = 1
     fate: Fate = Fate.OK
     fate_reason: str = ""
     fate_time: str = ""
@@ -36,6 +42,10 @@ class Member:
     rejections: int = 0
     inconsistent: int = 0
     failures: int = 0
+    rows_moved_in: int = 0
+    rows_moved_out: int = 0
+    copies: int = 0
+    discarded: int = 0
     evidence: list[str] = field(default_factory=list)
 
     @property

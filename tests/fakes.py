@@ -228,6 +228,7 @@ def a_member(rank: int, capacity: float = 1.0, computes: bool = True) -> Member:
         cores=1.0,
         capacity=capacity,
         computes=computes,
+        children=2,
     )
 
 
@@ -336,6 +337,7 @@ class Cluster:
             self.journal = a_journal(path, self.job, n_rows, list(self.members.values()), self.circuit)
         weakref.finalize(self, self.journal.close)
         self.reads: list[tuple[int, int]] = []
+        self.ticks = 0
         with mock.patch.object(aggregator_module, "ROUND_ROWS", round_rows):
             self.aggregator = Aggregator(
                 self.job,
@@ -350,12 +352,12 @@ class Cluster:
                 model,
                 row_bytes=4 * WIDTH,
                 job_id="job-1",
+                clock=lambda: float(self.ticks),
             )
         if before is not None:
             self.aggregator.go_on(before)
         self.bundles: dict[int, tuple[int, list[int]]] = {}
         self.open_rounds = 0
-        self.ticks = 0
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         self.reads.append((start, stop))

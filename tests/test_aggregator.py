@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fakes import B, SCALE, Cluster, FakeProver, fixed, model
 
+from enclaveml.bundles import AHEAD
 from enclaveml.ledger import final_status
 from enclaveml.errors import EnvironmentFault
 from enclaveml.journal import read_records
@@ -69,6 +70,20 @@ def test_bundles_are_full_but_for_the_last_of_a_rank_in_a_round(tmp_path):
     assert len(by_round) == 6
     for sizes in by_round.values():
         assert all(size == B for size in sizes[:-1]) and 1 <= sizes[-1] <= B and sum(sizes) in (15, 16)
+
+
+def test_a_rank_has_no_more_proofs_to_make_than_it_can_work_on(tmp_path):
+    c = Cluster(tmp_path, n_rows=200, ranks=3, provers={r: FakeProver(delay=3) for r in range(3)})
+    most = 0
+    while not c.aggregator.finished:
+        c.tick()
+        hands = [
+            sum(o.kind == "prove" for o in rank.orders) - sum(r.kind == "envelope" for r in rank.reports)
+            for rank in c.ranks.values()
+        ]
+        most = max(most, *hands)
+    c.check()
+    assert most == c.members[1].children + AHEAD == 3
 
 
 def test_shares_are_those_of_the_split(tmp_path):

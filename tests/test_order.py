@@ -47,7 +47,7 @@ job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows
 exchange ledger
-admission accounts
+admission accounts pace
 dispatch draws
 bundles
 judging

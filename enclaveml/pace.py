@@ -1,0 +1,65 @@
+"""How fast the ranks are, by rank 0's own clock: what decides who is a straggler and who gets how much.
+
+A rank's word is not asked: the clock runs from when a bundle can be in one of the rank's
+children until rank 0 has the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from enclaveml.ledger import Bundle
+from enclaveml.roster import Member
+
+
+class Pace:
+    """Seconds per bundle and child of each rank. ``clock`` gives seconds and never goes back."""
+
+    def __init__(self, members: Mapping[int, Member], clock: Callable[[], float] = time.monotonic) -> None:
+        self._members, self._clock = members, clock
+        self.now = clock()
+        self._began: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+        self._bundles: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
+
+    def tick(self) -> None:
+        """Read the clock, once a step: all of a step happens at the same time."""
+        self.now = self._clock()
+
+    def begin(self, rank: int, hand: Iterable[Bundle]) -> None:
+        """``hand`` are the bundles that a rank has, oldest first: as many as it has children are begun."""
+        for _, bundle in zip(range(self._members[rank].children), hand):
+            self._began.setdefault(bundle.id, self.now)
+
+    def end(self, bundle: Bundle, proved: bool) -> None:
+        """A bundle was answered; only a proof tells how long one takes."""
+        began = self._began.pop(bundle.id, self.now)
+        if proved:
+            rank = bundle.rank
+            self._seconds[rank] = self._seconds.get(rank, 0.0) + self.now - began
+            self._bundles[rank] = self._bundles.get(rank, 0) + 1
+            self._rows[rank] = self._rows.get(rank, 0) + len(bundle.rows)
+
+    def age(self, bundle: Bundle) -> float:
+        """For how long a child of its rank has had a bundle, in seconds; 0 where it waits for a child."""
+        return self.now - self._began.get(bundle.id, self.now)
+
+    def measured(self, rank: int) -> bool:
+        """Whether the rank has proved anything yet."""
+        return rank in self._bundles
+
+    def seconds(self, rank: int) -> float | None:
+        """What a bundle takes in a child of the rank, in s: its own mean, else that of all; None without any."""
+        if rank in self._bundles:
+            return self._seconds[rank] / self._bundles[rank]
+        if self._bundles:
+            return sum(self._seconds.values()) / sum(self._bundles.values())
+        return None
+
+    def rows_per_second(self, rank: int) -> float:
+        """Rows that the rank proves per second with all its children; NaN where it has proved none."""
+        if rank not in self._bundles:
+            return float("nan")
+        return self._members[rank].children * self._rows[rank] / max(self._seconds[rank], 1e-9)
