@@ -10,13 +10,14 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from enclaveml import __version__
 from enclaveml.errors import EnclaveError, EnvironmentFault, JobError, RemoteFailure
+from enclaveml.launcher import launched_rank
 from enclaveml.options import RunOptions
 
 STATUSES = """\
@@ -285,6 +286,18 @@ def _status(args: argparse.Namespace) -> int:
     return print_status(args.results, args.detailed, args.follow, args.json)
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", type=Path, nargs="?", help="a job file: its data, devices and output too")
+    parser.add_argument("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="as for run")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from enclaveml.doctor import print_doctor
+
+    return print_doctor(args.job, tuple(args.overrides), args.json)
+
+
 # What the base install does not bring, and the extra that does (pyproject.toml).
 _EXTRAS = {
     **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"), "run"),
@@ -355,6 +368,18 @@ examples:
         _slurm,
     ),
     Verb(
+        "doctor",
+        "check what breaks jobs on clusters, and say how to mend it; exit status 4 where there is a fault",
+        """\
+examples:
+  enclaveml doctor                                 this machine
+  enclaveml doctor job.yaml                        and the job's data, devices and output
+  mpirun -np 4 enclaveml doctor job.yaml           every rank's machine, and whether they see each other
+""",
+        _doctor_arguments,
+        _doctor,
+    ),
+    Verb(
         "status",
         "show how far a running job is, or how one ended; never disturbs it",
         """\
@@ -384,18 +409,10 @@ class _Parser(argparse.ArgumentParser):
     """Says a usage error once, and not once a rank: each rank parses the same words."""
 
     def error(self, message: str) -> NoReturn:
-        if _launched_rank(os.environ) == 0:
+        if launched_rank(os.environ) == 0:
             self.print_usage(sys.stderr)
             print(f"{self.prog}: {message}", file=sys.stderr)
         raise SystemExit(JobError.exit_code)
-
-
-def _launched_rank(environment: Mapping[str, str]) -> int:
-    """This process's rank as its launcher says it, before MPI is there; 0 without a launcher."""
-    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
-        if environment.get(name, "").isdigit():
-            return int(environment[name])
-    return 0
 
 
 def build_parser(prog: str = "enclaveml") -> argparse.ArgumentParser:
@@ -467,7 +484,7 @@ def _guarded(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -
 
 def _tell(error: EnclaveError) -> None:
     """Print an error on stderr. What another rank failed of is that rank's and rank 0's to say."""
-    rank = _launched_rank(os.environ)
+    rank = launched_rank(os.environ)
     if isinstance(error, RemoteFailure) and rank != 0:
         return
     if isinstance(error, JobError):

@@ -26,6 +26,7 @@ import numpy as np
 from mpi4py import MPI
 
 from enclaveml.errors import EnvironmentFault
+from enclaveml.launcher import launched_size
 
 # MPI 3.1 counts are 32-bit: what may be longer is sent in pieces of this many bytes.
 CHUNK_BYTES = 1 << 26
@@ -67,14 +68,20 @@ def node_name(env: Mapping[str, str] = os.environ) -> str:
     return env.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+def _vendor() -> str:
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
 def refuse_separate_programs(size: int, env: Mapping[str, str] = os.environ) -> None:
     """Refuse N programs of one rank each where one program of N ranks was meant.
 
     ``srun`` without a PMIx that this MPI knows starts every task as a world of its
-    own, and each would silently compute the whole job.
+    own, and so does the mpirun of another MPI than mpi4py's; each would silently compute
+    the whole job.
 
     Raises:
-        EnvironmentFault: this is one of several tasks of a Slurm step, alone in its world.
+        EnvironmentFault: this is one of several processes that were started together, alone in its world.
     """
     tasks = int(env.get("SLURM_STEP_NUM_TASKS") or 1) if "SLURM_PROCID" in env else 1
     # A launcher inside the step may mean one rank. `srun --mpi=pmi2` says PMI_SIZE too, but all tasks,
@@ -85,6 +92,13 @@ def refuse_separate_programs(size: int, env: Mapping[str, str] = os.environ) -> 
             f"srun started {tasks} tasks, but each is an MPI world of one rank: they would run the same job "
             f"{tasks} times. Use `srun --mpi=pmix` (see `srun --mpi=list`), or inside the batch script "
             f"`mpirun --bind-to none -np {tasks} enclaveml-run JOB`"
+        )
+    ranks = launched_size(env)
+    if size == 1 and ranks > 1 and tasks <= 1:
+        raise EnvironmentFault(
+            f"mpirun started {ranks} processes, but each is an MPI world of one rank: this mpirun belongs to another MPI "
+            f"than the one that mpi4py uses ({_vendor()}). Use that one's mpirun: the one beside this Python, or the "
+            "module's that mpi4py was built with (`enclaveml doctor` says which is which)"
         )
 
 
@@ -127,6 +141,16 @@ class World:
     def library(self) -> str:
         """The MPI library's own version line."""
         return MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
+
+    @property
+    def vendor(self) -> str:
+        """The MPI and its version, as mpi4py knows them: "Open MPI 5.0.11"."""
+        return _vendor()
+
+    @property
+    def ulfm(self) -> bool:
+        """Whether this MPI can survive a lost rank at all, asked for or not."""
+        return bool(_LOST) and hasattr(self.comm, "Shrink")
 
     @property
     def fault_tolerant(self) -> bool:

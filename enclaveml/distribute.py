@@ -14,23 +14,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from enclaveml.comm import CHUNK_BYTES, World
 from enclaveml.errors import EnvironmentFault
+from enclaveml.node_scratch import scratch_root
 from enclaveml.together import together
 from enclaveml.zk.interface import MANIFEST, Circuit, circuit_from_manifest
-
-
-def scratch_root(env: Mapping[str, str] = os.environ) -> Path:
-    """Node-local space: ENCLAVEML_SCRATCH, else SLURM_TMPDIR, else TMPDIR, else /tmp."""
-    for name in ("ENCLAVEML_SCRATCH", "SLURM_TMPDIR", "TMPDIR"):
-        if env.get(name):
-            return Path(env[name])
-    return Path("/tmp")
 
 
 class LocalCircuit:

@@ -227,7 +227,8 @@ def test_every_example_parses() -> None:
     for verb in cli.VERBS:
         for line in verb.examples.splitlines()[1:]:
             command = line.strip().split("  ")[0].split()
-            words = command[command.index("enclaveml-run") :] if "enclaveml-run" in command else command
+            program = "enclaveml-run" if "enclaveml-run" in command else "enclaveml"
+            words = command[command.index(program) :]  # behind mpirun's own
             arguments = ["run", *words[1:]] if words[0] == "enclaveml-run" else words[1:]
             assert parser.parse_args(arguments).call is verb.call, line
 

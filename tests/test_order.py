@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
-errors
+errors finding launcher node_scratch
 log byte_reader options roster signals watchdog progress silence signature records results_schema sampling
 sbatch_text
 schema yaml_lines provenance shards
@@ -36,6 +36,7 @@ zk.interface
 zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
 zk.ezkl.onnx_lean
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
+doctor_machine doctor_world
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier
 zk.ezkl.plan_table
@@ -55,7 +56,7 @@ aggregator worker
 loop rollcall distribute begin finish
 run
 prepare
-dryrun hash outcome sbatch audit status
+dryrun hash outcome sbatch audit status doctor
 cli
 __main__
 """
