@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -96,19 +97,26 @@ def _run(args: argparse.Namespace) -> int:
 
         print(dry_run(load_job(args.job, args.overrides, args.output, args.input), args.ranks), end="")
         return 0
-    from enclaveml.run import run
+    from enclaveml.watchdog import Watchdog
 
-    return run(
-        RunOptions(
-            job=args.job,
-            output=args.output,
-            overrides=tuple(args.overrides),
-            input=args.input,
-            json=args.json,
-            resume=args.resume,
-            force=args.force,
+    watchdog = Watchdog.start(f"rank {_launched_rank(os.environ)} on {socket.gethostname()}")
+    try:
+        from enclaveml.run import run  # MPI begins here
+
+        return run(
+            RunOptions(
+                job=args.job,
+                output=args.output,
+                overrides=tuple(args.overrides),
+                input=args.input,
+                json=args.json,
+                resume=args.resume,
+                force=args.force,
+            ),
+            watchdog,
         )
-    )
+    finally:
+        watchdog.close()
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:

@@ -41,8 +41,9 @@ BULK_BYTES = 1 << 20
 # Ranks come by every fraction of a second unless they compile or prepare keys.
 PATIENCE_S = 3600.0
 
-# Bound on revoke, shrink and leave, in seconds: what passes it dies loudly.
-RECOVERY_S = 60.0
+# Bound on revoke, shrink and leave, in seconds: what passes it dies loudly. Another rank may be
+# frozen meanwhile, and is only killed after watchdog.STOPPED_S.
+RECOVERY_S = 150.0
 
 
 class RankLost(Exception):

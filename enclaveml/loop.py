@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from enclaveml import watchdog
 from enclaveml.aggregator import Aggregator
 from enclaveml.comm import RECOVERY_S, RankLost, World
 from enclaveml.errors import EnvironmentFault, RemoteFailure
 from enclaveml.exchange import Exchange, Order, ProtocolError, Report
 from enclaveml.signals import StopRequests
 from enclaveml.together import describe, exit_code_of, mark_agreed
+from enclaveml.watchdog import Watchdog
 from enclaveml.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -24,22 +24,27 @@ TICK_S = 0.1
 # and looks for news in between this often.
 GLANCE_S = 0.01
 
-# A rank that has not finished a step of its own loop within this many seconds is stuck
-# in a native call: it is ended by the kernel, which turns it into a lost rank. A step
-# is one batch's inference and one tick.
-WATCHDOG_S = 900.0
+# A rank that has not finished a step of its own loop within this many seconds is stuck in a
+# native call: its guard kills it, which turns it into a lost rank. A step is one batch's
+# inference, the first of which compiles the model, and one tick.
+STUCK_S = 900.0
+
+# The same for a step that uses no CPU time at all: no work looks like that, but a wait for a
+# file system that is gone. Rank 0 is given STUCK_S for such waits too: its end is the job's,
+# and the file system that it writes to may come back.
+IDLE_S = 120.0
 
 
 class Loop:
     """One rank's loop. ``aggregator`` is None on the workers."""
 
     def __init__(self, world: World, exchange: Exchange, worker: Worker, aggregator: Aggregator | None,
-                 stop: StopRequests, on_tick: Callable[[], None] = lambda: None) -> None:
+                 stop: StopRequests, watchdog: Watchdog, on_tick: Callable[[], None] = lambda: None) -> None:
         self._world, self._exchange, self._worker = world, exchange, worker
         self._aggregator, self._stop, self._on_tick = aggregator, stop, on_tick
         self._failure: Exception | None = None
         self._stopping = False
-        self._armed = -WATCHDOG_S
+        self._watchdog = watchdog
         self.lost: tuple[int, ...] = ()
 
     def run(self) -> None:
@@ -56,9 +61,9 @@ class Loop:
             pump()
 
         self._world.idle = idle
-        # Longer than a stuck rank has until its watchdog ends it; a rank that is frozen from
-        # outside (SIGSTOP) has none, and the others end here.
-        self._world.patience_s = 2 * WATCHDOG_S
+        # Longer than a stuck rank has until its guard kills it. One that even SIGKILL does not
+        # end (an uninterruptible wait in the kernel) is lost to nobody: the others end here.
+        self._world.patience_s = STUCK_S + 120
         work = self._guarded(self._worker.work)
         try:
             while not self._worker.stopped:
@@ -67,16 +72,14 @@ class Loop:
                 self._pause()
                 self._tick()
         finally:
-            watchdog.disarm()
+            self._watchdog.disarm()
             self._world.idle = lambda: None
         if self._failure is not None:
             raise mark_agreed(self._failure)  # the stop order told everybody
 
     def _arm(self) -> None:
-        """Put the watchdog off, now and then: arming it starts a thread."""
-        if time.monotonic() - self._armed > WATCHDOG_S / 8:
-            watchdog.arm(WATCHDOG_S)
-            self._armed = time.monotonic()
+        """Tell the guard that all is well."""
+        self._watchdog.arm(STUCK_S, 0.0 if self._world.is_root else IDLE_S)
 
     def _guarded(self, call: Callable[[], None]) -> Callable[[], None]:
         """``call``, with a failure kept for rank 0 instead of raised: this rank must still come to the ticks."""
@@ -145,9 +148,8 @@ class Loop:
             print(f"enclaveml: rank {self._world.rank}: another rank died ({error}); run under "
                   f"`mpirun --with-ft ulfm` to go on without it", file=sys.stderr, flush=True)
             os._exit(75)
-        watchdog.arm(RECOVERY_S)
+        self._watchdog.arm(RECOVERY_S)
         lost = self._world.recover()
-        self._armed = -WATCHDOG_S
         self.lost += lost
         if 0 in lost:
             print(f"enclaveml: rank {self._world.rank}: the aggregator (rank 0) died; the job can be resumed",
@@ -160,7 +162,7 @@ class Loop:
                 log.error("no rank is left that computes")
 
 
-def leave(world: World, lost: bool, code: int) -> int:
+def leave(world: World, watchdog: Watchdog, lost: bool, code: int) -> int:
     """End MPI. After a lost rank Finalize was seen to hang: flush and go at once instead."""
     watchdog.arm(RECOVERY_S + 30)
     logging.shutdown()
@@ -172,5 +174,4 @@ def leave(world: World, lost: bool, code: int) -> int:
         world.finalize()
     except (EnvironmentFault, RankLost):
         os._exit(code)
-    watchdog.disarm()
     return code

@@ -46,6 +46,7 @@ from enclaveml.rollcall import call, children_of
 from enclaveml.roster import Member
 from enclaveml.signals import StopRequests, Terminated
 from enclaveml.together import describe, is_agreed, together
+from enclaveml.watchdog import Watchdog
 from enclaveml.worker import Worker
 from enclaveml.zk.interface import Circuit, CircuitRequest
 
@@ -74,12 +75,13 @@ class Brief:
     coverage: float
 
 
-def run(options: RunOptions) -> int:
+def run(options: RunOptions, watchdog: Watchdog) -> int:
     """Run a job on the ranks of this world. Returns the exit status (README, "Exit status")."""
     world = World.start()
+    watchdog.disarm() if world.size > 1 else watchdog.alone()
     setup(world.rank, world.host)
     stop = StopRequests()
-    story = _Story(world, options, stop)
+    story = _Story(world, options, stop, watchdog)
     try:
         code = story.tell()
     except RankLost as error:
@@ -100,22 +102,22 @@ def run(options: RunOptions) -> int:
             world.abort(error.exit_code)
         if world.is_root:
             log.error("failed (exit status %d)", error.exit_code)  # the command line says why
-        leave(world, story.lost, error.exit_code)
+        leave(world, watchdog, story.lost, error.exit_code)
         raise
     except Exception as error:
         print(f"enclaveml: rank {world.rank} ({world.host}):\n{describe(error)}", file=sys.stderr, flush=True)
         if not is_agreed(error):
             world.abort(1)
-        leave(world, story.lost, 1)
+        leave(world, watchdog, story.lost, 1)
         raise
-    return leave(world, story.lost, code)
+    return leave(world, watchdog, story.lost, code)
 
 
 class _Story:
     """The state of one run on one rank, and the stages in the order in which they are told."""
 
-    def __init__(self, world: World, options: RunOptions, stop: StopRequests) -> None:
-        self.world, self.options, self.stop = world, options, stop
+    def __init__(self, world: World, options: RunOptions, stop: StopRequests, watchdog: Watchdog) -> None:
+        self.world, self.options, self.stop, self.watchdog = world, options, stop, watchdog
         self.lost = False
         self._closing: list[object] = []
 
@@ -269,7 +271,7 @@ class _Story:
         worker = Worker(infer, min(infer.batch, exchange.most_rows), prover, children_of(me, members), circuit,
                         me.node_id, brief.job_id, exchange.outbox)
         progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
-        loop = Loop(world, exchange, worker, aggregator, self.stop,
+        loop = Loop(world, exchange, worker, aggregator, self.stop, self.watchdog,
                     lambda: self._show(progress, heartbeat, aggregator))
         failure: Exception | None = None
         try:

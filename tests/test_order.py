@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
 errors finding launcher node_scratch
-log byte_reader options roster signals watchdog progress silence signature records results_schema sampling
+log byte_reader options roster signals guard progress silence signature records results_schema sampling
 sbatch_text
-schema yaml_lines provenance shards
+schema yaml_lines provenance shards watchdog
 job_values job_files cluster
 job_layers job_checks
 job

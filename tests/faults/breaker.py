@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from enclaveml import cli, comm, loop
+from enclaveml import cli, comm, loop, models, watchdog
 from enclaveml.aggregator import Aggregator
 from enclaveml.finish import Finish
 from enclaveml.worker import Worker
@@ -55,15 +55,36 @@ def fail() -> None:
     before_second_envelope(broken)
 
 
+def quick_guard() -> None:
+    """Sound, with a guard as quick as that of the rank that hangs: waiting for another is no reason to die."""
+    watchdog.STOPPED_S, loop.IDLE_S, loop.STUCK_S = 4.0, 8.0, 20.0
+
+
 def hang() -> None:
-    """Stuck in a native call that holds the GIL; the watchdog is told to be quick."""
-    loop.WATCHDOG_S = 8
-    before_second_envelope(lambda worker: ctypes.PyDLL(None).sleep(100000))
+    """Stuck in a native call that holds the GIL, without using any CPU time."""
+    def stuck(worker: Worker) -> None:
+        while True:
+            ctypes.PyDLL(None).sleep(100000)
+    quick_guard()
+    before_second_envelope(stuck)
 
 
-def impatient() -> None:
-    """Sound, with a watchdog as quick as that of the rank that hangs: waiting for another is no reason to die."""
-    loop.WATCHDOG_S = 8
+def freeze() -> None:
+    """Stopped by SIGSTOP in the middle of the work: its provers go on, it does not."""
+    quick_guard()
+    before_second_envelope(lambda worker: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def freeze_aggregator() -> None:
+    """Rank 0 is stopped once some proofs are verified."""
+    quick_guard()
+    after_verified(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def freeze_at_once() -> None:
+    """Stopped while the model is built, before there is a round."""
+    quick_guard()
+    models.build_model = lambda *args: os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def slow_write() -> None:

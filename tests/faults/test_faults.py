@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -58,15 +59,18 @@ def whole(job: SmallJob, unbroken: SmallJob, done: CompletedProcess[str]) -> lis
     return list(got.ranks)
 
 
-@pytest.mark.parametrize("fault", ["die", "crash", "hang"])
+@pytest.mark.parametrize("fault", ["die", "crash", "hang", "freeze"])
 def test_a_lost_worker_costs_its_unfinished_rows_and_nothing_else(fault: str, job: SmallJob, unbroken: SmallJob,
                                                                    cache: dict[str, str]) -> None:
-    done = play(job, ["sound", fault, "impatient", "sound"], cache, ULFM)
+    done = play(job, ["sound", fault, "quick_guard", "sound"], cache, ULFM)
     ranks = whole(job, unbroken, done)
     assert [r["fate"] for r in ranks] == ["ok", "lost", "ok", "ok"]
     assert ranks[1]["fate_reason"].startswith("died: ") and ranks[1]["fate_time"]
     assert ranks[1]["rejections"] == 0
     assert "rank 1 (rank-1 on " in done.stderr and "is lost" in done.stderr
+    said = {"hang": "stuck for 8 s without using any CPU time", "freeze": "stopped for 4 s"}.get(fault)
+    if said:
+        assert re.search(rf"rank 1 on \S+ \(process \d+\) was {said}: killed by its guard", done.stderr), log_of(done)
 
 
 def test_all_but_one_worker_lost(job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
@@ -107,6 +111,21 @@ def test_a_killed_aggregator_is_resumable(mpi: tuple[str, ...], job: SmallJob, u
     assert {r["session"] for r in read(job.results).ranks} == {0, 1}
     first = [r for r in read(job.results).ranks if r["session"] == 0]
     assert sum(r["rows_verified"] for r in first) >= 8
+
+
+@pytest.mark.parametrize("faults, mpi", [
+    (["freeze_aggregator", "sound", "sound"], ULFM),
+    (["sound", "freeze", "sound"], ()),
+    (["sound", "freeze_at_once", "sound"], ULFM),
+], ids=["aggregator", "worker-without-ulfm", "worker-before-the-first-round"])
+def test_a_frozen_rank_that_cannot_be_done_without_ends_the_job_resumable(
+        faults: list[str], mpi: tuple[str, ...], job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
+    done = play(job, faults, cache, mpi)
+    assert "was stopped for 4 s: killed by its guard" in done.stderr, log_of(done)
+    assert not job.results.exists()
+    again = enclaveml(job, "--resume", env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
 
 
 def test_a_bug_in_a_worker_ends_the_job_with_its_traceback(job: SmallJob, cache: dict[str, str]) -> None:
