@@ -99,7 +99,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     from enclaveml.watchdog import Watchdog
 
-    watchdog = Watchdog.start(f"rank {_launched_rank(os.environ)} on {socket.gethostname()}")
+    watchdog = Watchdog.start(f"rank {launched_rank(os.environ)} on {socket.gethostname()}")
     try:
         from enclaveml.run import run  # MPI begins here
 
