@@ -7,6 +7,7 @@ Letters: N rows in the dataset, D outputs per row, r replicas, n rows at hand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -159,10 +160,12 @@ class Accounts:
                status: np.ndarray, verdict: Verdict | None = None) -> None:
         """Journal an envelope (``blob``) and what became of it; ``verdict`` is None where none was reached."""
         n, d = len(bundle.rows), self.outputs
+        told = {"witness_seconds": bundle.witness_s, "prove_seconds": bundle.prove_s}
         self.journal.append(
             "bundle",
             {"bundle": bundle.id, "rank": bundle.rank, "attempt": bundle.attempt, "round": bundle.round,
-             "circuit_id": circuit_id, "verdict": text, "verify_seconds": seconds},
+             "circuit_id": circuit_id, "verdict": text, "verify_seconds": seconds,
+             **{name: value for name, value in told.items() if math.isfinite(value)}},
             rows=bundle.rows, status=np.asarray(status, np.uint8),
             proved=np.full((n, d), np.nan) if verdict is None else verdict.proved,
             deviation=np.full(n, np.nan) if verdict is None else verdict.deviation,

@@ -274,7 +274,7 @@ class Aggregator:
             self.accounts.end_unproved(round_, rank, local, slots)
 
     def _take_envelope(self, rank: int, report: Report) -> None:
-        bundle = self.bundles.answered(rank, report, "an envelope", proved=True)
+        bundle = self.bundles.answered(rank, report, "an envelope", proved=True).timed(report.meta)
         round_ = self.rounds[bundle.round]
         local = bundle.rows - round_.start
         node_id = self.members[rank].node_id

@@ -306,10 +306,27 @@ def _doctor(args: argparse.Namespace) -> int:
     return print_doctor(args.job, tuple(args.overrides), args.json)
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", metavar="RESULTS", type=Path, nargs="+", help="results files, HDF5; several are "
+                        "compared side by side")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path,
+                        help="where to write it (default: RESULTS with .html; stdout for the other kinds)")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--markdown", action="store_true", help="Markdown without plots instead of HTML")
+    kind.add_argument("--json", action="store_true", help="everything that the report says, as JSON")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from enclaveml.report import report
+
+    return report(args.results, args.output, "markdown" if args.markdown else "json" if args.json else "html")
+
+
 # What the base install does not bring, and the extra that does (pyproject.toml).
 _EXTRAS = {
     **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"), "run"),
     "cryptography": "sign",
+    "matplotlib": "report",
 }
 
 VERBS: tuple[Verb, ...] = (
@@ -362,6 +379,18 @@ examples:
 """,
         _audit_arguments,
         _audit,
+    ),
+    Verb(
+        "report",
+        "write one HTML page (or Markdown, JSON) that says what a results file holds",
+        """\
+examples:
+  enclaveml report results.h5                      writes results.html: one file, no network
+  enclaveml report results.h5 --markdown           without plots, to stdout
+  enclaveml report monday.h5 tuesday.h5 -o both.html    side by side
+""",
+        _report_arguments,
+        _report,
     ),
     Verb(
         "slurm",

@@ -19,7 +19,10 @@ _CODES = len(RowStatus)
 
 @dataclass(frozen=True)
 class Bundle:
-    """One ``bundle`` record: its number in the journal, envelope bytes (``size``), rows and status (n,)."""
+    """One ``bundle`` record: its number in the journal, envelope bytes (``size``), rows and status (n,).
+
+    ``judged``: when it was written, seconds since its session's first record.
+    """
 
     record: int
     session: int
@@ -27,6 +30,7 @@ class Bundle:
     meta: Mapping[str, Any]
     rows: np.ndarray
     status: np.ndarray
+    judged: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class _Reader:
         self.rounds: set[int] = set()
         self.end: Mapping[str, Any] | None = None
         self.events: list[tuple[np.ndarray, ...]] = []
+        self.began = 0.0
 
     @property
     def session(self) -> int:
@@ -105,6 +110,7 @@ class _Reader:
 
     def _take_resume(self, record: Record) -> None:
         self.sessions.append(record.meta)
+        self.began = record.time
         self.end = None
         for line in record.meta["ranks"]:
             if not isinstance(line, dict) or not isinstance(line.get("rank"), int):
@@ -144,6 +150,7 @@ class _Reader:
                 record.meta,
                 record.arrays["rows"].copy(),
                 record.arrays["status"].copy(),
+                record.time - self.began,
             )
         )
 

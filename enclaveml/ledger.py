@@ -16,8 +16,9 @@ Letters: n rows in the round, r slots a row, D outputs a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class Bundle:
 
     rows (n,) are dataset rows, slots (n,) their replicas, outputs (n, D) float32 what the rank
     said of them before it was ordered to prove them.
+
+    witness_s, prove_s: how long its rank says that witness and proof took, in seconds; NaN until it says so.
     """
 
     id: int
@@ -46,6 +49,16 @@ class Bundle:
     slots: np.ndarray
     attempt: int
     outputs: np.ndarray
+    witness_s: float = math.nan
+    prove_s: float = math.nan
+
+    def timed(self, meta: Mapping[str, object]) -> Bundle:
+        """The same bundle with the seconds that its rank tells: what is no sensible number is left out."""
+        def seconds(name: str) -> float:
+            told = meta.get(name)
+            return float(told) if type(told) in (int, float) and 0 <= told < 1e9 else math.nan
+
+        return replace(self, witness_s=seconds("witness_s"), prove_s=seconds("prove_s"))
 
 
 class Round:

@@ -76,6 +76,8 @@ KINDS: dict[str, Kind] = {
             "verdict": str,
             "verify_seconds": _REAL,
             "circuit_id": str,
+            "witness_seconds": _REAL,
+            "prove_seconds": _REAL,
         },
         {
             "rows": ("int64", ("n",)),
@@ -85,6 +87,7 @@ KINDS: dict[str, Kind] = {
             "argmax_differs": ("bool", ("n",)),
         },
         ("envelope",),
+        ("witness_seconds", "prove_seconds"),
     ),
     "rows": Kind(
         "a status that rows get without a proof: with `rank` (>= 0) it is that rank's answer's, without it "

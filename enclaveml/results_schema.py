@@ -124,7 +124,10 @@ PROOFS = (
     Column("proofs/attempt", "int32", ("M",), "attempt at the rows, from 1"),
     Column("proofs/round", "int64", ("M",), "round of the job"),
     Column("proofs/circuit_id", "text", ("M",), "circuit that it was proved with, under /keys"),
+    Column("proofs/witness_seconds", "float64", ("M",), "time for the witness, as its rank says; NaN if unknown", "s"),
+    Column("proofs/prove_seconds", "float64", ("M",), "time for the proof, as its rank says; NaN if unknown", "s"),
     Column("proofs/verify_seconds", "float64", ("M",), "time that the aggregator took to verify", "s"),
+    Column("proofs/judged", "float64", ("M",), "when the verdict was reached, since the session began", "s"),
     Column("proofs/verdict", "text", ("M",), "the aggregator's verdict in words"),
 )
 

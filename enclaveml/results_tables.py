@@ -161,6 +161,8 @@ def write_tables(file: hdf5.File, index: JournalIndex, labels: np.ndarray | None
             "row_status": np.concatenate([np.zeros(0, np.uint8), *(b.status for b in bundles)]),
             "session": [b.session for b in bundles],
             "id": [b.meta["bundle"] for b in bundles],
+            "judged": [b.judged for b in bundles],
+            **{key: [b.meta.get(key, np.nan) for b in bundles] for key in ("witness_seconds", "prove_seconds")},
             **{
                 key: [b.meta[key] for b in bundles]
                 for key in ("rank", "attempt", "round", "circuit_id", "verify_seconds", "verdict")

@@ -135,7 +135,8 @@ class Worker:
             return
         self._stats["proofs"] += 1
         data, outputs = map(np.stack, zip(*(self._held.pop(int(row)) for row in rows), strict=True))
-        self._outbox.put(Report("envelope", {"bundle": result.task},
+        told = {"witness_s": result.witness_seconds, "prove_s": result.prove_seconds}
+        self._outbox.put(Report("envelope", {"bundle": result.task, **told},
                                 blob=self.seal(meta, rows, data, outputs, result.proof)))
 
     def seal(self, meta: Mapping[str, object], rows: np.ndarray, data: np.ndarray, outputs: np.ndarray,

@@ -47,12 +47,13 @@ def table(ranks: int) -> list[dict]:
 class Case:
     """Appends records; outputs of a row by a rank are made from both, so that a mix-up shows."""
 
-    def __init__(self, path: Path, rows: int, ranks: int, strategy: str = "by_capacity", **more) -> None:
+    def __init__(self, path: Path, rows: int, ranks: int, strategy: str = "by_capacity",
+                 manifest: dict | None = None, **more) -> None:
         self.journal = Journal.create(path)
         self.journal.append("start", start(rows, ranks, strategy, **more))
         self.journal.append(
             "circuit",
-            {"circuit_id": CIRCUIT, "manifest": {"rows": 4}},
+            {"circuit_id": CIRCUIT, "manifest": {"rows": 4, **(manifest or {})}},
             vk=b"VK",
             settings=b"{}",
             srs=b"S" * 388,
@@ -71,7 +72,7 @@ class Case:
         )
 
     def bundle(
-        self, rank: int, rows, status=RowStatus.VERIFIED, run: int = 0, envelope: bytes | None = None
+        self, rank: int, rows, status=RowStatus.VERIFIED, run: int = 0, envelope: bytes | None = None, **more
     ) -> None:
         self.bundles += 1
         n = len(rows)
@@ -85,6 +86,7 @@ class Case:
                 "verdict": f"bundle {self.bundles}",
                 "verify_seconds": 0.25,
                 "circuit_id": CIRCUIT,
+                **more,
             },
             rows=np.asarray(rows, np.int64),
             status=np.broadcast_to(np.uint8(status), n).copy(),

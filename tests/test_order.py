@@ -47,6 +47,9 @@ envelope combine inference weights model_class
 job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows
+report_facts
+report_words report_plots report_tables
+report_html report_markdown
 exchange ledger
 admission accounts pace
 dispatch draws
@@ -56,7 +59,7 @@ aggregator worker
 loop rollcall distribute begin finish
 run
 prepare
-dryrun hash outcome sbatch audit status doctor
+dryrun hash outcome sbatch audit status doctor report
 cli
 __main__
 """
@@ -73,6 +76,7 @@ OWNERS = {
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},
+    "matplotlib": {"report_plots"},
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},
     "flax": {"model_class", "flax_state", "models"},
     "jax": {"devices", "flax_state", "inference", "models", "zk.ezkl.bench", "zk.ezkl.export"},

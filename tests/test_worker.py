@@ -82,7 +82,7 @@ def test_a_bundle_becomes_an_envelope_that_says_what_was_ordered(tmp_path):
     said = bench.work()[0].outputs
     bench.order(31, 6, 5, attempt=2)
     reports = bench.work(2)
-    assert [(r.kind, dict(r.meta)) for r in reports] == [("envelope", {"bundle": 31})]
+    assert [(r.kind, dict(r.meta)) for r in reports] == [("envelope", {"bundle": 31, "witness_s": 0.25, "prove_s": 0.5})]
     envelope = decode(reports[0].blob)
     data = DATA[[6, 5]]
     assert envelope.rows.tolist() == [6, 5]
