@@ -219,7 +219,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], verb: str) -> None:
         cli.main([verb, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    first = f"enclaveml {verb} {'results.h5' if verb in ('audit', 'status') else 'job.yaml'}"
+    first = f"enclaveml {verb} {'results.h5' if verb in ('audit', 'status', 'report') else 'job.yaml'}"
     assert "\nexamples:\n" in text and first in text and "\nexit status:\n" in text
 
 
