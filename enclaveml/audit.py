@@ -40,7 +40,7 @@ from enclaveml.results_check import check_structure
 from enclaveml.results_reader import Results
 from enclaveml.results_schema import RowStatus
 from enclaveml.seal import SealCheck, check_seal
-from enclaveml.zk.ezkl.audit import EzklAuditor, Statement, ezkl_version, full_srs, statement_of
+from enclaveml.zk.ezkl.audit import EzklAuditor, Statement, ezkl_version, full_srs, input_limit, statement_of
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class _Audit:
         report.rows_checked = int(((status == RowStatus.VERIFIED) & covered & ~failed).sum())
         if options.inputs is not None:
             report.facts["inputs"] = f"{self._tied} of {report.proofs_checked} proofs checked are about the data given"
-        used = [s.circuit for s in self._statements.values()]
+        used = [(s.circuit, input_limit(s)) for s in self._statements.values()]
         report.limits += limits(
             results, report, used, seal, draws, circuit_given=bool(options.circuit_id),
             inputs_given=options.inputs is not None, key_given=options.public_key is not None, ezkl=ezkl_version(),
@@ -177,7 +177,7 @@ class _Audit:
             self._statements[circuit_id] = found
             report.circuits.append({
                 "circuit": circuit_id, "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
-                "inputs": circuit.inputs, "scale": circuit.input_scale, "output_scale": circuit.output_scale,
+                "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
                 "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "ezkl": circuit.version,
             })
             if circuit.outputs != results.n_outputs:

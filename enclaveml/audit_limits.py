@@ -16,11 +16,15 @@ from enclaveml.zk.interface import Circuit
 
 
 def limits(
-    results: Results, report: Report, circuits: Sequence[Circuit], seal: SealCheck, draws: Sequence[dict[str, Any]],
+    results: Results, report: Report, used: Sequence[tuple[Circuit, float | None]], seal: SealCheck, draws: Sequence[dict[str, Any]],
     *, circuit_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
 ) -> list[str]:
-    """The lines that hold for this file, the weightiest first."""
+    """The lines that hold for this file, the weightiest first.
+
+    used: its circuits, each with the largest input that it takes where it bounds its inputs itself.
+    """
     found: list[str] = []
+    circuits = [circuit for circuit, _ in used]
     if circuits and not circuit_given:
         found.append("which model this is: no --circuit-id was given (`enclaveml hash --circuit` of the model's owner prints it)")
     if any(c.srs_origin == "own" for c in circuits):
@@ -30,9 +34,7 @@ def limits(
     modes = {c.inputs for c in circuits}
     for mode in sorted(modes - {"public"}):
         if not inputs_given:
-            word = {"committed": "commitments to", "hashed": "hashes of"}[mode]
-            found.append(f"what the inputs are: the proofs hold for {word} some field elements, not necessarily data, since the "
-                         "circuit does not bound its inputs (--inputs, of the data's owner, settles it)")
+            found += _hidden(mode, [most for c, most in used if c.inputs == mode], circuit_given)
             found.append("that padding is the last row repeated: the inputs are not shown (their outputs are the same)")
     if "public" in modes and not inputs_given:
         found.append("that the inputs in the file are the data that were meant (--inputs compares them)")
@@ -56,6 +58,21 @@ def limits(
               for c in circuits if c.version != ezkl]
     if circuits:
         found.append("which rank computed a row, and when: those are labels, no proof speaks of them")
+    return found
+
+
+def _hidden(mode: str, limits: Sequence[float | None], circuit_given: bool) -> list[str]:
+    """What inputs that are not shown may be. limits: of each circuit, the largest input that it takes, or None."""
+    what = f"what the inputs are: the proofs hold for {'commitments to' if mode == 'committed' else 'hashes of'}"
+    owner = "(--inputs, of the data's owner, settles it)"
+    found = []
+    if None in limits:
+        found.append(f"{what} some field elements, not necessarily data, since the circuit does not bound its inputs {owner}")
+    known = [most for most in limits if most is not None]
+    if known:
+        found.append(f"{what} numbers of {max(known):g} at most, not necessarily the data meant {owner}")
+        if not circuit_given:
+            found.append("that the inputs are such numbers: that a circuit bounds them is in its id, and no --circuit-id was given")
     return found
 
 

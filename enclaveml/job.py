@@ -57,6 +57,7 @@ class ProofSpec:
 
     coverage: float = 1.0
     inputs: str = "public"
+    bounded_inputs: bool = False
     tolerance: float | None = None
     agreement: float = 0.995
     timeout_s: float = 600.0

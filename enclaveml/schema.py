@@ -156,6 +156,9 @@ KEYS: tuple[Key, ...] = (
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
         "inputs that are easily guessed can be found from a commitment or hash by trying",
         choices=("public", "committed", "hashed")),
+    Key("proof.bounded_inputs", "flag", False, "",
+        "committed or hashed inputs are bounded by the circuit itself, for an outside audit: costs 1.4 times the "
+        "proof and more; rank 0 knows its inputs and needs none of it; public inputs need none"),
     Key("proof.tolerance", "number", None, "output",
         "largest absolute deviation of a float output from the proved one",
         check=Range(0, open=True), default_words="0.01, or what the check on sample rows needs"),

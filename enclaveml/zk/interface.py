@@ -62,10 +62,12 @@ class CircuitRequest:
     the circuit will prove in all (B is not chosen larger than pays). memory_gb: GB (1e9 bytes) that
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
     at a time, over all ranks. processors: how many of those get a core of their own, fewer where ranks
-    crowd a node (0: all, or this machine's where each rank has one child).
+    crowd a node (0: all, or this machine's where each rank has one child). bounded: committed or
+    hashed inputs are bounded by the circuit itself.
     """
 
     inputs: str = "public"
+    bounded: bool = False
     tolerance: float | None = None
     agreement: float = 0.995
     rows_per_proof: int | None = None
@@ -80,6 +82,11 @@ class CircuitRequest:
     def __post_init__(self) -> None:
         if self.inputs not in INPUT_MODES:
             raise ValueError(f"inputs is {self.inputs!r}; allowed: {', '.join(INPUT_MODES)}")
+
+    @property
+    def bounds_inputs(self) -> bool:
+        """Whether the circuit bounds its inputs: public ones are there for whoever verifies to look at."""
+        return self.bounded and self.inputs != "public"
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,11 @@ class Circuit:
     measured: Mapping[str, float]
     files: Mapping[str, str]
     folder: Path
+
+    @property
+    def bound(self) -> str:
+        """How the circuit bounds its inputs, as its ``circuit_id`` has it; "" where it does not."""
+        return str(self.settings.get("bound", ""))
 
     def manifest(self) -> dict[str, Any]:
         """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""

@@ -22,6 +22,7 @@ import numpy as np
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.zk.ezkl import field, keys, srs, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
+from enclaveml.zk.ezkl.onnx_bound import BOUNDS, largest_input
 from enclaveml.zk.ezkl.pool import Pool, Steps
 from enclaveml.zk.ezkl.process import Call, Reply
 from enclaveml.zk.ezkl.scratch import Scratch
@@ -66,7 +67,7 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
         document = json.loads(settings)
         canonical = statement.canonical_settings(document)
         digests = {VK: _sha(vk), VERIFIER_SRS: _sha(srs_bytes)}
-        found = statement.circuit_id(digests, document, circuit.version)
+        found = statement.circuit_id(digests, document, circuit.version, circuit.bound)
         args, shapes = document["run_args"], document["model_instance_shapes"]
         shown = args["input_visibility"]
         inputs = "hashed" if isinstance(shown, dict) and "Hashed" in shown else _VISIBILITY[shown]
@@ -88,6 +89,7 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
             "input_scale": (document["model_input_scales"], [circuit.input_scale]),
             "output_scale": (document["model_output_scales"], [circuit.output_scale]),
             "logrows": (args["logrows"], circuit.logrows),
+            "inputs_bounded": (circuit.bound in BOUNDS, circuit.inputs_bounded),
             VK: (digests[VK], circuit.files.get(VK)),
             VERIFIER_SRS: (digests[VERIFIER_SRS], circuit.files.get(VERIFIER_SRS)),
             SETTINGS: (_sha(settings), circuit.files.get(SETTINGS)),
@@ -110,6 +112,14 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
         raise FormatError(f"circuit {circuit_id[:16]}: proof_bytes or tolerance out of range")
     text = json.dumps(canonical, sort_keys=True).encode()
     return Statement(circuit, vk, text, srs_bytes)
+
+
+def input_limit(wanted: Statement) -> float | None:
+    """The largest magnitude of an input of a circuit that bounds its inputs; None for one that does not."""
+    circuit = wanted.circuit
+    if not circuit.inputs_bounded:
+        return None
+    return largest_input(circuit.bound, json.loads(wanted.settings)["run_args"]) * 2.0**-circuit.input_scale
 
 
 def full_srs(wanted: Statement, given: Path | None) -> Path:

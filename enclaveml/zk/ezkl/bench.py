@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import field, process, statement
 from enclaveml.zk.ezkl.export import HASH_BATCH, export
+from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input
 from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.plan import Choice
 from enclaveml.zk.ezkl.scratch import Scratch
@@ -33,7 +35,7 @@ class Bench:
     def __init__(self, function: ModelFunction, inputs: str, child: process.Child, scratch: Scratch) -> None:
         self.function, self.inputs, self.child, self.scratch = function, inputs, child, scratch
         self.timeout_s = 600.0
-        self._documents: dict[int, str] = {}
+        self._documents: dict[tuple[int, str], str] = {}
 
     @cached_property
     def _canonical(self) -> bytes:
@@ -45,18 +47,21 @@ class Bench:
         """SHA-256 (hex) of the canonical document."""
         return hashlib.sha256(self._canonical).hexdigest()
 
-    def document(self, batch: int) -> str:
-        """Path of the lean ONNX document at a batch."""
-        if batch not in self._documents:
+    def document(self, batch: int, bound: str = "") -> str:
+        """Path of the lean ONNX document at a batch, its inputs bounded in that way."""
+        if (batch, "") not in self._documents:
             document = lean(self._canonical if batch == HASH_BATCH else export(self.function, batch))
-            self._documents[batch] = self.scratch.write(f"model-{batch}.onnx", document)
-        return self._documents[batch]
+            self._documents[batch, ""] = self.scratch.write(f"model-{batch}.onnx", document)
+        if (batch, bound) not in self._documents:
+            document = bounded(Path(self._documents[batch, ""]).read_bytes(), bound)
+            self._documents[batch, bound] = self.scratch.write(f"model-{batch}-{bound}.onnx", document)
+        return self._documents[batch, bound]
 
     def settings(self, choice: Choice, rows: int | None = None) -> dict[str, Any]:
         """Canonical settings of a choice, at its B or at ``rows``."""
         reply = process.wait(
             self.child, "settings", self.timeout_s,
-            model=self.document(rows or choice.rows),
+            model=self.document(rows or choice.rows, choice.bound),
             output=str(self.scratch.file("trial.json")),
             run_args=choice.run_args(self.inputs),
         )
@@ -68,7 +73,7 @@ class Bench:
             json.dump(settings, handle, sort_keys=True)
         process.wait(
             self.child, "compile", self.timeout_s,
-            model=self.document(choice.rows), circuit=circuit, settings=settings_path,
+            model=self.document(choice.rows, choice.bound), circuit=circuit, settings=settings_path,
         )
 
     def trial(self, choice: Choice, rows: np.ndarray) -> Trial:
@@ -104,6 +109,30 @@ class Bench:
             low, high = min(low, reply.value["min_lookup"]), max(high, reply.value["max_lookup"])
         self.scratch.drop("trial-input.json", "trial-witness.json")
         return Trial(np.concatenate(outputs), (low, high))
+
+    def check_bound(self, choice: Choice, circuit: str, settings: dict[str, Any], rows: np.ndarray) -> None:
+        """Raise ProofError unless the compiled circuit refuses an input one beyond the bound that it claims.
+
+        rows: (n, *row_shape), of which the first gets such a value in its last place.
+        """
+        most = largest_input(choice.bound, settings["run_args"])
+        (scale,) = settings["model_input_scales"]
+        values = field.quantise(statement.padded(rows[: choice.rows], choice.rows), scale)
+        values[0].reshape(-1)[-1] = most + 1
+        data = self.scratch.write("trial-input.json", input_document(field.to_felts(values)))
+        try:
+            reply = process.wait(
+                self.child, "witness", self.timeout_s,
+                data=data, circuit=circuit, output=str(self.scratch.file("trial-witness.json")),
+            )
+        except ProofError:
+            return
+        finally:
+            self.scratch.drop("trial-input.json", "trial-witness.json")
+        low, high = settings["run_args"]["lookup_range"]
+        if choice.bound == "table" and not low <= reply.value["min_lookup"] <= reply.value["max_lookup"] <= high:
+            return  # the argument has no such line, and prove no way on
+        raise ProofError(f"the circuit takes an input of {most + 1}, beyond the {most} that it should be bounded by")
 
 
 def input_document(felts: bytes) -> str:

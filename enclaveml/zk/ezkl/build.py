@@ -150,6 +150,8 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
     Path(path[SETTINGS]).write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
     found = measure(bench, path[COMPILED], settings, choice.rows, rows, search.truth)
     tolerance = _tolerance(request, found["deviation"], progress)
+    if choice.bound:
+        bench.check_bound(choice, path[COMPILED], settings, rows)
     child.kill()  # a fresh one, so that its peak memory is set-up's own
     setup = process.wait(
         child, "setup", limit, memory,
@@ -162,7 +164,7 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
     circuit = Circuit(
         system="ezkl",
         version=version,
-        circuit_id=statement.circuit_id(digests, settings, version),
+        circuit_id=statement.circuit_id(digests, settings, version, choice.bound),
         model_hash=bench.model_hash,
         rows=choice.rows,
         outputs=math.prod(outputs) // choice.rows,
@@ -172,11 +174,11 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
         output_scale=settings["model_output_scales"][0],
         tolerance=tolerance,
         inputs=request.inputs,
-        inputs_bounded=False,
+        inputs_bounded=bool(choice.bound),
         samples=len(rows),
         logrows=choice.logrows,
         srs_origin="own",
-        settings={**choice.run_args(request.inputs), "blocks": candidate.blocks},
+        settings={**choice.run_args(request.inputs), "blocks": candidate.blocks, "bound": choice.bound},
         measured={
             "setup_seconds": setup.seconds,
             "setup_peak_bytes": setup.peak_bytes,

@@ -51,7 +51,7 @@ class Numerics:
 
 @dataclass(frozen=True)
 class Choice:
-    """All settings of one circuit but its model; ``rows`` is B."""
+    """All settings of one circuit but its model; ``rows`` is B, ``bound`` how it bounds its inputs."""
 
     numerics: Numerics
     base: int
@@ -60,12 +60,13 @@ class Choice:
     logrows: int
     rows: int
     lookup: tuple[int, int] = (-2, 2)
+    bound: str = ""
 
     def run_args(self, inputs: str) -> dict[str, Any]:
         """ezkl's ``PyRunArgs`` for this choice.
 
-        Range checks of inputs and outputs are left out: rank 0 fixes every input value and checks
-        the range of every output itself (``soundness.md``, manifest ``inputs_bounded: false``).
+        ezkl's own range checks of inputs and outputs are left out: rank 0 fixes every input value and
+        checks the range of every output itself; ``bound`` is in the graph (``onnx_bound.py``).
         """
         return {
             "input_scale": self.numerics.input_scale,
@@ -163,6 +164,7 @@ class Candidate:
         return (
             f"B={c.rows} k={c.logrows} scale={c.numerics.input_scale}+{c.numerics.scale} "
             f"multiplier={c.numerics.multiplier} decomposition={c.base}^{c.legs} columns={c.inner}x{self.blocks}"
+            + (f" bound={c.bound}" if c.bound else "")
         )
 
 

@@ -27,7 +27,7 @@ from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 6
+_PLAN_VERSION = 7
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:
@@ -48,6 +48,7 @@ def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str
             "row_shape": list(function.row_shape),
             "dtype": str(np.dtype(function.dtype)),
             "inputs": request.inputs,
+            "bounded": request.bounds_inputs,
             "tolerance": request.tolerance,
             "agreement": request.agreement,
             "rows_per_proof": request.rows_per_proof,
@@ -107,7 +108,7 @@ def _load(folder: Path) -> Circuit:
     """A cache entry as a circuit, its id recomputed from its files."""
     circuit = load_circuit(folder)
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    if statement.circuit_id(circuit.files, settings, circuit.version) != circuit.circuit_id:
+    if statement.circuit_id(circuit.files, settings, circuit.version, circuit.bound) != circuit.circuit_id:
         raise FormatError(f"{folder}: circuit_id does not follow from the files; remove this folder")
     return circuit
 

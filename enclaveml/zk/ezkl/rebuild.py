@@ -18,6 +18,7 @@ from enclaveml.errors import FormatError, JobError, ProofError
 from enclaveml.zk.ezkl import keys, process, srs, statement
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, VERIFIER_SRS, VK
+from enclaveml.zk.ezkl.onnx_bound import BOUNDS
 from enclaveml.zk.ezkl.plan import Choice, Numerics, Progress
 from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.interface import ModelFunction
@@ -32,13 +33,14 @@ def choice_of(manifest: Mapping[str, Any]) -> Choice:
     try:
         args = dict(manifest["settings"])
         args.pop("blocks", None)
+        bound = str(args.pop("bound", ""))
         low, high = args["lookup_range"]
         choice = Choice(
             Numerics(int(args["param_scale"]), int(args["scale_rebase_multiplier"]), int(args["input_scale"])),
             int(args["decomp_base"]), int(args["decomp_legs"]), int(args["num_inner_cols"]), int(args["logrows"]), int(manifest["rows"]),
-            (int(low), int(high)),
+            (int(low), int(high)), bound,
         )
-        same = choice.run_args(manifest["inputs"]) == args
+        same = choice.run_args(manifest["inputs"]) == args and bound in ("", *BOUNDS)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"a circuit's manifest without its settings: {error!r}") from error
     if not same:
@@ -68,4 +70,4 @@ def rebuilt_id(function: ModelFunction, choice: Choice, inputs: str, given: Path
         settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
         digests = {VK: keys.sha256_file(Path(path[VK])),
                    VERIFIER_SRS: keys.sha256_file(Path(scratch.write(VERIFIER_SRS, part)))}
-        return statement.circuit_id(digests, settings, metadata.version("ezkl")), part
+        return statement.circuit_id(digests, settings, metadata.version("ezkl"), choice.bound), part

@@ -30,6 +30,9 @@ MAX_EXACT_BITS = 8
 #: Tolerance where the job gives none and the model is accurate enough.
 DEFAULT_TOLERANCE = 0.01
 
+#: Widest range of input values, in fixed point, for which a lookup table is laid out to bound them.
+MAX_BOUND_TABLE = 1 << 14
+
 _PROBE_ROWS = 32
 _WIDE = (1 << 14, 4)  # a decomposition wide enough for any probe
 _WIDE_BITS = 56
@@ -245,29 +248,45 @@ class Search:
         rows_of: dict[tuple, tuple[dict, dict]] = {}
         found: list[Candidate] = []
         for probe in probes:
-            low, high = probe.lookup
-            lookup = (min(low, -1) << self.headroom, max(high, 1) << self.headroom)
-            exact = self.bench.settings(
-                Choice(probe.numerics, *_WIDE, inner=2, logrows=16, rows=4, lookup=lookup)
-            )
-            for base, legs in plan.decompositions(math.ceil(probe.bits + self.headroom), MAX_LEGS):
-                tables = plan.table_lengths(exact, base, lookup)
-                for inner in INNER:
-                    same = probe.numerics.input_scale == probe.numerics.scale
-                    key = (probe.numerics.multiplier, same, legs, inner)
-                    choice = Choice(probe.numerics, base, legs, inner, logrows=16, rows=4, lookup=lookup)
-                    if key not in rows_of:  # rows do not depend on the scale, tables do
-                        rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
-                    found += plan.candidates(
-                        choice, plan.footprint(*rows_of[key], tables), work,
-                        request.memory_gb * 1e9 / request.children, request.rows_per_proof,
-                    )
+            for bound, bits, (low, high) in self._bounds(probe):
+                lookup = (min(low, -1) << self.headroom, max(high, 1) << self.headroom)
+                exact = self.bench.settings(
+                    Choice(probe.numerics, *_WIDE, inner=2, logrows=16, rows=4, lookup=lookup, bound=bound)
+                )
+                for base, legs in plan.decompositions(math.ceil(bits + self.headroom), MAX_LEGS):
+                    tables = plan.table_lengths(exact, base, lookup)
+                    for inner in INNER:
+                        same = probe.numerics.input_scale == probe.numerics.scale
+                        key = (probe.numerics.multiplier, same, legs, inner, bound)
+                        choice = Choice(probe.numerics, base, legs, inner, 16, 4, lookup, bound)
+                        if key not in rows_of:  # rows do not depend on the scale, tables do
+                            rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
+                        found += plan.candidates(
+                            choice, plan.footprint(*rows_of[key], tables), work,
+                            request.memory_gb * 1e9 / request.children, request.rows_per_proof,
+                        )
         if not found:
             raise JobError(
                 f"no circuit for this model fits {request.memory_gb:g} GB of memory"
                 + (f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else "")
             )
         return plan.ranked(found)
+
+    def _bounds(self, probe: Probe) -> list[tuple[str, float, tuple[int, int]]]:
+        """The ways to bound the inputs that are worth laying out, each with the bits and lookups that it needs.
+
+        Values do not depend on the way, so that one probe serves for all.
+        """
+        if not self.request.bounds_inputs:
+            return [("", probe.bits, probe.lookup)]
+        scaled = self.rows.astype(np.float64) * 2.0**probe.numerics.input_scale
+        low, high = math.floor(scaled.min()), math.ceil(scaled.max())
+        bits = max(probe.bits, math.log2(max(-low, high) + 1))
+        found = [("legs", bits, probe.lookup)]
+        ends = min(low, probe.lookup[0]), max(high, probe.lookup[1])
+        if np.issubdtype(self.rows.dtype, np.floating) and ends[1] - ends[0] <= MAX_BOUND_TABLE:
+            found.append(("table", probe.bits, ends))
+        return found
 
     def tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
         """Candidates that hold the sample rows with headroom, with their exact settings, best first.
@@ -287,14 +306,15 @@ class Search:
             yield from self._tried(self.candidates(fit))
 
     def _tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
-        too_small: dict[Numerics, float] = {}
-        holds: dict[Numerics, float] = {}
+        too_small: dict[tuple[Numerics, str], float] = {}
+        holds: dict[tuple[Numerics, str], float] = {}
         for candidate in ordered:
             choice = candidate.choice
+            values = choice.numerics, choice.bound
             bits = choice.legs * math.log2(choice.base)
-            if bits <= too_small.get(choice.numerics, 0.0):
+            if bits <= too_small.get(values, 0.0):
                 continue
-            if bits < holds.get(choice.numerics, math.inf):
+            if bits < holds.get(values, math.inf):
                 # the same values in so much less range: the headroom over the sample rows
                 narrow = math.floor(choice.base * 2.0 ** (-self.headroom / choice.legs))
                 batch = max(2, min(64, choice.rows))
@@ -302,20 +322,20 @@ class Search:
                     trial = self.bench.trial(replace(choice, base=narrow, rows=batch), self.rows)
                 except ProofError as error:
                     self.progress(f"plan {candidate}: sample rows need more range ({error})")
-                    too_small[choice.numerics] = bits
+                    too_small[values] = bits
                     continue
                 if (off := deviation(trial, self.truth)) * self.margin > self.limit:
                     self.progress(f"plan {candidate}: deviation {off:.2g} leaves no margin")
-                    too_small[choice.numerics] = math.inf
+                    too_small[values] = math.inf
                     continue
                 if (agreed := 1 - flips(trial, self.truth) / len(self.rows)) < self.request.agreement:
                     self.agreed = max(agreed, self.agreed or 0.0)
                     self.refused[choice.numerics] = f"argmax agreement {agreed:.4f}"
                     self.progress(f"plan {candidate}: argmax agreement {agreed:.4f}, less than "
                                   f"proof.agreement {self.request.agreement:g}")
-                    too_small[choice.numerics] = math.inf
+                    too_small[values] = math.inf
                     continue
-                holds[choice.numerics] = bits
+                holds[values] = bits
             settings = self.bench.settings(choice)
             blocks = cost.blocks(settings["num_rows"], choice.logrows)
             if blocks > candidate.blocks and self.request.rows_per_proof is not None:

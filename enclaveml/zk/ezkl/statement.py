@@ -106,16 +106,19 @@ def canonical_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return fixed
 
 
-def circuit_id(files: Mapping[str, str], settings: Mapping[str, Any], version: str) -> str:
+def circuit_id(files: Mapping[str, str], settings: Mapping[str, Any], version: str, bound: str = "") -> str:
     """SHA-256 (hex) over what fixes a statement: keys, settings, SRS, padding and ezkl's version.
 
     ``files`` holds the SHA-256 of ``verification.key`` and ``verifier.srs``. The settings hold
     scales and visibilities; they are named again so that a reader can recompute the id by hand.
+    ``bound`` says how the graph bounds its inputs: whoever rebuilds the id puts that into the graph, so a
+    circuit that only claims it has another id.
     """
     document = {
-        "format": "enclaveml-ezkl-circuit-1",
+        "format": "enclaveml-ezkl-circuit-2",
         "ezkl": version,
         "padding": PADDING,
+        "bound": bound,
         "verification_key": files["verification.key"],
         "srs": files["verifier.srs"],
         "settings": canonical_settings(settings),
