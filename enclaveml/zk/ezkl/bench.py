@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import field, process, statement
 from enclaveml.zk.ezkl.export import HASH_BATCH, export
-from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input
+from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input, least_cells
 from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.plan import Choice
 from enclaveml.zk.ezkl.scratch import Scratch
@@ -111,10 +111,16 @@ class Bench:
         return Trial(np.concatenate(outputs), (low, high))
 
     def check_bound(self, choice: Choice, circuit: str, settings: dict[str, Any], rows: np.ndarray) -> None:
-        """Raise ProofError unless the compiled circuit refuses an input one beyond the bound that it claims.
+        """Raise ProofError unless the compiled circuit bounds its inputs, should ezkl ever optimise that away.
 
-        rows: (n, *row_shape), of which the first gets such a value in its last place.
+        It must have the cells for it, and refuse an input one beyond the bound: the last of the first of
+        ``rows`` (n, *row_shape). (A refusal alone could be a hidden value's, which grows with the input.)
         """
+        free = self.settings(replace(choice, bound=""))["num_rows"]
+        cells = (settings["num_rows"] - free) * choice.inner
+        wanted = least_cells(choice.bound, choice.legs) * choice.rows * rows[0].size
+        if cells < wanted:
+            raise ProofError(f"the circuit has {cells} cells more than one that bounds no input, where that takes {wanted}")
         most = largest_input(choice.bound, settings["run_args"])
         (scale,) = settings["model_input_scales"]
         values = field.quantise(statement.padded(rows[: choice.rows], choice.rows), scale)

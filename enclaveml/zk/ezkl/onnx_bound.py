@@ -57,6 +57,11 @@ def bounded(document: bytes, bound: str) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+def least_cells(bound: str, legs: int) -> int:
+    """The cells that bounding one input takes at least: a lookup or a decomposition, and the sum and difference."""
+    return 3 if bound == "table" else 2 + 3 * legs
+
+
 def largest_input(bound: str, run_args: Mapping[str, Any]) -> int:
     """The largest magnitude, in fixed point, that a bounded input can have (``run_args`` as ezkl's settings have them)."""
     if bound == "table":
