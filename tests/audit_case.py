@@ -22,6 +22,7 @@ N = 10
 SECTIONS: dict[str, dict] = {
     "public": {},
     "committed": {"proof": {"inputs": "committed"}},
+    "bounded": {"proof": {"inputs": "committed", "bounded_inputs": True}},
     "hashed": {"proof": {"inputs": "hashed"}},
     "sampled": {"proof": {"coverage": 0.5}},
 }
