@@ -44,6 +44,11 @@ ROUND_ROWS = 1 << 16
 EVIDENCE_BYTES = 1 << 20
 
 
+def rows_of_a_round(row_bytes: int) -> int:
+    """The most rows of a round, by the bytes of a row."""
+    return max(1, min(ROUND_ROWS, ROUND_BYTES // max(1, row_bytes)))
+
+
 class Aggregator:
     """Decides over rows; the only one that calls a row verified.
 
@@ -68,7 +73,7 @@ class Aggregator:
         self.job, self.members = job, members
         self._circuit, self._verifier, self._boxes, self._job_id = circuit, verifier, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
-        round_rows = max(1, min(ROUND_ROWS, ROUND_BYTES // max(1, row_bytes), n_rows))
+        round_rows = max(1, min(rows_of_a_round(row_bytes), n_rows))
         self.accounts = Accounts(journal, read, n_rows, round_rows, replicas, outputs)
         self.dispatch = Dispatch(job, self.accounts, members, boxes)
         self.pace = Pace(members, clock)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from enclaveml.aggregator import Aggregator
+from enclaveml.aggregator import Aggregator, rows_of_a_round
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
@@ -144,7 +144,7 @@ class _Story:
         brief = self._brief(job, dataset)
         package = world.bcast_bytes(package, "Bcast of the model")
         with together(world, "building the model"):
-            model, infer = self._build(me, brief, package, job)
+            model, infer = self._build(me, members, brief, package, job)
         self._tell_devices(members)
         world.patience_s = PREPARE_S
         with together(world, "preparing the circuit"):
@@ -190,13 +190,15 @@ class _Story:
 
     # -- 4. the model ------------------------------------------------------------
 
-    def _build(self, me: Member, brief: Brief, package: bytes,
+    def _build(self, me: Member, members: tuple[Member, ...], brief: Brief, package: bytes,
                job: JobSpec | None) -> tuple[Model, Inference | InferenceOnDemand]:
         from enclaveml.devices import bind_device
 
         # Rank 0 needs the model too: to export it, and to judge inconsistent rows.
+        declared = me.device != "auto"
         device = bind_device(me.device if me.computes else "cpu", me.local_rank)
         me.device = device.kind
+        memory_gb = min(device.memory_gb, me.memory_gb) if declared else device.memory_gb
 
         from enclaveml.inference import Inference, InferenceOnDemand
         from enclaveml.models import ModelPackage, build_model
@@ -206,7 +208,15 @@ class _Story:
         model = build_model(ModelPackage.from_bytes(package), brief.row_shape, brief.dtype, folder, brief.parts)
         if model.initialised and job:
             log.warning("model.weights is not given: the model runs with its own initial values (seed 0)")
-        return model, Inference(model) if me.computes else InferenceOnDemand(model)
+        if not me.computes:
+            return model, InferenceOnDemand(model)
+        return model, Inference(model, memory=memory_gb * 1e9, most=self._rows_a_round(me, members, brief))
+
+    def _rows_a_round(self, me: Member, members: tuple[Member, ...], brief: Brief) -> int:
+        """About the rows of a round that this rank gets: a batch of more would be padded every time."""
+        row_bytes = int(np.prod(brief.row_shape)) * np.dtype(brief.dtype).itemsize
+        share = me.capacity / max(sum(m.capacity for m in members if m.computes), 1e-9)
+        return max(1, round(rows_of_a_round(row_bytes) * min(1.0, share)))
 
     def _tell_devices(self, members: tuple[Member, ...]) -> None:
         """Rank 0 learns what device each rank came up on, for the log and the file."""

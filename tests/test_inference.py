@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from enclaveml.inference import Inference, choose_batch
+from enclaveml.errors import EnvironmentFault
+from enclaveml.inference import MOST_ROWS, Footprint, Inference, batch_that_fits, choose_batch
 from enclaveml.zk.interface import ModelFunction
 
 
@@ -170,3 +171,111 @@ def test_on_demand_is_compiled_at_its_first_call_and_says_the_same() -> None:
     assert (later(rows) == rows * 2).all()
     seen = Doubling.traced
     assert (later(rows) == rows * 2).all() and Doubling.traced == seen > 0
+
+
+# XLA's account of a ResNet-50 (benchmarks/resnet.py, 224x224x3 float32, 25.6 million weights) compiled for
+# CPUs by JAX 0.10.2 at 16 rows: 239.5 MB besides 102.4 MB of weights, 9.6 MB of rows and 64 kB of outputs.
+RESNET_50 = Footprint(weights=102_440_608, row=15_573_284)
+
+
+@pytest.mark.parametrize(("memory_gb", "least", "most"), [(48, 256, 512), (16, 64, 96), (12, 64, 128), (6, 32, 64)])
+def test_the_batch_of_a_resnet_50_is_the_usual_one_for_the_memory(memory_gb, least, most):
+    assert least <= batch_that_fits(RESNET_50, memory_gb * 1e9) <= most
+    assert least <= batch_that_fits(RESNET_50, memory_gb * 2**30) <= most
+
+
+def test_the_batch_has_its_bounds():
+    assert batch_that_fits(RESNET_50, 0) == 1 and batch_that_fits(RESNET_50, 1e9) == 4
+    assert batch_that_fits(RESNET_50, 1e15) == MOST_ROWS and batch_that_fits(RESNET_50, 1e15, most=100) == 64
+    assert batch_that_fits(Footprint(weights=10, row=0), 1e9) == MOST_ROWS
+
+
+def test_the_footprint_is_the_compilers_own_account():
+    inference = Inference(mlp((784, 257, 10)), 16)
+    assert inference.footprint.weights == 4 * (784 * 257 + 257 * 10)
+    assert 4 * 784 + 4 * 10 <= inference.footprint.row < 4 * (784 + 257 + 10) + 1000
+
+
+class ShortOfMemory:
+    """A device that holds ``rows`` rows and no more, wherever the error comes up: at the call, or at the result."""
+
+    def __init__(self, inference, monkeypatch, rows, late):
+        self.tried, compile_ = [], inference._compile
+
+        def compiling(batch):
+            compile_(batch)
+            program = inference._run
+
+            def run(weights, padded):
+                self.tried.append(len(padded))
+                if len(padded) <= rows:
+                    return program(weights, padded)
+                if not late:
+                    raise self.error()
+                return self  # an array whose computation has failed
+
+            inference._run = run
+
+        self._compiling = compiling
+        monkeypatch.setattr(inference, "_compile", compiling)
+        compiling(inference.batch)
+
+    @staticmethod
+    def error():
+        return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
+
+    def __array__(self, *_, **__):
+        raise self.error()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch, caplog, late):
+    function = mlp((5, 3))
+    x = sample(function, 21)
+    expected = Inference(function, 16)(x)
+    inference = Inference(function, 16)
+    device = ShortOfMemory(inference, monkeypatch, 4, late)
+    np.testing.assert_array_equal(inference(x), expected)
+    assert inference.batch == 4 and device.tried[-6:] == [4] * 6
+    assert [record.message for record in caplog.records] == [
+        "the device's memory ran out at 16 rows a batch; going on with 8",
+        "the device's memory ran out at 8 rows a batch; going on with 4"]
+    np.testing.assert_array_equal(inference(x[:3]), expected[:3])
+
+
+def test_memory_that_runs_out_on_the_way_loses_no_row(monkeypatch):
+    """Another rank takes the memory when two batches are done: only the rest is done again."""
+    function = mlp((5, 3))
+    x = sample(function, 40)
+    expected = Inference(function, 8)(x)
+    inference = Inference(function, 8)
+    program, calls = inference._run, []
+
+    def run(weights, padded):
+        calls.append(len(padded))
+        if len(calls) == 4:
+            raise ShortOfMemory.error()
+        return program(weights, padded)
+
+    inference._run = run
+    np.testing.assert_array_equal(inference(x), expected)
+    assert inference.batch == 4 and calls == [8] * 4
+
+
+def test_not_one_row_fits(monkeypatch):
+    inference = Inference(mlp((5, 3)), 2)
+    ShortOfMemory(inference, monkeypatch, 0, False)
+    with pytest.raises(EnvironmentFault) as caught:
+        inference(np.zeros((3, 5), np.float32))
+    assert str(caught.value) == (
+        "the device's memory is too small for one row of the model: RESOURCE_EXHAUSTED: Out of memory while trying "
+        "to allocate 99 bytes. Give this rank a device with more memory, or share it with fewer ranks")
+
+
+def test_other_errors_of_the_device_are_not_taken_for_it(monkeypatch):
+    inference = Inference(mlp((5, 3)), 2)
+    error = jax.errors.JaxRuntimeError("INTERNAL: the device fell off the bus")
+    inference._run = lambda *_: (_ for _ in ()).throw(error)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="fell off"):
+        inference(np.zeros((3, 5), np.float32))
+    assert inference.batch == 2
