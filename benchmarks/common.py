@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import select
 import subprocess
 import sys
@@ -17,16 +16,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.machine import REPORTS, machine
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import VERIFIED, Circuit
 
-REPORTS = Path(__file__).parent / "reports"
 
 
 class WrongResult(Exception):
@@ -249,23 +247,6 @@ def take_turns(contenders: Sequence[Contender], rounds: int) -> None:
                 f"({turn.cpu_seconds:.2f} CPU s), {turn.seconds / turn.rows:.4f} s a row, load {turn.load:.1f}",
                 flush=True,
             )
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions of what was measured."""
-    cpu = platform.processor()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as handle:
-            cpu = next(line.split(":", 1)[1].strip() for line in handle if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    names = ("ezkl", "jax", "flax", "jax2onnx", "numpy")
-    return {
-        "cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }
 
 
 def report(name: str, what: str, results: Sequence[Result], baseline: Result, goals: dict[str, float]) -> str:
