@@ -113,7 +113,7 @@ def speed(name: str, folder: Path, device: str, batches: list[int], seconds: flo
         inference(several)
         whole = len(several) / _timed(lambda: inference(several), seconds)  # noqa: B023
         alone = len(rows) / _timed(
-            lambda: jax.block_until_ready(inference._run(inference._weights, once)), seconds)  # noqa: B023
+            lambda: jax.block_until_ready(inference._start(once, len(rows))), seconds)  # noqa: B023
         found.append({"batch": inference.batch, "by_memory": batch is None, "rows_s": whole, "device_rows_s": alone,
                       "compile_s": compiled, "row_bytes": inference.footprint.row,
                       "weight_bytes": inference.footprint.weights})

@@ -104,6 +104,13 @@ def test_bits_do_not_depend_on_cores():
     assert len(set(one)) == len(MODELS) + 1 and one == hashes("all")
 
 
+def test_a_rest_is_not_computed_as_a_whole_batch():
+    """On the CPU, where rows are computed one by one, padding would cost as much as rows."""
+    inference = Inference(mlp((5, 3)), 8)
+    padded = sample(mlp((5, 3)), 8)
+    assert np.count_nonzero(np.asarray(inference._start(padded, 3)).any(axis=1)) == 3
+
+
 def test_no_rows():
     out = Inference(mlp((5, 3)), 4)(np.empty((0, 5), np.float32))
     assert out.shape == (0, 3) and out.dtype == np.float32
@@ -206,10 +213,10 @@ class ShortOfMemory:
             compile_(batch)
             program = inference._run
 
-            def run(weights, padded):
+            def run(weights, padded, count):
                 self.tried.append(len(padded))
                 if len(padded) <= rows:
-                    return program(weights, padded)
+                    return program(weights, padded, count)
                 if not late:
                     raise self.error()
                 return self  # an array whose computation has failed
@@ -251,11 +258,11 @@ def test_memory_that_runs_out_on_the_way_loses_no_row(monkeypatch):
     inference = Inference(function, 8)
     program, calls = inference._run, []
 
-    def run(weights, padded):
+    def run(weights, padded, count):
         calls.append(len(padded))
         if len(calls) == 4:
             raise ShortOfMemory.error()
-        return program(weights, padded)
+        return program(weights, padded, count)
 
     inference._run = run
     np.testing.assert_array_equal(inference(x), expected)
