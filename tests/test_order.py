@@ -33,7 +33,7 @@ resume results_check results_tables results_copy
 results_reader
 results
 zk.interface
-zk.ezkl.cost zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
+zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
 zk.ezkl.onnx_lean zk.ezkl.onnx_bound
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
 doctor_machine doctor_world

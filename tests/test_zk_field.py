@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclaveml.zk.ezkl import field, process
+from enclaveml.zk.ezkl import document, field, process
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -62,3 +63,17 @@ def test_quantisation_is_ezkls() -> None:
     finally:
         child.close()
     assert reply.block == field.to_felts(field.quantise(values, 13))
+
+
+def test_packed_parts_come_apart_again():
+    assert document.unpack(document.pack(b"i" * 64, b"proof")) == (b"i" * 64, b"proof")
+    assert document.unpack(document.pack(b"", b"")) == (b"", b"")
+    for short in (b"", b"\0" * 7, document.pack(b"i" * 64, b"")[:-1]):
+        with pytest.raises(ValueError, match="bytes are no packed proof"):
+            document.unpack(short)
+
+
+def test_the_text_of_a_document():
+    text = document.text(b"\x01" + bytes(31) + b"\xff" * 32, b"\0\x7f\xff")
+    assert text.startswith('{"protocol":null,"instances":[["01' + "00" * 31 + '","' + "ff" * 32 + '"]],"proof":[0,127,255],')
+    assert json.loads(text)["proof"] == [0, 127, 255]

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from enclaveml.zk.ezkl import frames
+from enclaveml.zk.ezkl import document, frames
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -101,6 +101,15 @@ class Calls:
 
     def verify(self, proof: str, settings: str, vk: str, srs: str) -> tuple[dict, bytes]:
         return {"valid": self.ezkl.verify(proof, settings, vk, srs, False) is True}, b""
+
+    def verify_parts(self, parts: str, settings: str, vk: str, srs: str) -> tuple[dict, bytes]:
+        """Verify a proof whose document is made here, of what ``document.pack`` put into the file ``parts``."""
+        path = Path(parts + ".json")
+        try:
+            path.write_text(document.text(*document.unpack(Path(parts).read_bytes())), encoding="ascii")
+            return self.verify(str(path), settings, vk, srs)
+        finally:
+            path.unlink(missing_ok=True)
 
     def commit(self, message: str, vk: str, settings: str, srs: str) -> tuple[dict, bytes]:
         """KZG commitment of the field elements in the file ``message``: x and y, little-endian hex."""

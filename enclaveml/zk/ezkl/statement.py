@@ -20,7 +20,7 @@ import numpy as np
 
 from enclaveml.errors import FormatError
 from enclaveml.zk.interface import PADDING, Proof
-from enclaveml.zk.ezkl import field
+from enclaveml.zk.ezkl import document, field
 
 COMMITMENT_BYTES = 64
 HASH_BYTES = 32
@@ -70,11 +70,11 @@ def commitment_from_point(x: str, y: str) -> bytes:
     return bytes.fromhex(x)[::-1] + bytes.fromhex(y)[::-1]
 
 
-def proof_document(
+def proof_parts(
     inputs: str, computation: bytes, outputs: np.ndarray, *, felts: bytes = b"", digest: bytes = b"",
     commitment: bytes = b"",
-) -> str:
-    """The document that ``ezkl.verify`` reads, made of nothing but what is given.
+) -> tuple[bytes, bytes]:
+    """The instances (field elements of 32 bytes) and the proof of a document made of nothing but what is given.
 
     felts: the input's field elements (public inputs). digest: the input's Poseidon hash, one field
     element (hashed). commitment: 64 bytes that replace the proof's first 64 (committed).
@@ -83,18 +83,17 @@ def proof_document(
         if len(commitment) != COMMITMENT_BYTES:
             raise ValueError("a commitment is 64 bytes")
         computation = commitment + computation[COMMITMENT_BYTES:]
-    instances = {"public": felts, "hashed": digest, "committed": b""}[inputs] + field.to_felts(outputs)
-    document = {
-        "protocol": None,
-        "instances": [field.hex_felts(instances)],
-        "proof": list(computation),
-        "hex_proof": None,
-        "split": None,
-        "pretty_public_inputs": None,
-        "timestamp": None,
-        "version": None,
-    }
-    return json.dumps(document, separators=(",", ":"))
+    return {"public": felts, "hashed": digest, "committed": b""}[inputs] + field.to_felts(outputs), computation
+
+
+def proof_document(
+    inputs: str, computation: bytes, outputs: np.ndarray, *, felts: bytes = b"", digest: bytes = b"",
+    commitment: bytes = b"",
+) -> str:
+    """The document that ``ezkl.verify`` reads, of the parts of :func:`proof_parts`."""
+    return document.text(
+        *proof_parts(inputs, computation, outputs, felts=felts, digest=digest, commitment=commitment)
+    )
 
 
 def canonical_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def circuit_id(files: Mapping[str, str], settings: Mapping[str, Any], version: s
     ``bound`` says how the graph bounds its inputs: whoever rebuilds the id puts that into the graph, so a
     circuit that only claims it has another id.
     """
-    document = {
+    fixing = {
         "format": "enclaveml-ezkl-circuit-2",
         "ezkl": version,
         "padding": PADDING,
@@ -126,5 +125,5 @@ def circuit_id(files: Mapping[str, str], settings: Mapping[str, Any], version: s
         "output_scales": settings["model_output_scales"],
         "visibility": [settings["run_args"][f"{part}_visibility"] for part in ("input", "param", "output")],
     }
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(fixing, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from enclaveml.errors import FormatError
-from enclaveml.zk.ezkl import field, statement
+from enclaveml.zk.ezkl import document, field, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.pool import Pool, Spent, Steps, timed
 from enclaveml.zk.ezkl.process import Call, Reply
@@ -82,13 +82,13 @@ class EzklVerifier:
                 raise FormatError(f"the input's {call.name} is not that of these rows")
             if circuit.inputs == "committed" and own != proof.computation[: len(own)]:
                 raise FormatError("the proof's own commitment is not that of these rows")
-        document = statement.proof_document(
+        parts = statement.proof_parts(
             circuit.inputs, proof.computation, outputs, felts=felts, digest=own, commitment=own
         )
         reply: Reply = yield Call(
-            "verify",
+            "verify_parts",
             {
-                "proof": self._scratch.write(names[1], document),
+                "parts": self._scratch.write(names[1], document.pack(*parts)),
                 "settings": path[SETTINGS], "vk": path[VK], "srs": path[VERIFIER_SRS],
             },
             TIMEOUT_S,
