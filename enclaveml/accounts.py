@@ -99,6 +99,13 @@ class Accounts:
             raise Unassigned(f"row {rows[0]} is not in an open round")
         return self.rounds[number]
 
+    def data(self, bundle: Bundle) -> np.ndarray:
+        """A bundle's rows (n, *row_shape), read again where its round is closed."""
+        if bundle.round in self.rounds:
+            return self.rounds[bundle.round].take(bundle.rows)
+        start = int(bundle.rows.min())
+        return self._read(start, int(bundle.rows.max()) + 1)[bundle.rows - start]
+
     def close(self, round_: Round) -> None:
         """Let a round go of which every slot has ended."""
         del self.rounds[round_.number]

@@ -20,6 +20,7 @@ import numpy as np
 from enclaveml.accounts import Accounts
 from enclaveml.admission import admit
 from enclaveml.bundles import Bundles
+from enclaveml.copies import Copies
 from enclaveml.dispatch import Dispatch
 from enclaveml.errors import FormatError, RemoteFailure
 from enclaveml.exchange import Order, Outbox, Report
@@ -31,6 +32,7 @@ from enclaveml.pace import Pace
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
+from enclaveml.sharing import Sharing
 from enclaveml.silence import Silence, limit_s
 from enclaveml.zk.interface import Circuit, Verifier
 
@@ -54,7 +56,7 @@ class Aggregator:
 
     It takes reports in and decides what comes next; the parts do it: ``accounts`` (what is
     known of the rows), ``dispatch`` (who is sent what), ``bundles`` (who proves what),
-    ``judge`` (what is believed).
+    ``copies`` and ``sharing`` (who helps whom), ``judge`` (what is believed).
 
     Args:
         read: dataset rows [start, stop) as (stop - start, *row_shape).
@@ -78,7 +80,9 @@ class Aggregator:
         self.dispatch = Dispatch(job, self.accounts, members, boxes)
         self.pace = Pace(members, clock)
         self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace)
-        self.judge = Judge(job, self.accounts, self.bundles, circuit, members, boxes, reference)
+        self.copies = Copies(self.accounts, self.bundles, members, boxes)
+        self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
+        self.judge = Judge(job, self.accounts, self.bundles, circuit, self.copies, members, boxes, reference)
         self._checking: dict[int, tuple[Bundle, bytes]] = {}
         self.draining = False
         self._drained: set[int] = set()
@@ -142,7 +146,8 @@ class Aggregator:
         if self.draining:
             waiting = {m.rank for m in self.members.values() if m.working} - self._drained
             return not waiting and not self._checking
-        return self.accounts.all_ended
+        # An answer that is here is judged, even where its rows have ended: it may be a lie.
+        return self.accounts.all_ended and not self._checking
 
     @property
     def rows_done(self) -> int:
@@ -181,6 +186,7 @@ class Aggregator:
             for round_ in self.rounds.values():
                 self.dispatch.hand_out_idle(round_)
                 self.bundles.order(round_)
+            self.sharing.step()
         for round_ in [r for r in self.rounds.values() if r.closed]:
             self._close(round_)
         if self.accounts.all_ended:
@@ -206,7 +212,7 @@ class Aggregator:
             owing = ranks - self._drained
         else:
             sent = [np.unique(r.rank[r.stage == SENT]).tolist() for r in self.rounds.values()]
-            owing = {rank for rank in ranks if self.bundles.hand(rank)}.union(*sent) & ranks
+            owing = {r for r in ranks if self.bundles.hand(r) or self.copies.inferring(r)}.union(*sent) & ranks
         attempts = {rank: max((b.attempt for b in self.bundles.hand(rank)), default=1) for rank in owing}
         return {rank: limit_s(self.bundles.timeout(attempt)) for rank, attempt in attempts.items()}
 
@@ -258,6 +264,8 @@ class Aggregator:
                 self._take_envelope(rank, report)
             elif report.kind == "failed":
                 self._take_failure(rank, report)
+            elif report.kind == "cancelled":
+                self._take_cancelled(rank, report)
             else:
                 text = _told(report.meta.get("text"))
                 raise Unassigned(text or f"a report of unknown kind {report.kind[:40]!r}")
@@ -268,6 +276,8 @@ class Aggregator:
         rows = report.rows
         if rows is None or not len(rows):
             raise Unassigned("outputs of no row")
+        if self.copies.take_outputs(rank, report):
+            return
         round_ = self.accounts.round_of(rows)
         local, slots = round_.find(rank, rows, SENT)
         round_.output[local, slots] = report.outputs
@@ -280,17 +290,17 @@ class Aggregator:
 
     def _take_envelope(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "an envelope", proved=True).timed(report.meta)
-        round_ = self.rounds[bundle.round]
-        local = bundle.rows - round_.start
-        node_id = self.members[rank].node_id
+        data, node_id = self.accounts.data(bundle), self.members[rank].node_id
         try:
-            proof = admit(report.blob, self._circuit, self._job_id, node_id, bundle, round_.data[local])
+            proof = admit(report.blob, self._circuit, self._job_id, node_id, bundle, data)
         except FormatError as error:
             self.judge.reject(bundle, report.blob[:EVIDENCE_BYTES], f"envelope: {error}")
             return
-        round_.stage[local, bundle.slots] = CHECKING
+        if self.copies.holds(bundle):
+            round_ = self.rounds[bundle.round]
+            round_.stage[bundle.rows - round_.start, bundle.slots] = CHECKING
         self._checking[bundle.id] = (bundle, report.blob)
-        self._verifier.submit(bundle.id, round_.take(bundle.rows), proof, bundle.outputs)
+        self._verifier.submit(bundle.id, data, proof, bundle.outputs)
 
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a failure")
@@ -299,10 +309,17 @@ class Aggregator:
         text = _told(report.meta.get("text"))
         log.warning("%s could not prove bundle %d (%d rows from row %d): %s", member, bundle.id,
                     len(bundle.rows), bundle.rows[0], text)
-        round_ = self.rounds[bundle.round]
-        round_.avoid(bundle.rows, rank)
-        self.accounts.note(bundle.rows, RowStatus.LOST, text, rank, bundle.attempt)
-        self.accounts.take_back(round_, bundle.rows - round_.start, bundle.slots, RowStatus.LOST)
+        if not self.copies.discarded(bundle):
+            self.rounds[bundle.round].avoid(bundle.rows, rank)
+            self.accounts.note(bundle.rows, RowStatus.LOST, text, rank, bundle.attempt)
+        self.judge.fall(bundle, RowStatus.LOST)
+
+    def _take_cancelled(self, rank: int, report: Report) -> None:
+        bundle = self.bundles.answered(rank, report, "a cancellation")
+        needed = not self.copies.discarded(bundle)
+        self.judge.fall(bundle, RowStatus.LOST)
+        if needed:
+            raise Unassigned(f"a cancellation of bundle {bundle.id}, which is needed")
 
 
 def _told(text: object, most: int = 2000) -> str:

@@ -92,6 +92,11 @@ class Bundles:
                 "timeout_s": self.timeout(bundle.attempt)}
         self._boxes[bundle.rank].put(Order("prove", what, bundle.rows))
 
+    def cancel(self, bundle: Bundle) -> None:
+        """A bundle is not needed any more: unless its rank has answered, it is told to stop, and answers that."""
+        if self.waiting.pop(bundle.id, None) is not None:
+            self._boxes[bundle.rank].put(Order("cancel", {"bundle": bundle.id}))
+
     def hand(self, rank: int) -> list[Bundle]:
         """What a rank was ordered and has not answered, oldest first."""
         return list(self._hands[rank].values())

@@ -48,7 +48,7 @@ class ProtocolError(EnclaveError):
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker brings: ``kind`` is outputs, envelope, failed, error or signal.
+    """What a worker brings: ``kind`` is outputs, envelope, failed, cancelled, drained, error or signal.
 
     rows (n,) int64 and outputs (n, D) float32 with outputs; ``blob`` the envelope's
     bytes; ``meta`` the rest (bundle, seconds, text), of JSON types.
@@ -63,7 +63,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Order:
-    """What rank 0 hands out: ``kind`` is infer, prove, forget, drain or stop.
+    """What rank 0 hands out: ``kind`` is infer, prove, forget, cancel, drain or stop.
 
     rows (n,) int64 are dataset rows; ``data`` (n, *row_shape) are these rows, with infer.
     """

@@ -136,7 +136,8 @@ class Finish:
             "rank": member.rank, "node_id": member.node_id, "host": member.host, "device": member.device,
             "memory_gb": member.memory_gb, "capacity": member.capacity, "share": member.capacity / total if member.computes else 0.0,
             "rows": int(stats["rows_inferred"]), "rows_verified": member.rows_verified, "proofs": member.proofs,
-            "rejections": member.rejections, "seconds_inferring": stats["infer_s"],
+            "rejections": member.rejections, "rows_moved_in": member.rows_moved_in,
+            "rows_moved_out": member.rows_moved_out, "copies": member.copies, "discarded": member.discarded, "seconds_inferring": stats["infer_s"],
             "seconds_proving": stats["witness_s"] + stats["prove_s"], "seconds_waiting": stats["wait_s"],
             "fate": member.fate.value, "fate_reason": member.fate_reason, "fate_time": member.fate_time,
             "evidence": member.evidence[:20],
@@ -166,6 +167,10 @@ class Finish:
             log.info("rank 0 verified %d proofs in %s s, %s ms a row; %d rows whose argmax differs between float and "
                      "proof", a.proofs_verified, _seconds(a.verify_seconds),
                      _seconds(1000 * a.verify_seconds / max(1, rows)), a.argmax_flips)
+        moved, copies = (sum(getattr(m, name) for m in a.members.values()) for name in ("rows_moved_in", "copies"))
+        if moved or copies:
+            log.info("%d rows went to ranks that were out of work, which proved %d bundles as well as the ranks that "
+                     "were at them; %d bundles discarded", moved, copies, sum(m.discarded for m in a.members.values()))
         for member in a.members.values():
             if member.fate is not Fate.OK:
                 log.error("%s: %s: %s", member, member.fate.value, member.fate_reason.splitlines()[0])

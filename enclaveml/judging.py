@@ -12,6 +12,7 @@ import numpy as np
 
 from enclaveml.accounts import Accounts
 from enclaveml.bundles import Bundles
+from enclaveml.copies import Copies
 from enclaveml.exchange import Order, Outbox
 from enclaveml.job import JobSpec
 from enclaveml.ledger import DONE, DUE, PROVING, READY, SENT, Bundle, Round
@@ -32,10 +33,10 @@ class Judge:
     """Believes, takes back and expels. ``reference``: rank 0's own float model, rows to (n, D)."""
 
     def __init__(self, job: JobSpec, accounts: Accounts, bundles: Bundles, circuit: Circuit | None,
-                 members: Mapping[int, Member], boxes: Mapping[int, Outbox],
+                 copies: Copies, members: Mapping[int, Member], boxes: Mapping[int, Outbox],
                  reference: Callable[[np.ndarray], np.ndarray]) -> None:
         self._job, self._accounts, self._bundles, self._circuit = job, accounts, bundles, circuit
-        self._members, self._boxes, self._reference = members, boxes, reference
+        self._copies, self._members, self._boxes, self._reference = copies, members, boxes, reference
         self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
         self.verify_seconds = 0.0
 
@@ -47,6 +48,10 @@ class Judge:
         if (status == RowStatus.REJECTED).any():
             self.reject(bundle, blob, verdict.text, verdict.seconds)
             return
+        if self._copies.discarded(bundle):
+            self._judge_discarded(bundle, verdict)
+            return
+        self._copies.settle(bundle)
         round_ = self._accounts.rounds[bundle.round]
         local = bundle.rows - round_.start
         good = status == RowStatus.VERIFIED
@@ -65,11 +70,7 @@ class Judge:
         """Before anyone is blamed for a deviation, rank 0 computes the float outputs itself."""
         member = self._members[bundle.rank]
         local, slots = (bundle.rows - round_.start)[bad], bundle.slots[bad]
-        said = bundle.outputs[bad].astype(np.float64)
-        own = np.asarray(self._reference(round_.data[local]), np.float64)
-        with np.errstate(invalid="ignore"):
-            close = np.abs(said - own) <= HONEST_SHARE * self._circuit.tolerance
-        honest = (close | (np.isnan(said) & np.isnan(own)) | (said == own)).all(axis=1)
+        honest = self._honest(bundle, bad)
         member.inconsistent += len(local)
         if honest.any():
             rows = bundle.rows[bad][honest]
@@ -82,17 +83,44 @@ class Judge:
             round_.refuse(lied, member.rank)
             # Rejected, not inconsistent: that is about the row, and this about the rank.
             self._accounts.take_back(round_, local[~honest], slots[~honest], RowStatus.REJECTED)
-            self.blame(member, bundle, f"the float output of row {lied[0]} ({len(lied)} rows in all) is neither "
-                                        f"the model's nor the proof's: {verdict.text}")
+            self.blame(member, bundle, _lie(lied, verdict))
+
+    def _honest(self, bundle: Bundle, bad: np.ndarray) -> np.ndarray:
+        """For which of a bundle's rows ``bad`` (n,) bool the rank's float output is the model's."""
+        said = bundle.outputs[bad].astype(np.float64)
+        own = np.asarray(self._reference(self._accounts.data(bundle)[bad]), np.float64)
+        with np.errstate(invalid="ignore"):
+            close = np.abs(said - own) <= HONEST_SHARE * self._circuit.tolerance
+        return (close | (np.isnan(said) & np.isnan(own)) | (said == own)).all(axis=1)
+
+    def _judge_discarded(self, bundle: Bundle, verdict: Verdict) -> None:
+        """Another rank's proof of these rows came first: this one is of no use, unless it shows a lie."""
+        self._copies.ended(bundle)
+        bad = verdict.status != RowStatus.VERIFIED
+        lied = bundle.rows[bad][~self._honest(bundle, bad)] if bad.any() else bundle.rows[:0]
+        if len(lied):
+            self.blame(self._members[bundle.rank], bundle, _lie(lied, verdict))
+
+    def fall(self, bundle: Bundle, status: RowStatus) -> None:
+        """A bundle came to nothing: its rows are free for others, unless another rank proves them already."""
+        if not self._copies.fall(bundle):
+            round_ = self._accounts.rounds[bundle.round]
+            self._accounts.take_back(round_, bundle.rows - round_.start, bundle.slots, status)
+        self._copies.ended(bundle)
 
     def reject(self, bundle: Bundle, blob: bytes, text: str, seconds: float = 0.0) -> None:
         """Believe nothing of a bundle, and blame its rank."""
-        self._accounts.record(bundle, self._circuit.circuit_id, blob, text, seconds,
-                              np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
-        round_ = self._accounts.rounds[bundle.round]
-        round_.refuse(bundle.rows, bundle.rank)
-        self._accounts.take_back(round_, bundle.rows - round_.start, bundle.slots, RowStatus.REJECTED)
+        # What another rank's proof made of rows that it did not verify is not to be overruled by a later record.
+        if not self._copies.discarded(bundle) or self._verified(bundle):
+            self._accounts.record(bundle, self._circuit.circuit_id, blob, text, seconds,
+                                  np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
+        if bundle.round in self._accounts.rounds:
+            self._accounts.rounds[bundle.round].refuse(bundle.rows, bundle.rank)
+        self.fall(bundle, RowStatus.REJECTED)
         self.blame(self._members[bundle.rank], bundle, text)
+
+    def _verified(self, bundle: Bundle) -> bool:
+        return bool((self._accounts.status[bundle.rows, bundle.slots] == RowStatus.VERIFIED).all())
 
     def blame(self, member: Member, bundle: Bundle | None, text: str, breach: bool = False) -> None:
         """Count a rejection against a rank; expel it when that is enough, or when it broke the protocol."""
@@ -123,6 +151,7 @@ class Judge:
     def end_member(self, member: Member, fate: Fate, reason: str) -> None:
         """From here on the rank is given nothing and not listened to; what it has in hand goes to others."""
         member.fate, member.fate_reason, member.fate_time = fate, reason, utc_now()
+        self._copies.leave(member.rank)
         taken = 0
         for round_ in self._accounts.rounds.values():
             # Slots that wait for another rank keep the status that they were taken back with;
@@ -137,3 +166,8 @@ class Judge:
             "rows_verified": member.rows_verified})
         if fate is Fate.EXPELLED:
             self._boxes[member.rank].put(Order("drain"))
+
+
+def _lie(rows: np.ndarray, verdict: Verdict) -> str:
+    return (f"the float output of row {rows[0]} ({len(rows)} rows in all) is neither the model's nor the proof's: "
+            f"{verdict.text}")

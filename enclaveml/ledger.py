@@ -155,11 +155,10 @@ class Round:
         for i, holder in zip(local.tolist(), self.rank[local, slots].tolist(), strict=True):
             self.shared.setdefault(i + self.start, set()).update((rank, holder))
 
-    def may_share(self, rank: int, rows: np.ndarray) -> bool:
-        """Whether a rank may take all of these rows over, or prove them as well."""
-        if any(rank in self.shared.get(row, ()) for row in rows.tolist()):
-            return False
-        return not self.forbidden(rows, [rank]).any()
+    def may_share(self, rank: int, rows: np.ndarray) -> np.ndarray:
+        """Which of these rows a rank may take over, or prove as well, (len(rows),) bool."""
+        had = np.array([rank in self.shared.get(row, ()) for row in rows.tolist()], bool)
+        return ~(self.forbidden(rows, [rank])[:, 0] | had)
 
     def release(self, local: np.ndarray, slots: np.ndarray, status: int) -> None:
         """Take slots back from their rank; ``status`` is how they end if nobody else may take them."""

@@ -50,6 +50,11 @@ class Pace:
         """Whether the rank has proved anything yet."""
         return rank in self._bundles
 
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody has proved anything yet."""
+        return not self._bundles
+
     def seconds(self, rank: int) -> float | None:
         """What a bundle takes in a child of the rank, in s: its own mean, else that of all; None without any."""
         if rank in self._bundles:

@@ -107,6 +107,21 @@ KINDS: dict[str, Kind] = {
         {"columns": list, "every_s": _REAL},
         {"ranks": ("int32", ("P",)), "values": ("float64", ("P", "S"))},
     ),
+    "move": Kind(
+        "rows that a rank had not begun to prove go to another, which ran out of work",
+        {"from": int, "to": int, "round": int},
+        {"rows": ("int64", ("n",))},
+    ),
+    "copy": Kind(
+        "a bundle in flight is proved by another rank as well, under the number `copy`",
+        {"from": int, "to": int, "round": int, "bundle": int, "copy": int},
+        {"rows": ("int64", ("n",))},
+    ),
+    "discard": Kind(
+        "a bundle that is not needed any more, because the bundle `for` of the same rows was proved first",
+        {"rank": int, "bundle": int, "for": int, "round": int},
+        {"rows": ("int64", ("n",))},
+    ),
     "round": Kind(
         "a round is complete: rows start to start + rows are settled",
         {"counter": int, "start": int, "rows": int},

@@ -22,7 +22,7 @@ class RowStatus(IntEnum):
     VERIFIED = 1  # a proof of this row was verified and its float output is within tolerance
     REJECTED = 2  # its proof does not verify, or is about something else
     INCONSISTENT = 3  # its proof verifies, but the float output is beyond the tolerance
-    UNPROVED = 4  # not drawn (coverage below 1)
+    UNPROVED = 4  # not drawn (coverage below 1); of an answer also: another rank's proof came first
     SUSPECT = 5  # not drawn, and computed by a rank that was caught lying
     LOST = 6  # no rank was left to compute it
 
@@ -143,6 +143,10 @@ RANKS = (
     Column("ranks/rows_verified", "int64", ("P",), "answers of the rank that were verified", "row"),
     Column("ranks/proofs", "int64", ("P",), "envelopes received from the rank"),
     Column("ranks/rejections", "int64", ("P",), "envelopes or reports of the rank that were rejected"),
+    Column("ranks/rows_moved_in", "int64", ("P",), "rows that it took over from ranks that had not begun them", "row"),
+    Column("ranks/rows_moved_out", "int64", ("P",), "rows not begun that other ranks took over", "row"),
+    Column("ranks/copies", "int64", ("P",), "bundles in flight at other ranks that it was given as well"),
+    Column("ranks/discarded", "int64", ("P",), "its bundles of which another rank's proof came first"),
     Column("ranks/seconds_inferring", "float64", ("P",), "time in the model", "s"),
     Column("ranks/seconds_proving", "float64", ("P",), "time in the provers", "s"),
     Column("ranks/seconds_waiting", "float64", ("P",), "time without work", "s"),

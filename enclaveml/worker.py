@@ -70,8 +70,11 @@ class Worker:
         elif order.kind == "prove":
             self._to_prove.append((order.meta, order.rows))
         elif order.kind == "forget":
-            for row in range(int(order.meta["start"]), int(order.meta["stop"])):
-                self._held.pop(row, None)
+            rows = range(int(order.meta["start"]), int(order.meta["stop"])) if order.rows is None else order.rows
+            for row in rows:
+                self._held.pop(int(row), None)
+        elif order.kind == "cancel":
+            self._cancel(int(order.meta["bundle"]))
         elif order.kind == "drain":
             self._to_infer.clear()
             self._to_prove.clear()
@@ -161,6 +164,17 @@ class Worker:
             consistency=Consistency(proof.outputs, circuit.output_scale, circuit.tolerance, deviation),
         )
         return encode(envelope)
+
+    def _cancel(self, number: int) -> None:
+        """Let a bundle go that rank 0 needs no more, and say so; nothing to do where it was answered already."""
+        waiting = [rows for meta, rows in self._to_prove if int(meta["bundle"]) == number]
+        self._to_prove = deque(item for item in self._to_prove if int(item[0]["bundle"]) != number)
+        if number in self._proving and self._prover.cancel(number):
+            waiting.append(self._proving.pop(number)[1])
+        for rows in waiting:
+            for row in rows.tolist():
+                self._held.pop(row, None)
+            self._outbox.put(Report("cancelled", {"bundle": number}))
 
     def _count_waiting(self) -> None:
         """Add to ``wait_s`` the share of the time since the last call in which children had nothing to do."""

@@ -102,6 +102,11 @@ class FakeProver:
         self.waiting.append((self.polls + self.delay, task, rows))
         self.timeouts[task], self.sizes[task] = timeout_s, len(rows)
 
+    def cancel(self, task: int) -> bool:
+        before = len(self.waiting)
+        self.waiting = [w for w in self.waiting if w[1] != task]
+        return len(self.waiting) < before
+
     def poll(self) -> list[ProofResult]:
         self.polls += 1
         ready = [w for w in self.waiting if w[0] < self.polls]
@@ -455,6 +460,32 @@ class Cluster:
             zip(index.answers.row[good].tolist(), index.answers.rank[good].tolist(), strict=True)
         ) == set(zip(rows.tolist(), aggregator.rank_of[rows, slots].tolist(), strict=True))
         self.index = index
+
+    def check_sharing(self) -> None:
+        """What must hold of rows that went to other ranks for speed: counted once each, and no rank twice."""
+        moved_in, moved_out, copies, discarded = (dict.fromkeys(self.ranks, 0) for _ in range(4))
+        had: dict[int, set[int]] = {}
+        pairs: dict[int, int] = {}
+        for record in self.records("move", "copy", "discard"):
+            meta, rows = record.meta, record.arrays["rows"].tolist()
+            if record.kind == "discard":
+                discarded[meta["rank"]] += 1
+                assert pairs.pop(meta["bundle"]) == meta["for"] and pairs.pop(meta["for"]) == meta["bundle"]
+                continue
+            for row in rows:
+                assert meta["to"] not in had.setdefault(row, set()), f"row {row} went to a rank twice"
+                had[row] |= {meta["from"], meta["to"]}
+            if record.kind == "copy":
+                copies[meta["to"]] += 1
+                pairs[meta["bundle"]], pairs[meta["copy"]] = meta["copy"], meta["bundle"]
+            else:
+                moved_out[meta["from"]] += len(rows)
+                moved_in[meta["to"]] += len(rows)
+        for r, member in self.members.items():
+            counted = member.rows_moved_in, member.rows_moved_out, member.copies, member.discarded
+            assert counted == (moved_in[r], moved_out[r], copies[r], discarded[r])
+        if not self.job.split.reassign or self.job.proof.coverage < 1:
+            assert not had
 
     def check_file(self) -> None:
         """``check``, and that the file made of the journal says the same."""

@@ -147,6 +147,7 @@ def test_a_rank_that_owes_answers_and_is_silent_is_given_up(tmp_path, keeps_back
     c = Cluster(tmp_path, n_rows=48, round_rows=24, timeout_s=10.0)
     now = [0.0]
     c.aggregator._silence = Silence(lambda: now[0])
+    c.aggregator.sharing.step = lambda: None  # else others prove its bundles meanwhile
     late: list[Report] = []
 
     def silent(own: list[Report]) -> list[Report]:

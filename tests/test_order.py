@@ -54,7 +54,8 @@ exchange ledger
 admission accounts pace
 dispatch draws
 bundles
-judging
+copies
+judging sharing
 aggregator worker
 loop rollcall distribute begin finish
 run

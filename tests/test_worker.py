@@ -143,6 +143,41 @@ def test_rows_are_let_go_when_they_are_proved_or_forgotten(tmp_path, row, held):
             bench.work()
 
 
+def test_single_rows_are_let_go(tmp_path):
+    bench = Bench(tmp_path)
+    bench.give(*range(8))
+    bench.work()
+    bench.worker.take(Order("forget", {}, np.array([0, 3, 19])))
+    assert sorted(bench.worker._held) == [1, 2, 4, 5, 6, 7]
+
+
+def test_a_cancelled_bundle_is_dropped_and_said_so_wherever_it_is(tmp_path):
+    bench = Bench(tmp_path, FakeProver(delay=3))  # one child, one bundle ahead
+    bench.give(*range(8))
+    bench.work()
+    for bundle in range(3):
+        bench.order(bundle, 2 * bundle, 2 * bundle + 1)
+    bench.worker.work()
+    for bundle in (0, 2, 7):  # in a child, waiting here, never heard of
+        bench.worker.take(Order("cancel", {"bundle": bundle}))
+    reports = bench.work(6)
+    assert [(r.kind, r.meta["bundle"]) for r in reports] == [("cancelled", 0), ("cancelled", 2), ("envelope", 1)]
+    assert sorted(bench.worker._held) == [6, 7]
+
+
+def test_a_bundle_that_is_proved_already_is_not_cancelled(tmp_path):
+    bench = Bench(tmp_path)
+    bench.prover.cancel = lambda task: False
+    bench.give(0, 1)
+    bench.work()
+    bench.order(1, 0, 1)
+    bench.worker.work()
+    bench.worker.take(Order("cancel", {"bundle": 1}))
+    assert [(r.kind, r.meta["bundle"]) for r in bench.work(2)] == [("envelope", 1)]
+    bench.worker.take(Order("cancel", {"bundle": 1}))
+    assert bench.work(2) == []
+
+
 def test_drain_finishes_what_the_prover_has_and_nothing_else(tmp_path):
     bench = Bench(tmp_path, FakeProver(delay=1))
     bench.give(*range(8))

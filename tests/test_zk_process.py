@@ -140,6 +140,35 @@ def test_a_pool_goes_on_after_a_timeout(tmp_path: Path) -> None:
     assert found == [("slow", "srs took longer than 0.3 s and was killed"), ("quick", "")]
 
 
+def test_a_cancelled_task_leaves_its_child_to_the_next() -> None:
+    def task(name: str):
+        try:
+            reply = yield process.Call("srs", {"path": "/dev/null", "logrows": 24}, 60)
+            return name, reply.error
+        finally:
+            gone.append(name)
+
+    def quick():
+        yield process.Call("version", {}, 60)
+        return "quick"
+
+    gone: list[str] = []
+    pool: Pool = Pool(1, 1)
+    tasks = [task("running"), task("waiting"), quick()]
+    for one in tasks:
+        pool.submit(one)
+    (pid,) = pool.pids
+    assert pool.cancel(tasks[1]) and pool.cancel(tasks[0]) and pool.outstanding == 1
+    assert gone == ["running"] and not Path(f"/proc/{pid}").exists()  # what never ran has nothing to clear away
+    assert not pool.cancel(tasks[0])
+    found = []
+    while not found:
+        found = pool.poll()
+        time.sleep(0.01)
+    assert found == ["quick"] and not pool.cancel(tasks[2]) and pool.outstanding == 0
+    pool.close()
+
+
 def test_a_pool_starts_the_children_that_it_is_told_to_before_there_is_work() -> None:
     pool: Pool = Pool(3, 1, ahead=2)
     try:

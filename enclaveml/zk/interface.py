@@ -243,6 +243,9 @@ class Prover(Protocol):
     def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
         """Queue rows (n <= B, *row_shape); ``timeout_s`` counts from when a child takes them up."""
 
+    def cancel(self, task: int) -> bool:
+        """Drop a bundle, killing the child that proves it. False where its result is there already."""
+
     def poll(self) -> list[ProofResult]:
         """The results that are ready, in the order they came; never blocks."""
 

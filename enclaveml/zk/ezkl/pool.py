@@ -77,6 +77,22 @@ class Pool(Generic[Outcome]):
         self._queue.append(steps)
         self._advance()
 
+    def cancel(self, steps: Steps[Outcome]) -> bool:
+        """Drop a task; the child that runs it is killed. False where its outcome is there already."""
+        for worker in self._workers:
+            if worker.steps is steps:
+                worker.child.kill()
+                worker.steps = None
+                break
+        else:
+            if steps not in self._queue:
+                return False
+            self._queue.remove(steps)
+        steps.close()
+        self._unfinished -= 1
+        self._advance()
+        return True
+
     def poll(self) -> list[Outcome]:
         """The outcomes that are ready."""
         self._advance()

@@ -27,6 +27,7 @@ class EzklProver:
         self._scratch = Scratch(scratch)
         self._pool: Pool[ProofResult] = Pool(children, threads, ahead=children)
         self._serial = 0
+        self._running: dict[int, Steps[ProofResult]] = {}
 
     @property
     def outstanding(self) -> int:
@@ -39,10 +40,21 @@ class EzklProver:
 
     def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
         self._serial += 1
-        self._pool.submit(self._steps(task, np.array(rows), timeout_s, self._serial))
+        self._running[task] = self._steps(task, np.array(rows), timeout_s, self._serial)
+        self._pool.submit(self._running[task])
+
+    def cancel(self, task: int) -> bool:
+        steps = self._running.get(task)
+        if steps is None or not self._pool.cancel(steps):
+            return False
+        del self._running[task]
+        return True
 
     def poll(self) -> list[ProofResult]:
-        return self._pool.poll()
+        results = self._pool.poll()
+        for result in results:
+            self._running.pop(result.task, None)
+        return results
 
     def close(self) -> None:
         self._pool.close()
