@@ -8,7 +8,7 @@ from pathlib import Path
 
 from enclaveml.cluster import computing
 from enclaveml.errors import Fault
-from enclaveml.job_files import class_missing, missing
+from enclaveml.job_files import class_missing, missing, missing_weights
 from enclaveml.job_values import Values
 from enclaveml.schema import FLAX
 from enclaveml.signature import key_problem
@@ -27,7 +27,8 @@ def _files(values: Values, job: Path) -> Iterator[Fault]:
     for key in ("model.weights", "input.path"):
         written = values.of.get(key)
         if written is not None:
-            problem = missing(Path(os.path.normpath(job.parent / written)))
+            path = Path(os.path.normpath(job.parent / written))
+            problem = missing_weights(path) if key == "model.weights" else missing(path)
             if problem:
                 yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
 

@@ -47,6 +47,15 @@ def missing(path: Path) -> str:
     return f"no such file in {str(path.parent)!r}" + (f"; did you mean {close!r}?" if close else "")
 
 
+def missing_weights(path: Path) -> str:
+    """The same for weights, which may be a folder too: an Orbax checkpoint, or a manager's with steps in it."""
+    if not os.path.isdir(path):
+        return missing(path)
+    names = _listing(path)
+    inside = any(os.path.isfile(path / name / "_METADATA") or name.isdigit() for name in names)
+    return "" if "_METADATA" in names or inside else "a folder; allowed: a file, or an Orbax checkpoint's folder"
+
+
 def _listing(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))

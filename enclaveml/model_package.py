@@ -15,7 +15,8 @@ from typing import Any
 
 from enclaveml.errors import Fault, FormatError, JobError
 from enclaveml.model_class import ModelSource
-from enclaveml.weights import FORMATS
+from enclaveml.checkpoints import read_checkpoint
+from enclaveml.weights import FORMATS, write_weights
 
 _MAGIC = b"EMLMODEL"
 
@@ -25,15 +26,14 @@ class ModelPackage:
     """What any rank builds the model from.
 
     flax: ``model.flax`` of the job. source: bytes of the model file; None for an installed package.
-    args: ``model.args``. weights: bytes of the weights file; None for the class's own initial values.
-    weights_name: that file's name, for errors.
+    args: ``model.args``. weights: bytes of a safetensors file, made of whatever the job names; None for the
+    class's own initial values. weights_name: the name of what the job names, for errors.
     """
 
     flax: str
     source: bytes | None
     args: dict[str, Any]
     weights: bytes | None
-    weights_format: str = "safetensors"
     weights_name: str = "weights"
 
     def to_bytes(self) -> bytes:
@@ -77,16 +77,10 @@ def package_model(flax: str, args: Mapping[str, Any], weights_path: Path | None,
         except OSError as e:
             faults.append(Fault(source.file, "model.flax", f"cannot be read in {job_folder}: {e.strerror}"))
     if weights_path is not None:
-        if weights_path.suffix not in FORMATS:
-            faults.append(Fault(weights_path.name, "model.weights",
-                                f"is no {' or '.join(FORMATS)} file; "
-                                "write one with safetensors.numpy.save_file"))
-        else:
-            try:
-                weights = weights_path.read_bytes()
-            except OSError as e:
-                faults.append(Fault(weights_path.name, "model.weights",
-                                    f"cannot be read in {weights_path.parent}: {e.strerror}"))
+        try:
+            weights = _weights(weights_path)
+        except JobError as e:
+            faults += e.faults
     for name, value in args.items():
         try:
             json.dumps(value)
@@ -96,3 +90,19 @@ def package_model(flax: str, args: Mapping[str, Any], weights_path: Path | None,
         raise JobError(*faults)
     name = weights_path.name if weights_path else "weights"
     return ModelPackage(flax, code, dict(args), weights, weights_name=name)
+
+
+def _weights(path: Path) -> bytes:
+    """Weights as the bytes of a safetensors file. Raises JobError."""
+    if not path.is_dir() and path.suffix not in FORMATS:
+        raise JobError(Fault(path.name, "model.weights", f"is no {' or '.join(FORMATS)} file and no Orbax checkpoint's "
+                             "folder; write one with safetensors.numpy.save_file"))
+    if path.suffix != ".safetensors":
+        try:
+            return write_weights(read_checkpoint(path))
+        except ValueError as e:
+            raise JobError(Fault(path.name, "model.weights", f"{e}; allowed are numbers and booleans")) from e
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise JobError(Fault(path.name, "model.weights", f"cannot be read in {path.parent}: {e.strerror}")) from e

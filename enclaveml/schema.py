@@ -132,7 +132,7 @@ KEYS: tuple[Key, ...] = (
         "the Flax model's class (NNX or Linen); a file is relative to the job file",
         check=Pattern(FLAX, "package.module:Class or file.py:Class"), required=True),
     Key("model.args", "mapping", {}, "", "keyword arguments for the class"),
-    Key("model.weights", "path", None, "", "weights, in safetensors",
+    Key("model.weights", "path", None, "", "weights: .safetensors, .npz, Flax .msgpack or an Orbax checkpoint's folder",
         default_words="as the class initialises them"),
     Key("model.hash", "text", None, "",
         "the model hash that the model must have (`enclaveml hash` prints it)",

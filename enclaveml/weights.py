@@ -15,8 +15,9 @@ import numpy as np
 
 from enclaveml.errors import Fault, JobError
 
-#: The formats that :func:`read_weights` reads, by the file's suffix.
-FORMATS = {".safetensors": "safetensors"}
+#: Weights files by suffix; ``read_weights`` reads the first, ``checkpoints.read_checkpoint`` the others
+#: and Orbax checkpoints, which are folders.
+FORMATS = (".safetensors", ".npz", ".msgpack")
 
 #: safetensors' names of the element types that JAX computes with, and numpy's (all little-endian).
 #: 64-bit ones are read so that a wrong dtype is named as such.
@@ -44,6 +45,18 @@ def read_weights(data: bytes, name: str) -> dict[str, np.ndarray]:
         raise JobError(*(Fault(name, "model.weights", f"{line}; readable are {readable}")
                          for line in unknown))
     return {n: np.frombuffer(a["data"], _dtype(DTYPES[a["dtype"]])).reshape(a["shape"]) for n, a in arrays}
+
+
+def write_weights(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a safetensors file that :func:`read_weights` reads back. Raises ValueError for other dtypes."""
+    from safetensors.numpy import save
+
+    known = {str(_dtype(name)) for name in DTYPES.values()}
+    wrong = [f"{name} has dtype {a.dtype}" for name, a in arrays.items() if str(a.dtype) not in known]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    # ascontiguousarray gives scalars an axis, which save needs not.
+    return save({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()})
 
 
 def match_weights(wanted: Mapping[str, Any], found: Mapping[str, np.ndarray],

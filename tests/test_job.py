@@ -390,7 +390,7 @@ def test_one_fault(folder: Path, line: str, fault: str | None) -> None:
         ),
         (
             "{flax: net.py:Net, weights: ../digits}",
-            "model.weights: found '../digits'; a folder; allowed: a file",
+            "model.weights: found '../digits'; a folder; allowed: a file, or an Orbax checkpoint's folder",
         ),
         ("{flax: net.py:Net, hash: abc}", "model.hash: found 'abc'; allowed: 64 hexadecimal digits"),
         (

@@ -81,9 +81,10 @@ def test_damaged_packages_raise_format_errors_only(position, value, tail):
 
 
 def test_packing_names_every_missing_file_at_once(tmp_path):
-    assert refused(package_model, "gone.py:M", {"f": {1, 2}}, tmp_path / "w.npz", tmp_path) == [
+    assert refused(package_model, "gone.py:M", {"f": {1, 2}}, tmp_path / "w.pt", tmp_path) == [
         f"gone.py: model.flax: cannot be read in {tmp_path}: No such file or directory",
-        "w.npz: model.weights: is no .safetensors file; write one with safetensors.numpy.save_file",
+        "w.pt: model.weights: is no .safetensors or .npz or .msgpack file and no Orbax checkpoint's folder; "
+        "write one with safetensors.numpy.save_file",
         "gone.py:M: model.args.f: must be numbers, text, lists or mappings: "
         "Object of type set is not JSON serializable"]
     assert refused(package_model, "m.py:M", {}, tmp_path / "w.safetensors", tmp_path)[1] == (

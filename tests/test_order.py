@@ -44,6 +44,7 @@ zk.ezkl.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit
 zk.ezkl.system
 envelope combine inference weights model_class
+checkpoints
 job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows
@@ -79,11 +80,12 @@ OWNERS = {
     "tqdm": {"log", "progress"},
     "matplotlib": {"report_plots"},
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},
-    "flax": {"model_class", "flax_state", "models"},
-    "jax": {"devices", "flax_state", "inference", "models", "zk.ezkl.bench", "zk.ezkl.export"},
+    "orbax": {"checkpoints"},
+    "flax": {"checkpoints", "model_class", "flax_state", "models"},
+    "jax": {"checkpoints", "devices", "flax_state", "inference", "models", "zk.ezkl.bench", "zk.ezkl.export"},
 }
 #: What only a run needs: never imported with a module, only inside its functions.
-LAZY = {"jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"}
+LAZY = {"jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "orbax"}
 
 
 @dataclass(frozen=True)
