@@ -40,6 +40,7 @@ class Turn:
     cpu_seconds: float
     deviation: float
     load: float
+    verify_seconds: float = 0.0
 
 
 @dataclass
@@ -59,6 +60,10 @@ class Result:
     @property
     def row_cpu_seconds(self) -> float:
         return min(turn.cpu_seconds / turn.rows for turn in self.turns)
+
+    @property
+    def row_verify_seconds(self) -> float:
+        return min(turn.verify_seconds / turn.rows for turn in self.turns)
 
     @property
     def deviation(self) -> float:
@@ -194,7 +199,7 @@ class Planned:
         load, used, started = os.getloadavg()[0], _cpu(pids), time.monotonic()
         for task, (rows, _) in enumerate(dealt):
             self._prover.submit(task, rows, 900)
-        deviation, done = 0.0, 0
+        deviation, done, verifying = 0.0, 0, 0.0
         while done < len(dealt):
             for made in self._prover.poll():
                 if made.proof is None:
@@ -205,11 +210,11 @@ class Planned:
                 if (verdict.status != VERIFIED).any():
                     raise WrongResult(f"{self.result.name}: {verdict.text}")
                 held = _held(self.result.name, verdict.proved, dealt[verdict.task][1], self.limit)
-                deviation, done = max(deviation, held), done + 1
+                deviation, done, verifying = max(deviation, held), done + 1, verifying + verdict.seconds
             time.sleep(0.005)
         seconds = time.monotonic() - started
         self.result.peak_bytes = sum(_peak(pid) for pid in self._prover.pids)
-        return Turn(count * self.children, seconds, _cpu(self._prover.pids) - used, deviation, load)
+        return Turn(count * self.children, seconds, _cpu(self._prover.pids) - used, deviation, load, verifying)
 
     def close(self) -> None:
         self._prover.close()
@@ -261,6 +266,7 @@ def report(name: str, what: str, results: Sequence[Result], baseline: Result, go
         ratio = baseline.row_seconds / result.row_seconds
         table.append({
             **asdict(result), "row_seconds": result.row_seconds, "row_cpu_seconds": result.row_cpu_seconds,
+            "row_verify_seconds": result.row_verify_seconds,
             "deviation": result.deviation, "ratio": ratio, "goal": goals.get(result.name),
             "ratio_cpu": baseline.row_cpu_seconds / result.row_cpu_seconds,
         })
@@ -269,16 +275,17 @@ def report(name: str, what: str, results: Sequence[Result], baseline: Result, go
         f"# {name}", "", what, "",
         f"`{command}` on {here['cores']} cores of {here['cpu']}, {here['memory_gb']} GB; "
         + ", ".join(f"{key} {here[key]}" for key in ("python", "ezkl", "jax", "flax", "jax2onnx")) + ".", "",
-        "| contender | rows proved | s a row | CPU s a row | times the first | goal | by CPU s | peak memory | "
-        "deviation | load | settings |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| contender | rows proved | s a row | CPU s a row | times the first | goal | by CPU s | verifying, ms a row | "
+        "peak memory | deviation | load | settings |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in table:
         loads = [turn["load"] for turn in row["turns"]]
         goal = f"{row['goal']:g}" if row["goal"] else ""
+        verifying = f"{1000 * row['row_verify_seconds']:.2g}" if row["row_verify_seconds"] else ""
         lines.append(
             f"| {row['name']} | {sum(turn['rows'] for turn in row['turns'])} | {row['row_seconds']:.4f} | "
-            f"{row['row_cpu_seconds']:.4f} | {row['ratio']:.1f} | {goal} | {row['ratio_cpu']:.1f} | "
+            f"{row['row_cpu_seconds']:.4f} | {row['ratio']:.1f} | {goal} | {row['ratio_cpu']:.1f} | {verifying} | "
             f"{row['peak_bytes'] / 1e9:.2f} GB | {row['deviation']:.2g} | "
             f"{min(loads):.1f}-{max(loads):.1f} | {row['detail']} |"
         )

@@ -92,7 +92,25 @@ def test_weights_file_has_names_shapes_and_modest_values(job):
     assert all(a.dtype == np.float32 and np.abs(a).max() < 8 for a in weights.values())
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer"])
+def test_the_convolutional_networks_weights_have_the_stated_held_out_accuracy():
+    nnx = pytest.importorskip("flax.nnx")
+    spec = importlib.util.spec_from_file_location("cnn_model", JOBS / "digits_cnn" / "cnn_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.DigitsCNN(rngs=nnx.Rngs(0))
+    weights = load_file(JOBS / "digits_cnn" / "digits_cnn.safetensors")
+    graph, state = nnx.split(model)
+    flat = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    assert {n: tuple(leaf.get_value().shape) for n, leaf in flat.items()} == {n: a.shape for n, a in weights.items()}
+    for name, leaf in flat.items():
+        leaf.set_value(weights[name])
+    with np.load(JOBS / "digits" / "digits.npz") as data:
+        hits = int((np.asarray(nnx.merge(graph, state)(data["x"])).argmax(axis=1) == data["y"]).sum())
+    readme = (JOBS / "digits_cnn" / "README.md").read_text()
+    assert f"held-out accuracy {hits / 360:.4f} ({hits} of 360) in float" in readme
+
+
+@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn"])
 def test_job_file_names_files_that_exist(job):
     text = (JOBS / job / "job.yaml").read_text()
     spec = yaml.safe_load(text)
@@ -114,7 +132,7 @@ def test_job_settings_are_those_of_the_issue():
     assert cancer["proof"]["inputs"] == "committed" and cancer["combine"]["strategy"] == "median"
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer"])
+@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn"])
 def test_committed_files_are_small(job):
     files = [f for f in (JOBS / job).iterdir() if f.suffix in (".npz", ".safetensors", ".py", ".yaml", ".md")]
     assert sum(f.stat().st_size for f in files) < 500_000

@@ -34,6 +34,7 @@ results_reader
 results
 zk.interface
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
+zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_bound
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
 doctor_machine doctor_world
@@ -74,7 +75,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.ezkl.export"},
-    "onnx": {"zk.ezkl.onnx_bound", "zk.ezkl.onnx_canonical", "zk.ezkl.onnx_lean"},
+    "onnx": {"zk.ezkl.onnx_bound", "zk.ezkl.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

@@ -26,12 +26,11 @@ def work(rows: int, ranks: int = 1, children: int = 2, processors: int = 2) -> W
 
 
 @given(
-    st.integers(1, 5000), st.integers(1, 4), st.integers(1, 8), st.sampled_from([1e9, 4e9, 16e9]),
-    st.sampled_from([None, 2, 30, 97, 400]),
+    st.integers(1, 5000), st.integers(1, 4), st.integers(1, 8), st.sampled_from([None, 2, 30, 97, 400])
 )
-def test_every_candidate_fits(rows: int, ranks: int, children: int, memory: float, given_rows: int | None) -> None:
+def test_every_candidate_fits(rows: int, ranks: int, children: int, given_rows: int | None) -> None:
     what = Work(rows, ranks, children, ranks * children)
-    found = list(plan.candidates(CHOICE, DIGITS, what, memory, given_rows))
+    found = list(plan.candidates(CHOICE, DIGITS, what, given_rows))
     assert found or given_rows == 400
     for candidate in found:
         room = cost.usable_rows(candidate.choice.logrows)
@@ -41,21 +40,17 @@ def test_every_candidate_fits(rows: int, ranks: int, children: int, memory: floa
         assert DIGITS.single.at(bundle) <= room
         assert CHOICE.base <= candidate.choice.base <= 1 << candidate.choice.logrows
         assert DIGITS.widest_table <= room
-        assert cost.peak_bytes(candidate.key_bytes) <= memory
+        assert candidate.peak_bytes > candidate.key_bytes > 0
         assert bundle == given_rows or bundle <= max(2, what.share)
 
 
 def test_rows_per_proof_is_obeyed() -> None:
-    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, work(360), 8e9, 30)} == {30}
-    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, work(360), 8e9, 1)} == {2}
-
-
-def test_nothing_fits_too_little_memory() -> None:
-    assert list(plan.candidates(CHOICE, DIGITS, work(360), 1e8, None)) == []
+    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, work(360), 30)} == {30}
+    assert {c.choice.rows for c in plan.candidates(CHOICE, DIGITS, work(360), 1)} == {2}
 
 
 def best(what: Work) -> plan.Candidate:
-    return plan.ranked(list(plan.candidates(CHOICE, DIGITS, what, 8e9, None)))[0]
+    return plan.ranked(list(plan.candidates(CHOICE, DIGITS, what, None)))[0]
 
 
 def test_bundles_are_even_over_the_cores() -> None:

@@ -192,7 +192,9 @@ def test_too_little_memory_is_refused_before_set_up() -> None:
     request = CircuitRequest(scale=8, expected_rows=4, memory_gb=0.05)
     with pytest.raises(JobError) as caught:
         EzklSystem().prepare(zk_case.function(), zk_case.ROWS, request)
-    assert str(caught.value) == "no circuit for this model fits 0.05 GB of memory"
+    assert str(caught.value) == (
+        "no circuit for this model fits 0.05 GB of memory; the smallest takes 0.105 GB, as predicted with a margin"
+    )
 
 
 def test_a_circuit_whose_rows_and_scale_are_given_serves_jobs_of_any_size() -> None:
@@ -213,7 +215,9 @@ def test_a_cached_circuit_that_takes_too_much_memory_is_not_used() -> None:
     with pytest.raises(JobError) as caught:
         EzklSystem().prepare(zk_case.function(), zk_case.ROWS, request, told.append)
     assert told == [f"cached circuit {made.circuit_id[:16]} takes more memory than this job has"]
-    assert str(caught.value) == "no circuit for this model fits 1 GB of memory at 4 rows per proof"
+    text = str(caught.value)
+    assert text.startswith("no circuit for this model fits 1 GB of memory at 4 rows per proof; the smallest takes ")
+    assert text.endswith(f" GB for {children} provers at a time, as predicted with a margin")
 
 
 def test_sample_rows_of_another_shape_are_a_callers_error() -> None:

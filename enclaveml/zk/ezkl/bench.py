@@ -16,6 +16,7 @@ from enclaveml.zk.ezkl import field, process, statement
 from enclaveml.zk.ezkl.export import HASH_BATCH, export
 from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input, least_cells
 from enclaveml.zk.ezkl.onnx_lean import lean
+from enclaveml.zk.ezkl.onnx_products import merge_pools, products
 from enclaveml.zk.ezkl.plan import Choice
 from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.interface import ModelFunction
@@ -50,7 +51,8 @@ class Bench:
     def document(self, batch: int, bound: str = "") -> str:
         """Path of the lean ONNX document at a batch, its inputs bounded in that way."""
         if (batch, "") not in self._documents:
-            document = lean(self._canonical if batch == HASH_BATCH else export(self.function, batch))
+            document = self._canonical if batch == HASH_BATCH else export(self.function, batch)
+            document = products(lean(merge_pools(document)))
             self._documents[batch, ""] = self.scratch.write(f"model-{batch}.onnx", document)
         if (batch, bound) not in self._documents:
             document = bounded(Path(self._documents[batch, ""]).read_bytes(), bound)

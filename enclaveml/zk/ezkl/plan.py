@@ -159,6 +159,11 @@ class Candidate:
     def row_seconds(self) -> float:
         return self.prove_seconds / self.choice.rows
 
+    @property
+    def peak_bytes(self) -> float:
+        """Predicted peak memory of set-up and of one proof, with a margin."""
+        return cost.peak_bytes(self.key_bytes)
+
     def __str__(self) -> str:
         c = self.choice
         return (
@@ -242,11 +247,9 @@ def bundle_sizes(shape: Footprint, room: int, work: Work) -> list[int]:
 
 
 def candidates(
-    choice: Choice, shape: Footprint, work: Work, memory_bytes: float, rows_per_proof: int | None
+    choice: Choice, shape: Footprint, work: Work, rows_per_proof: int | None
 ) -> Iterator[Candidate]:
-    """Every layout of one decomposition that fits memory, with its predicted time for the whole job.
-
-    """
+    """Every layout of one decomposition, whatever memory it takes, with its predicted time for the whole job."""
     for logrows in range(MIN_LOGROWS, MAX_LOGROWS + 1):
         room = cost.usable_rows(logrows)
         if shape.widest_table > room:
@@ -261,10 +264,9 @@ def candidates(
             blocks = math.ceil(shape.rows.at(rows) / room)
             columns = (logrows, choice.inner, blocks, math.ceil(shape.einsum.at(rows) / room), shape.tables)
             seconds, key = cost.prove_seconds(*columns), cost.key_bytes(*columns)
-            if cost.peak_bytes(key) <= memory_bytes:
-                job_seconds = seconds * (work.waves(rows) + SETUP_SHARE)
-                wide = replace(choice, base=widest_base(choice, room), logrows=logrows, rows=rows)
-                yield Candidate(wide, blocks, seconds, job_seconds, key)
+            job_seconds = seconds * (work.waves(rows) + SETUP_SHARE)
+            wide = replace(choice, base=widest_base(choice, room), logrows=logrows, rows=rows)
+            yield Candidate(wide, blocks, seconds, job_seconds, key)
 
 
 def ranked(found: list[Candidate]) -> list[Candidate]:

@@ -242,7 +242,10 @@ class Search:
         )
 
     def candidates(self, probes: list[Probe]) -> list[Candidate]:
-        """Every layout of every accurate probe, cheapest job first."""
+        """Every layout of every accurate probe that fits a child's part of the memory, cheapest job first.
+
+        Raises JobError with what the smallest takes where none does.
+        """
         request = self.request
         work = plan.work_of(request)
         rows_of: dict[tuple, tuple[dict, dict]] = {}
@@ -262,15 +265,20 @@ class Search:
                         if key not in rows_of:  # rows do not depend on the scale, tables do
                             rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
                         found += plan.candidates(
-                            choice, plan.footprint(*rows_of[key], tables), work,
-                            request.memory_gb * 1e9 / request.children, request.rows_per_proof,
+                            choice, plan.footprint(*rows_of[key], tables), work, request.rows_per_proof
                         )
+        memory = request.memory_gb * 1e9 / request.children
+        if fitting := [candidate for candidate in found if candidate.peak_bytes <= memory]:
+            return plan.ranked(fitting)
+        given = f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else ""
         if not found:
-            raise JobError(
-                f"no circuit for this model fits {request.memory_gb:g} GB of memory"
-                + (f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else "")
-            )
-        return plan.ranked(found)
+            raise JobError(f"no circuit for this model fits into 2^{plan.MAX_LOGROWS} rows{given}")
+        least = min(candidate.peak_bytes for candidate in found) * request.children
+        each = f" for {request.children} provers at a time" if request.children > 1 else ""
+        raise JobError(
+            f"no circuit for this model fits {request.memory_gb:g} GB of memory{given}; the smallest takes "
+            f"{least / 1e9:.3g} GB{each}, as predicted with a margin"
+        )
 
     def _bounds(self, probe: Probe) -> list[tuple[str, float, tuple[int, int]]]:
         """The ways to bound the inputs that are worth laying out, each with the bits and lookups that it needs.
