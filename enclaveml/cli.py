@@ -137,6 +137,19 @@ def _prepare(args: argparse.Namespace) -> int:
     return prepare(args.job, tuple(args.overrides), args.ranks)
 
 
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    _prepare_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from enclaveml.check import check
+    from enclaveml.log import setup
+
+    setup(0)
+    return check(args.job, tuple(args.overrides), args.ranks, args.json)
+
+
 def _hash_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument(
@@ -354,6 +367,17 @@ examples:
 """,
         _prepare_arguments,
         _prepare,
+    ),
+    Verb(
+        "check",
+        "say whether the job's model can be proved, how exactly, where the cost sits, and what to change",
+        """\
+examples:
+  enclaveml check job.yaml                         before any cluster time is spent; a minute or so
+  enclaveml check job.yaml --ranks 4 --set proof.scale=10
+""",
+        _check_arguments,
+        _check,
     ),
     Verb(
         "hash",

@@ -18,6 +18,7 @@ from enclaveml.zk.interface import CircuitRequest
 if TYPE_CHECKING:
     import numpy as np
 
+    from enclaveml.models import Model
     from enclaveml.zk.interface import ModelFunction
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,12 @@ _SAMPLE_ROWS = 256
 
 
 def load_function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
+    """The job's model as the proof system takes it, sample rows (S, *row_shape) and N."""
+    model, samples, n = load_model(job)
+    return model.function, samples, n
+
+
+def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
     """The job's model, sample rows (S, *row_shape) and N. Runs on the CPU, without MPI."""
     import numpy as np
 
@@ -44,7 +51,7 @@ def load_function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
         rows = np.unique(np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64))
         samples = dataset.read_rows(rows)
     package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
-    return build_model(package, row_shape, dtype, folder, parts).function, samples, n
+    return build_model(package, row_shape, dtype, folder, parts), samples, n
 
 
 def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:

@@ -35,12 +35,12 @@ results
 zk.interface
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
 zk.ezkl.onnx_products
-zk.ezkl.onnx_lean zk.ezkl.onnx_bound
+zk.ezkl.onnx_lean zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
 doctor_machine doctor_world
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
-zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier
-zk.ezkl.plan_table
+zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
+zk.ezkl.plan_table zk.ezkl.examine
 zk.ezkl.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit
 zk.ezkl.system
@@ -62,7 +62,7 @@ aggregator worker
 loop rollcall distribute begin finish
 run
 prepare
-dryrun hash outcome sbatch audit status doctor report
+check dryrun hash outcome sbatch audit status doctor report
 cli
 __main__
 """
@@ -75,7 +75,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.ezkl.export"},
-    "onnx": {"zk.ezkl.onnx_bound", "zk.ezkl.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products"},
+    "onnx": {"zk.ezkl.onnx_bound", "zk.ezkl.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

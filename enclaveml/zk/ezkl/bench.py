@@ -39,19 +39,19 @@ class Bench:
         self._documents: dict[tuple[int, str], str] = {}
 
     @cached_property
-    def _canonical(self) -> bytes:
+    def canonical(self) -> bytes:
         """The canonical document; made when it is asked for, since a cached circuit needs none."""
         return export(self.function, HASH_BATCH)
 
     @property
     def model_hash(self) -> str:
         """SHA-256 (hex) of the canonical document."""
-        return hashlib.sha256(self._canonical).hexdigest()
+        return hashlib.sha256(self.canonical).hexdigest()
 
     def document(self, batch: int, bound: str = "") -> str:
         """Path of the lean ONNX document at a batch, its inputs bounded in that way."""
         if (batch, "") not in self._documents:
-            document = self._canonical if batch == HASH_BATCH else export(self.function, batch)
+            document = self.canonical if batch == HASH_BATCH else export(self.function, batch)
             document = products(lean(merge_pools(document)))
             self._documents[batch, ""] = self.scratch.write(f"model-{batch}.onnx", document)
         if (batch, bound) not in self._documents:

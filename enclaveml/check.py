@@ -1,0 +1,141 @@
+"""``enclaveml check``: whether a job's model can be proved, before any cluster time is spent.
+
+Exports the model, runs float, ONNX and witness side by side on the sample rows, and plans a circuit; makes
+no keys. What it predicts is CPU time of this machine (``zk/ezkl/cost.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from enclaveml.errors import JobError
+from enclaveml.job import load_job
+from enclaveml.prepare import load_model, request_of
+from enclaveml.progress import significant, table
+
+if TYPE_CHECKING:
+    from enclaveml.models import OutputPart
+    from enclaveml.zk.ezkl.examine import Examination
+    from enclaveml.zk.interface import CircuitRequest
+
+log = logging.getLogger(__name__)
+
+# Layers that the text shows; --json has all.
+_SHOWN = 12
+
+
+def check(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = None, as_json: bool = False) -> int:
+    """Examine the job's model for ``ranks`` ranks on this machine, and print what was found.
+
+    Returns 0 where it can be proved, 2 where it cannot. Raises JobError for a job, data or a model file
+    that do not serve at all.
+    """
+    job = load_job(job_path, overrides)
+    model, samples, rows = load_model(job)
+    from enclaveml.zk.ezkl.examine import examine
+
+    request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
+    found = examine(model.function, samples, request, lambda line: log.info("%s", line))
+    report = document(found, request, model.outputs_layout, rows, len(samples))
+    print(json.dumps(report, indent=2) if as_json else text(report), end="\n" if as_json else "")
+    return JobError.exit_code if found.refused else 0
+
+
+def document(found: Examination, request: CircuitRequest, parts: Sequence[OutputPart], rows: int, samples: int) -> dict[str, Any]:
+    """Everything that check says, as JSON can hold it; None for what was not reached."""
+    from enclaveml.zk.ezkl.examine import job_seconds
+
+    def number(value: float) -> float | None:
+        return float(value) if math.isfinite(value) else None
+
+    return {
+        "provable": not found.refused,
+        "refused": found.refused or None,
+        "advice": [{"what": a.what, "refused": a.refused, "why": a.why, "instead": a.instead} for a in found.advice],
+        "model_hash": found.model_hash or None,
+        "rows": rows,
+        "samples": samples,
+        "tolerance": number(found.limit),
+        "outputs": [] if found.truth is None else _outputs(found, parts),
+        "plan": None if found.candidate is None else str(found.candidate),
+        "rows_per_proof": None if found.candidate is None else found.candidate.choice.rows,
+        "cpu_seconds_a_row": number(found.row_seconds),
+        "cpu_seconds_a_proof": None if found.candidate is None else found.candidate.prove_seconds,
+        "wall_seconds": number(job_seconds(found, request)),
+        "processors": request.cores,
+        "key_bytes": number(found.key_bytes),
+        "memory_bytes": number(found.memory),
+        "layers": [{"nodes": la.name, "shape": list(la.shape), "rows": la.rows, "tables": la.tables, "einsum": la.einsum}
+                   for la in sorted(found.layers, key=lambda la: -la.rows)],
+    }
+
+
+def _outputs(found: Examination, parts: Sequence[OutputPart]) -> list[dict[str, Any]]:
+    """Of each output, how far ONNX and witness are from the float model, and how often they agree on the class."""
+    lines, start = [], 0
+    for part in parts:
+        mine = slice(start, start + part.size)
+        start += part.size
+        truth = found.truth[:, mine]
+        line: dict[str, Any] = {"output": part.name, "shape": list(part.shape), "largest": _most(truth)}
+        for name, other in (("onnx", found.onnx), ("proved", found.proved)):
+            there = None if other is None else other[:, mine]
+            line[f"{name}_rows"] = 0 if there is None else len(there)
+            line[f"{name}_deviation"] = None if there is None else _most(there - truth[: len(there)])
+            line[f"{name}_agreement"] = None if there is None or part.size == 1 else float(
+                (there.argmax(axis=1) == truth[: len(there)].argmax(axis=1)).mean())
+        lines.append(line)
+    return lines
+
+
+def _most(values: np.ndarray) -> float | None:
+    """The largest absolute value; None where one is not finite."""
+    most = float(np.abs(values).max(initial=0.0))
+    return most if math.isfinite(most) else None
+
+
+def text(report: dict[str, Any]) -> str:
+    """What check says, for people."""
+    lines = [f"refused: {report['refused']}" if report["refused"] else "the model can be proved"]
+    if report["advice"]:
+        lines += ["", "Advice:"] + [f"  - {a['what']}: {'refused, ' if a['refused'] else ''}{a['why']}; {a['instead']}"
+                                    for a in report["advice"]]
+    if report["outputs"]:
+        heads = ["output", "shape", "largest", "ONNX off by", "agrees", "proved off by", "agrees"]
+        body = [[o["output"], str(tuple(o["shape"])), _told(o["largest"]), _told(o["onnx_deviation"]), _share(o["onnx_agreement"]),
+                 _told(o["proved_deviation"]), _share(o["proved_agreement"])] for o in report["outputs"]]
+        counts = report["outputs"][0]
+        lines += ["", f"Beside the float model on {report['samples']} sample rows (ONNX on {counts['onnx_rows']}; tolerance "
+                  f"{_told(report['tolerance'])}):", table(heads, body)]
+    if report["layers"]:
+        total = sum(la["rows"] for la in report["layers"]) or 1
+        body = [[la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", str(la["tables"]),
+                 f"{la['einsum']:,}"] for la in report["layers"][:_SHOWN]]
+        lines += ["", f"Where the cost sits, at {report['rows_per_proof']} rows a proof, most expensive first:",
+                  table(["nodes", "value", "circuit rows", "%", "new tables", "einsum cells"], body)]
+        if len(report["layers"]) > _SHOWN:
+            lines.append(f"and {len(report['layers']) - _SHOWN} more (--json has all)")
+    if report["plan"]:
+        lines += ["", f"plan: {report['plan']}",
+                  f"predicted: {significant(report['cpu_seconds_a_row'])} CPU s a row, {significant(report['cpu_seconds_a_proof'])} "
+                  f"CPU s a proof; {report['rows']:,} rows in about {significant(report['wall_seconds'])} s on "
+                  f"{report['processors']} cores like this machine's",
+                  f"predicted: key {report['key_bytes'] / 1e6:,.0f} MB, peak memory of one prover {report['memory_bytes'] / 1e9:.2f} GB"]
+    if report["model_hash"]:
+        lines.append(f"model hash: {report['model_hash']}")
+    return "\n".join(lines) + "\n"
+
+
+def _told(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,98 @@
+"""Whether a model can be proved, and where its cost would sit: everything of a plan but set-up and keys."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from enclaveml.capacity import allowed_cores
+from enclaveml.errors import JobError, ProofError
+from enclaveml.zk.ezkl import cost, process
+from enclaveml.zk.ezkl.advice import Advice, advise
+from enclaveml.zk.ezkl.bench import Bench, float_outputs
+from enclaveml.zk.ezkl.layers import Layer, layers
+from enclaveml.zk.ezkl.plan import Candidate, Progress, work_of
+from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.search import Search
+from enclaveml.zk.interface import CircuitRequest, ModelFunction
+
+#: Rows that the ONNX document is run on: its reference evaluator is slow.
+ONNX_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found of one model.
+
+    truth (S, D) float64: the float model's outputs on the sample rows. onnx (n, D): the exported document's
+    on the first n. proved (S, D): the witness's at the plan's scales. candidate: the plan that comes first.
+    row_seconds: predicted CPU seconds a row. memory: predicted peak, bytes. wall: predicted seconds for the job.
+    refused: why it cannot be proved, else ""; what follows is then missing where it was not reached.
+    """
+
+    advice: tuple[Advice, ...] = ()
+    refused: str = ""
+    model_hash: str = ""
+    truth: np.ndarray | None = None
+    onnx: np.ndarray | None = None
+    proved: np.ndarray | None = None
+    candidate: Candidate | None = None
+    key_bytes: float = math.nan
+    layers: tuple[Layer, ...] = ()
+    limit: float = math.nan
+
+    @property
+    def row_seconds(self) -> float:
+        return math.nan if self.candidate is None else self.candidate.row_seconds
+
+    @property
+    def memory(self) -> float:
+        return cost.peak_bytes(self.key_bytes)
+
+
+def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Examination:
+    """Export, compare and plan a model on sample rows (S, *row_shape), without keys.
+
+    Never raises for a model that cannot be proved: that is ``refused``.
+    """
+    rows = np.ascontiguousarray(rows).astype(function.dtype)
+    found = Examination()
+    with contextlib.closing(process.Child(len(allowed_cores()))) as child, contextlib.closing(Scratch()) as scratch:
+        bench = Bench(function, request.inputs, child, scratch)
+        try:
+            progress("exporting the model to ONNX")
+            document = Path(bench.document(2)).read_bytes()
+            found = replace(found, model_hash=bench.model_hash, advice=tuple(advise(bench.canonical)))
+            truth = float_outputs(function, rows, min(64, max(2, len(rows))))
+            found = replace(found, truth=truth, onnx=_run(document, rows[:ONNX_ROWS]))
+            progress("looking for a circuit: witnesses of the sample rows at several scales")
+            search = Search(bench, request, rows, truth, progress)
+            found = replace(found, limit=search.limit)
+            first = next(search.tried(search.candidates(search.accurate())), None)
+            if first is None:
+                raise JobError(search.disagreement() if search.agreed is not None else "no layout holds the sample rows")
+            candidate, _ = first
+            trial = bench.trial(replace(candidate.choice, rows=max(2, min(64, candidate.choice.rows))), rows)
+            found = replace(found, proved=trial.outputs, candidate=candidate, key_bytes=candidate.key_bytes)
+            progress("measuring the cost of each layer")
+            document = Path(bench.document(candidate.choice.rows, candidate.choice.bound)).read_bytes()
+            return replace(found, layers=tuple(layers(bench, candidate.choice, document)))
+        except (JobError, ProofError) as error:
+            return replace(found, refused=str(error))
+
+
+def job_seconds(examination: Examination, request: CircuitRequest) -> float:
+    """Predicted wall seconds of proving the job, on the cores of the request."""
+    candidate = examination.candidate
+    return math.nan if candidate is None else candidate.prove_seconds * work_of(request).waves(candidate.choice.rows)
+
+
+def _run(document: bytes, rows: np.ndarray) -> np.ndarray:
+    """Outputs (n, D) float64 of an ONNX document of batch 2 by onnx's reference evaluator."""
+    from enclaveml.zk.ezkl.onnx_run import run
+
+    return run(document, rows)
