@@ -60,7 +60,7 @@ def main(name: str, job_path: Path, goal: float = GOAL) -> None:
     options = parser.parse_args()
 
     job = load_job(job_path)
-    dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
+    dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
     rows = dataset.read_rows(np.arange(dataset.rows))
     folder = job.path.absolute().parent
     package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)

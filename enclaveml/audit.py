@@ -52,7 +52,7 @@ AHEAD = 2
 class AuditOptions:
     """What is to be checked, and against what.
 
-    circuit_id: hex, of the model's owner. max_tolerance: absolute, in units of the outputs. inputs, key:
+    circuit_id: hex, of the model's owner. max_tolerance: absolute, in units of the outputs. inputs, key, scale:
     the data, as a job names them. srs: the whole SRS file, to commit to committed inputs. sample: check
     only so many proofs, drawn at random. processes: 0 for one a core.
     """
@@ -62,6 +62,7 @@ class AuditOptions:
     max_tolerance: float | None = None
     inputs: Path | None = None
     key: str | tuple[str, ...] | None = None
+    scale: float | None = None
     srs: Path | None = None
     public_key: Path | None = None
     sample: int | None = None
@@ -201,7 +202,7 @@ class _Audit:
         if options.inputs is None:
             yield None
             return
-        with open_dataset(options.inputs, options.key) as data:
+        with open_dataset(options.inputs, options.key, scale=options.scale) as data:
             if data.rows != self._results.n_rows:
                 raise JobError(f"{options.inputs}: has {data.rows} rows, {options.results} has {self._results.n_rows}")
             yield data

@@ -62,7 +62,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="the results file, instead of output.path"
     )
-    parser.add_argument("--input", metavar="FILE", type=Path, help="data to use instead of the job's input")
+    parser.add_argument("--input", metavar="FILE", type=Path, help="data to use instead of the job's input, as the model takes them")
     parser.add_argument(
         "--json", metavar="FILE", type=Path, help="write the short answer here, beside the results"
     )
@@ -253,6 +253,7 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key", metavar="NAME", action="append", help="array or columns in --inputs, as input.key; may be repeated"
     )
+    parser.add_argument("--scale", metavar="X", type=float, help="what uint8 --inputs are multiplied by, as input.scale")
     parser.add_argument(
         "--srs", metavar="FILE", type=Path, help="with --inputs that are committed: the whole SRS that the "
         "aggregator used (default: this machine's own)",
@@ -282,6 +283,7 @@ def _audit(args: argparse.Namespace) -> int:
             max_tolerance=args.max_tolerance,
             inputs=args.inputs,
             key=keys[0] if len(keys) == 1 else tuple(keys) or None,
+            scale=args.scale,
             srs=args.srs,
             public_key=args.public_key,
             sample=args.sample,

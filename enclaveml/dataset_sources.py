@@ -47,6 +47,11 @@ class Opened:
         """The array of this name, or None."""
         raise NotImplementedError
 
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
+        """Shape and type of the array of this name, or None; without reading it where the format allows."""
+        found = self.find(name)
+        return None if found is None else (tuple(found.shape), found.dtype)
+
     def default_keys(self, labels: str | None) -> tuple[str, ...]:
         """What ``key`` stands for where the job leaves it out."""
         candidates = [name for name in self.shapes if name != labels]
@@ -124,6 +129,9 @@ class _Npz(Opened):
         ) as error:
             raise fault(self.path, "input.key", f"{name!r} cannot be read: {error}") from error
 
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
+        return self._headers.get(name)
+
 
 class _Hdf5(Opened):
     word = "dataset"
@@ -194,20 +202,23 @@ class _Csv(Opened):
         return [("columns", Source.of(self._table.values[:, columns]))]
 
 
+#: A file's kind by its name's ending.
+KINDS: dict[str, type[Opened]] = {
+    ".npy": _Npy,
+    ".npz": _Npz,
+    ".csv": _Csv,
+    ".tsv": _Csv,
+    ".h5": _Hdf5,
+    ".hdf5": _Hdf5,
+    ".hdf": _Hdf5,
+}
+
+
 def open_source(path: Path) -> Opened:
     """Open a file by its name's ending. Raises JobError for what is missing, unknown or damaged."""
-    kinds: dict[str, type[Opened]] = {
-        ".npy": _Npy,
-        ".npz": _Npz,
-        ".csv": _Csv,
-        ".tsv": _Csv,
-        ".h5": _Hdf5,
-        ".hdf5": _Hdf5,
-        ".hdf": _Hdf5,
-    }
-    kind = kinds.get(path.suffix.lower())
+    kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        raise fault(path, "input.path", f"has an unknown ending {path.suffix!r}; allowed: {', '.join(kinds)}")
+        raise fault(path, "input.path", f"has an unknown ending {path.suffix!r}; allowed: {', '.join(KINDS)}, or a folder of such files")
     try:
         with open(path, "rb"):
             pass

@@ -3,7 +3,8 @@
 Letters: N rows, n rows read at once, ``row_shape`` the shape of one row.
 
 Conversion: floats, unsigned bytes (``uint8``: pixels) and booleans become float32; all other
-integers become int32 (token ids), refused where they do not fit. A CSV file has no types: its
+integers become int32 (token ids), refused where they do not fit. With a scale, unsigned bytes become
+float32(byte) * float32(scale): the model gets these numbers, and a proof is about them. A CSV file has no types: its
 values are float32. Inputs that are NaN or infinite, or 1e38 or more in size (ezkl aborts on them),
 are refused when they are read, with row and column.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from enclaveml.dataset_folder import Folder
 from enclaveml.dataset_sources import Opened, Source, nearest, open_source
 from enclaveml.errors import Fault, JobError
 
@@ -50,10 +52,15 @@ class Dataset:
         sources: Sequence[tuple[str, Source]],
         labels: np.ndarray | None = None,
         close: Opened | None = None,
+        scale: float | None = None,
     ) -> None:
         self.path, self._sources, self._labels, self._opened = path, tuple(sources), labels, close
+        self._scale = None if scale is None else np.float32(scale)
         for key, source in sources:
             _check_kind(path, key, source)
+            if scale is not None and source.dtype != np.uint8:
+                raise _error(path, "input.scale", f"is for uint8; {key!r} is {source.dtype}, whose values are "
+                                                  "the model's inputs as they are. Leave input.scale out")
         dtypes = {key: converted(source.dtype) for key, source in sources}
         if len(set(dtypes.values())) > 1:
             raise _error(
@@ -150,7 +157,9 @@ class Dataset:
 
     def _convert(self, key: str, source: Source, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         kind = source.dtype.kind
-        if kind == "f":
+        if kind == "f" and _in_limits(values):
+            pass
+        elif kind == "f":
             # Not (|x| < LIMIT) is also true of NaN.
             self._refuse(
                 key,
@@ -168,7 +177,10 @@ class Dataset:
                 rows,
                 "an integer input must fit int32",
             )
-        return np.array(values, self.dtype, order="C")  # a copy: callers may write to it
+        converted = np.array(values, self.dtype, order="C")  # a copy: callers may write to it
+        if self._scale is not None:
+            converted *= self._scale
+        return converted
 
     def _refuse(self, key: str, bad: np.ndarray, values: np.ndarray, rows: np.ndarray, rule: str) -> None:
         if not bad.any():
@@ -193,19 +205,22 @@ class Dataset:
 
 
 def open_dataset(
-    path: str | Path, key: str | tuple[str, ...] | None = None, labels: str | None = None
+    path: str | Path, key: str | tuple[str, ...] | None = None, labels: str | None = None,
+    scale: float | None = None,
 ) -> Dataset:
     """Open the rows of a job.
 
     Args:
+        path: a file, or a folder of files.
         key: array of an .npz, dataset of an HDF5 file, columns of a CSV; several are flattened per
             row and joined. None: the only array, or ``x``; of a CSV all columns but the labels'.
         labels: likewise, one number per row.
+        scale: what unsigned bytes are multiplied by; None: not at all.
 
     Raises JobError with the path, the key, what was found and what there is.
     """
     path = Path(path)
-    opened = open_source(path)
+    opened = Folder(path) if path.is_dir() else open_source(path)
     try:
         keys = opened.default_keys(labels) if key is None else (key,) if isinstance(key, str) else tuple(key)
         if not keys:
@@ -214,7 +229,7 @@ def open_dataset(
         label_values = None
         if labels is not None:
             label_values = _labels(str(path), labels, _find(opened, labels, "input.labels"))
-        return Dataset(str(path), opened.joined(sources), label_values, opened)
+        return Dataset(str(path), opened.joined(sources), label_values, opened, scale)
     except BaseException:
         opened.close()
         raise
@@ -272,6 +287,13 @@ def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str 
     dataset = Dataset(where, [("data", Source.of(values))])
     dataset.read(0, dataset.rows)  # refuses NaN and the like now
     return dataset
+
+
+def _in_limits(values: np.ndarray) -> bool:
+    """Whether all are finite and below LIMIT in size; without a copy of them. A NaN is the minimum of its array."""
+    if not values.size:
+        return True
+    return bool(-LIMIT < float(values.min()) and float(values.max()) < LIMIT)
 
 
 def converted(dtype: np.dtype) -> np.dtype:

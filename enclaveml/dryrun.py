@@ -34,7 +34,7 @@ def dry_run(job: JobSpec, ranks: int | None = None) -> str:
     # Not before the checks above: this imports h5py.
     from enclaveml.datasets import from_json, open_dataset
 
-    dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
+    dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
     try:
         rows, shape, dtype = int(dataset.rows), tuple(dataset.row_shape), np.dtype(dataset.dtype)
     finally:

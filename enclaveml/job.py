@@ -34,11 +34,15 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The dataset. ``key`` None: the only array in the file, or x."""
+    """The dataset, a file or a folder of files. ``key`` None: the only array in the file, or x.
+
+    ``scale``: what unsigned bytes are multiplied by, or None.
+    """
 
     path: Path
     key: str | tuple[str, ...] | None
     labels: str | None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ def _build(values: Values, path: Path, given: str, overrides: tuple[str, ...]) -
     return JobSpec(
         name=of["job.name"],
         model=ModelSpec(model["flax"], model["args"], absolute(model["weights"]), model["hash"]),
-        input=InputSpec(absolute(data["path"]) or folder, key, data["labels"]),
+        input=InputSpec(absolute(data["path"]) or folder, key, data["labels"], data["scale"]),
         split=SplitSpec(**section("split")),
         proof=ProofSpec(**section("proof")),
         combine=CombineSpec(**section("combine")),

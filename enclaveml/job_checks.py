@@ -28,7 +28,8 @@ def _files(values: Values, job: Path) -> Iterator[Fault]:
         written = values.of.get(key)
         if written is not None:
             path = Path(os.path.normpath(job.parent / written))
-            problem = missing_weights(path) if key == "model.weights" else missing(path)
+            folder = key == "input.path" and path.is_dir()
+            problem = missing_weights(path) if key == "model.weights" else "" if folder else missing(path)
             if problem:
                 yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
 
@@ -61,6 +62,9 @@ def _output(values: Values, job: Path) -> Iterator[Fault]:
     for name, other in taken.items():
         if os.path.realpath(path) == os.path.realpath(job.parent / other):
             yield Fault(where, "output.path", f"found {written!r}; that is {name}, and would be overwritten")
+    data = values.of.get("input.path")
+    if data is not None and os.path.realpath(path.parent) == os.path.realpath(job.parent / data):
+        yield Fault(where, "output.path", f"found {written!r}; in the folder of the data, of which it would become a part")
 
 
 def _signing_key(values: Values, job: Path) -> Iterator[Fault]:

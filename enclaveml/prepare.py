@@ -45,7 +45,7 @@ def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
     from enclaveml.models import build_model, package_model
 
     folder = job.path.absolute().parent
-    with open_dataset(job.input.path, job.input.key, job.input.labels) as dataset:
+    with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
         parts = [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else ()
         row_shape, dtype, n = dataset.row_shape, dataset.dtype, dataset.rows
         rows = np.unique(np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64))

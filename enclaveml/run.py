@@ -167,7 +167,7 @@ class _Story:
         faults = device_faults(job)
         if faults:
             raise JobError(*faults)
-        dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
+        dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
         if self.options.input:
             dataset = from_json(self.options.input, dataset.row_shape, dataset.dtype)
         package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)

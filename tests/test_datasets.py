@@ -245,7 +245,7 @@ def test_missing_and_damaged_files(tmp_path):
     )
     assert refusal(open_dataset, tmp_path / "data.txt") == (
         f"{tmp_path / 'data.txt'}: input.path: has an unknown ending '.txt'; "
-        "allowed: .npy, .npz, .csv, .tsv, .h5, .hdf5, .hdf"
+        "allowed: .npy, .npz, .csv, .tsv, .h5, .hdf5, .hdf, or a folder of such files"
     )
     path.write_bytes(path.read_bytes()[:-30])
     assert (
@@ -256,6 +256,84 @@ def test_missing_and_damaged_files(tmp_path):
     assert refusal(open_dataset, path).startswith(f"{path}: input.path: is a damaged .npy file: ")
     path.write_bytes(b"no")
     assert refusal(open_dataset, path).startswith(f"{path}: input.path: data.npy is no .npy file: ")
+
+
+def folder_of(tmp_path: Path, cuts: list[int], endings: list[str], **arrays: np.ndarray) -> Path:
+    """The arrays cut at these rows, a file each; written last file first, since the order is that of the names."""
+    (folder := tmp_path / "parts").mkdir()
+    edges = list(zip([0, *cuts], [*cuts, len(next(iter(arrays.values())))], endings, strict=True))
+    for i, (start, stop, ending) in reversed(list(enumerate(edges))):
+        made = write(folder, ending, **{name: value[start:stop] for name, value in arrays.items()})
+        made.rename(folder / f"part-{i}{ending}")
+    return folder
+
+
+@pytest.mark.parametrize("endings", [[".npy"] * 6, [".h5", ".npz", ".npy", ".npz", ".h5", ".hdf5"]])
+def test_a_folder_is_its_files_one_after_another(tmp_path, endings):
+    """More files than stay open, one of them without rows."""
+    x = np.random.default_rng(1).standard_normal((23, 2, 3))
+    folder = folder_of(tmp_path, [4, 5, 5, 12, 20], endings, x=x)
+    (folder / ".hidden").touch(), (folder / "_SUCCESS").touch()
+    np.save(tmp_path / "whole.npy", x)
+    with open_dataset(folder) as data, open_dataset(tmp_path / "whole.npy") as whole:
+        assert (data.rows, data.row_shape) == (23, (2, 3)) and data.fingerprint() == whole.fingerprint()
+        for start, stop in [(0, 23), (3, 6), (5, 5), (12, 20), (22, 23)]:
+            np.testing.assert_array_equal(data.read(start, stop), whole.read(start, stop))
+        rows = np.array([22, 0, 5, 4, 5, 19])
+        np.testing.assert_array_equal(data.read_rows(rows), whole.read_rows(rows))
+        assert len(data._opened._open) <= 4
+
+
+def test_a_folder_of_tables(tmp_path):
+    (tmp_path / "a.csv").write_text("one,two,class\n1,2,0\n3,4,1\n")
+    (tmp_path / "b.csv").write_text("one,two,class\n1.5,2,1\n")
+    with open_dataset(tmp_path, labels="class") as data:
+        assert data.read(0, 3).tolist() == [[1, 2], [3, 4], [1.5, 2]] and data.labels().tolist() == [0, 1, 1]
+    with open_dataset(tmp_path, "one") as data:
+        assert data.read_rows([2, 0]).tolist() == [[1.5], [1]]
+
+
+def test_refused_folders(tmp_path):
+    assert refusal(open_dataset, tmp_path) == (
+        f"{tmp_path}: input.path: has no data file; allowed endings: .npy, .npz, .csv, .tsv, .h5, .hdf5, .hdf")
+    np.savez(tmp_path / "a.npz", x=X, y=Y)
+    np.savez(tmp_path / "b.npz", x=X.reshape(4, 6))
+    assert refusal(open_dataset, tmp_path, "x") == (
+        f"{tmp_path / 'b.npz'}: input.path: 'x' has rows of shape (6,) float64; the first file of the folder, 'a.npz', "
+        "has (2, 3) float64")
+    assert refusal(open_dataset, tmp_path, "x", "y") == (
+        f"{tmp_path / 'b.npz'}: input.path: 'x' has rows of shape (6,) float64; the first file of the folder, 'a.npz', "
+        "has (2, 3) float64")
+    assert refusal(open_dataset, tmp_path, "y") == (
+        f"{tmp_path / 'b.npz'}: input.key: no array 'y'; the file has 'x' (4, 6) float64, the first file of the folder "
+        "has one")
+    np.savez(tmp_path / "b.npz", x=X.astype(np.float32))
+    assert refusal(open_dataset, tmp_path, "x") == (
+        f"{tmp_path / 'b.npz'}: input.path: 'x' has rows of shape (2, 3) float32; the first file of the folder, "
+        "'a.npz', has (2, 3) float64")
+    assert refusal(open_dataset, tmp_path, "z") == (
+        f"{tmp_path}: input.key: no array 'z'; the file has 'x' (4, 2, 3) float64, 'y' (4,) int64 (in 'a.npz', the first "
+        "of 2 files)")
+    (tmp_path / "README.md").touch()
+    assert refusal(open_dataset, tmp_path) == (
+        f"{tmp_path}: input.path: 'README.md' is no data file; allowed in a folder of data: files ending in .npy, .npz, "
+        ".csv, .tsv, .h5, .hdf5, .hdf, and others if their names begin with '.' or '_'")
+
+
+def test_bytes_with_a_scale(tmp_path):
+    pixels = np.arange(256, dtype=np.uint8).reshape(64, 4)
+    path = write(tmp_path, ".npy", x=pixels)
+    with open_dataset(path, scale=1 / 255) as data:
+        assert data.dtype == np.float32
+        expected = pixels.astype(np.float32) * np.float32(1 / 255)
+        np.testing.assert_array_equal(data.read(0, 64), expected)
+        np.testing.assert_array_equal(data.read_rows([3, 1]), expected[[3, 1]])
+        with open_dataset(path) as plain:
+            assert plain.fingerprint() != data.fingerprint()
+    path = write(tmp_path, ".npy", x=X)
+    assert refusal(open_dataset, path, None, None, 0.5) == (
+        f"{path}: input.scale: is for uint8; 'x' is float64, whose values are the model's inputs as they are. Leave "
+        "input.scale out")
 
 
 def csv(tmp_path, text: str | bytes) -> Path:

@@ -748,3 +748,14 @@ def test_what_pyyaml_dumps_is_read_as_meant(folder: Path, name: str, tolerance: 
     Path("digits/job.yaml").write_text(text, encoding="utf-8")
     job = load_job("digits/job.yaml")
     assert (job.name, job.model.args, job.proof.tolerance) == (name, args, tolerance)
+
+
+def test_the_input_may_be_a_folder_of_bytes_with_a_scale(folder: Path) -> None:
+    (folder / "images").mkdir()
+    job = load("model: {flax: net.py:Net}\ninput: {path: images, scale: 0.5}\n")
+    assert job.input.path == folder / "images" and job.input.scale == 0.5
+    assert load("model: {flax: net.py:Net}\ninput: {path: images}\n").input.scale is None
+    assert faults("model: {flax: net.py:Net}\ninput: {path: images, scale: 0}\noutput: {path: images/r.h5}\n") == [
+        "digits/job.yaml:2: input.scale: found 0; allowed: a number above 0",
+        "digits/job.yaml:3: output.path: found 'images/r.h5'; in the folder of the data, of which it would become a "
+        "part"]

@@ -24,6 +24,7 @@ job
 capacity sbatch_nodes
 comm devices hdf5 csv_table
 together dataset_sources seal
+dataset_folder
 datasets
 journal_format answers
 journal
