@@ -79,6 +79,7 @@ def plan(seed: int, number: int) -> JobPlan:
 def _event(rng: random.Random, workers: int, bundles: int) -> Event:
     action = rng.choice(["kill", "kill", "freeze", "slow", "slow", "nice"])
     rank = 0 if rng.random() < 0.1 else rng.randint(1, workers)
-    early = rng.random() < 0.2
+    # Under ULFM too a death before the first round ends the job: the more of them, the less is seen of the rest.
+    early = rng.random() < (0.08 if action == "kill" else 0.2)
     return Event(action, rank, -1 if early else rng.randint(0, max(1, bundles - 2)),
                  rng.uniform(0, 6) if early else rng.uniform(0, 1.5))

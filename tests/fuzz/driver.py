@@ -1,8 +1,8 @@
-"""Fuzz one target in this process: ``python driver.py ENGINE TARGET SECONDS SEEDS FOLDER``.
+"""Fuzz one target in this process: ``python driver.py ENGINE TARGET RUNS SECONDS SEEDS FOLDER``.
 
 ENGINE is ``atheris`` (coverage-guided; libFuzzer's mutations) or ``hypothesis`` (edits drawn from strategies:
 bytes replaced, cut, repeated, spliced from another seed, numbers set to extremes). SEEDS is a folder of valid
-files. A finding ends the process with a traceback and the input, in hex; so does memory beyond the limit.
+files; it ends after RUNS inputs, or SECONDS if they are over before. A finding ends the process with a traceback and the input, in hex; so does memory beyond the limit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 #: Above what the process has after its imports, in bytes.
 MEMORY_BYTES = 512 << 20
 MOST_BYTES = 1 << 16
@@ -19,7 +21,7 @@ MOST_BYTES = 1 << 16
 if sys.argv[1] == "atheris":
     import atheris
 
-    # Not yaml: its strings compare wrongly once atheris 2.3 has instrumented it ("'str' object has no attribute
+    # Not yaml: its strings compare wrongly once atheris has instrumented it ("'str' object has no attribute
     # 'prefix'", from code that does no such thing).
     with atheris.instrument_imports(include=["enclaveml"], enable_loader_override=False):
         from targets import TARGETS
@@ -34,7 +36,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def by_hypothesis(one, seeds: list[bytes], seconds: float) -> int:
+def by_hypothesis(one, seeds: list[bytes], runs: int, seconds: float) -> int:
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
@@ -45,7 +47,7 @@ def by_hypothesis(one, seeds: list[bytes], seconds: float) -> int:
     until, tried = time.monotonic() + seconds, 0
     limit_memory()
 
-    @settings(max_examples=10**6, deadline=None, database=None, phases=[Phase.generate], derandomize=True,
+    @settings(max_examples=runs, deadline=None, database=None, phases=[Phase.generate], derandomize=True,
               suppress_health_check=list(HealthCheck))
     @given(st.integers(0, len(seeds) - 1), st.lists(edit, max_size=4))
     def test(number: int, edits: list) -> None:
@@ -89,25 +91,26 @@ def guarded(one, data: bytes) -> None:
         raise
 
 
-def by_atheris(one, folder: Path, seconds: float, work: Path) -> None:
+def by_atheris(one, folder: Path, runs: int, seconds: float, work: Path) -> None:
     limit = f"-rss_limit_mb={MEMORY_BYTES >> 20}"
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds:g}", f"-max_len={MOST_BYTES}", "-seed=1", limit,
+    atheris.Setup([sys.argv[0], f"-runs={runs}", f"-max_total_time={seconds:g}", f"-max_len={MOST_BYTES}", "-seed=1", limit,
                    "-malloc_limit_mb=256", "-print_final_stats=1", f"-artifact_prefix={work}/", str(work / "corpus"),
                    str(folder)], lambda data: guarded(one, data))
     atheris.Fuzz()
 
 
 def main() -> None:
-    engine, target, seconds, folder, work = sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5])
+    engine, target, runs, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    folder, work = map(Path, sys.argv[5:7])
     one = TARGETS[target](work)
     (work / "corpus").mkdir(exist_ok=True)
     seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
     for seed in seeds:
         one(seed)
     if engine == "atheris":
-        by_atheris(one, folder, seconds, work)
+        by_atheris(one, folder, runs, seconds, work)
     else:
-        print(f"tried {by_hypothesis(one, seeds, seconds)} inputs")
+        print(f"tried {by_hypothesis(one, seeds, runs, seconds)} inputs")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from enclaveml.envelope import decode, encode
@@ -120,6 +121,65 @@ def results(folder: Path) -> Target:
     return one
 
 
+def results_edits(folder: Path) -> Target:
+    """A results file that HDF5 can read, in which four bytes of ``data`` each change one thing."""
+    path, sound = folder / "e.h5", folder.joinpath("sound.h5")
+    sound.write_bytes(made_results(folder))
+    with h5py.File(sound) as file:
+        names: list[str] = []
+        file.visit(names.append)
+        groups = [n for n in names if isinstance(file[n], h5py.Group)]
+    values = [np.zeros(0), np.zeros((6, 3), np.float32), np.arange(6), np.array(7), np.full(6, 255, np.uint8), np.full(7, -1),
+              np.array([b"\xff\xfe"] * 6), np.array([b"x"]), np.full((6, 3), np.nan), np.arange(3, dtype=np.uint64) << 62,
+              "text", "{", "[" * 5000, h5py.Empty("f8"), np.array(["a", "b"], object), np.zeros(6, "i4,f8"), 1 << 63, -1.5]
+
+    def one(data: bytes) -> None:
+        path.write_bytes(sound.read_bytes())
+        with h5py.File(path, "r+") as file:
+            for what, where, value, which in zip(*[iter(data[:32])] * 4):
+                try:
+                    _edit(file, what % 6, names[where % len(names)], values[value % len(values)], groups, which)
+                except (ValueError, KeyError, TypeError, OSError, RuntimeError, IndexError, ZeroDivisionError, AttributeError):
+                    pass  # h5py does not do that
+        read_everything(path)
+    return one
+
+
+def _edit(file: h5py.File, what: int, name: str, value: object, groups: list[str], which: int) -> None:
+    if what in (0, 1, 2):
+        del file[name]
+    if what == 1:
+        file[name] = value
+    elif what == 2:
+        file[name] = [h5py.SoftLink("/outputs"), h5py.ExternalLink("other.h5", "/x"), file["/"], file["row"]][which % 4]
+    elif what == 3:
+        node = file[name] if which & 1 else file
+        keys = sorted(node.attrs)
+        node.attrs[keys[which % len(keys)]] = value
+    elif what == 4:
+        node = file[name] if which & 1 else file
+        del node.attrs[sorted(node.attrs)[which % len(node.attrs)]]
+    elif what == 5:
+        file[groups[which % len(groups)]].create_dataset(f"more{which}", data=value, chunks=True if which & 1 else None)
+
+
+def made_results(folder: Path) -> bytes:
+    """A results file of two bundles, three ranks and a redundant row."""
+    from results_case import Case
+
+    from enclaveml.results import RowStatus, build_results
+
+    case = Case(folder / "made.journal", 6, 3, "redundant")
+    case.outputs(1, [0, 1, 2])
+    case.bundle(1, [0, 1, 2])
+    case.outputs(2, [2, 3, 4, 5])
+    case.bundle(2, [2, 3, 4, 5], [RowStatus.VERIFIED, RowStatus.REJECTED, RowStatus.VERIFIED, RowStatus.VERIFIED])
+    case.end("complete")
+    case.journal.close()
+    build_results(folder / "made.journal", folder / "made.h5", labels=np.arange(6))
+    return (folder / "made.h5").read_bytes()
+
+
 def read_everything(path: Path) -> None:
     """All that a results file can be asked."""
     try:
@@ -142,4 +202,5 @@ def read_everything(path: Path) -> None:
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
-    "envelope": envelope, "job": job, "journal": journal, "journal_bytes": journal_bytes, "results": results}
+    "envelope": envelope, "job": job, "journal": journal, "journal_bytes": journal_bytes, "results": results,
+    "results_edits": results_edits}

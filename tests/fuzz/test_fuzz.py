@@ -1,7 +1,7 @@
 """Every reader of bytes that others may have made raises its own error classes only, within bounded memory.
 
 Each target runs a few seconds in a process of its own (``driver.py``), from valid files made here. Run one for
-longer by hand: ``python tests/fuzz/driver.py atheris results 600 SEEDS WORK``.
+longer by hand: ``python tests/fuzz/driver.py atheris results 1000000 600 SEEDS WORK``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from enclaveml.envelope import Consistency, Envelope, encode
 from enclaveml.results import RowStatus, build_results
 
 DRIVER = Path(__file__).with_name("driver.py")
-SECONDS = {"atheris": 2.0, "hypothesis": 0.7}
+#: Inputs by target: from coverage, and by edits. What takes longer than SECONDS ends there.
+RUNS = {"envelope": (4000, 200), "job": (120, 60), "journal": (300, 80), "journal_bytes": (300, 80), "results": (40, 20),
+        "results_edits": (20, 15)}
+SECONDS = 8
 TIMEOUT_S = 240
 
 no_atheris = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
-    reason="NOT FUZZED BY COVERAGE: atheris is not installed (it has wheels for Linux x86_64, CPython up to 3.11 only; "
+    reason="NOT FUZZED BY COVERAGE: atheris is not installed (it has wheels for Linux x86_64, CPython 3.11 to 3.13 only; "
            "pip install -e '.[test]' brings it there)")
 
 
@@ -81,11 +84,15 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "journal" / str(i)).write_bytes(unframed(path))
         if path.name != "killed":
             build_results(path, root / "results" / str(i), labels=np.arange(6))
+    rng = np.random.default_rng(3)
+    for i in range(4):
+        (root / "results_edits" / str(i)).write_bytes(rng.bytes(12))
     return root
 
 
 def fuzz(engine: str, target: str, seeds: Path, work: Path) -> str:
-    done = subprocess.run([sys.executable, str(DRIVER), engine, target, str(SECONDS[engine]), str(seeds / target), str(work)],
+    runs = RUNS[target][engine == "hypothesis"]
+    done = subprocess.run([sys.executable, str(DRIVER), engine, target, str(runs), str(SECONDS), str(seeds / target), str(work)],
                           capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, env=environment({}))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
     return done.stdout + done.stderr
@@ -94,14 +101,14 @@ def fuzz(engine: str, target: str, seeds: Path, work: Path) -> str:
 @pytest.mark.parametrize("target", TARGETS)
 def test_edits_of_valid_files(target: str, seeds: Path, tmp_path: Path) -> None:
     said = fuzz("hypothesis", target, seeds, tmp_path)
-    assert int(said.split("tried ")[1].split()[0]) > 20
+    assert int(said.split("tried ")[1].split()[0]) > 0
 
 
 @no_atheris
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_coverage_leads_to(target: str, seeds: Path, tmp_path: Path) -> None:
     said = fuzz("atheris", target, seeds, tmp_path)
-    assert int(said.split("stat::number_of_executed_units:")[1].split()[0]) > 20
+    assert int(said.split("stat::number_of_executed_units:")[1].split()[0]) > 0
 
 
 def test_the_frames_of_journals_are_put_back(seeds: Path, tmp_path: Path) -> None:
