@@ -30,6 +30,7 @@ class Accounts:
         status, rank_of: (N, r) uint8 and int32, each answer's status and whose it is (-1: nobody's).
         proved: (N, r, D) float64, the proved outputs, NaN where nothing is verified.
         settled: (N,) uint8, 1 where every answer of the row has ended.
+        drawn_before: (N,) bool, rows that an earlier session drew: who draws again does not lose them.
         rounds: the open rounds by number.
     """
 
@@ -40,6 +41,7 @@ class Accounts:
         self.rounds: dict[int, Round] = {}
         self.next_round, self.n_rounds = 0, -(-n_rows // round_rows)
         self.settled = np.zeros(n_rows, np.uint8)
+        self.drawn_before = np.zeros(n_rows, bool)
         self.rank_of = np.full((n_rows, replicas), -1, np.int32)
         self.status = np.zeros((n_rows, replicas), np.uint8)
         self.proved = np.full((n_rows, replicas, outputs), np.nan, np.float64)
@@ -58,6 +60,7 @@ class Accounts:
         self.status[rows, slots], self.rank_of[rows, slots] = RowStatus.VERIFIED, before.ranks[order]
         self.proved[rows, slots] = before.proved[order]
         self.settled[:] = (self.status == RowStatus.VERIFIED).all(axis=1)
+        self.drawn_before[:] = before.drawn
         self._counted = set(before.rounds)
 
     # -- rounds ------------------------------------------------------------------

@@ -15,10 +15,11 @@ def draw(accounts: Accounts, coverage: float, round_: Round, member: Member, loc
          slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draw the rows to prove, without replacement, from fresh randomness; the others stay unproved.
 
-    Rows that were taken from another rank are proved in any case, and so are all rows
-    of a rank that was caught before and may go on: the draw is among the rest.
+    Rows that were taken from another rank are proved in any case, and so are those that an earlier session
+    drew, and all rows of a rank that was caught before and may go on: the draw is among the rest.
     """
     free = (round_.attempt[local, slots] == 1) & (member.rejections == 0)
+    free &= ~accounts.drawn_before[local + round_.start]
     rest = np.flatnonzero(free)
     if len(rest):
         seed = secrets.randbits(128)

@@ -170,7 +170,9 @@ class _Reader:
         self.ranks.setdefault((self.session, record.meta["rank"]), {}).update(record.meta)
 
     def _take_draw(self, record: Record) -> None:
-        self.draws.append({**record.meta, "session": self.session, "rows": record.arrays["rows"].copy()})
+        rows = record.arrays["rows"]
+        self._checked(record, rows, np.empty(0, np.uint8))
+        self.draws.append({**record.meta, "session": self.session, "rows": rows.copy()})
 
     def _take_end(self, record: Record) -> None:
         if record.meta["status"] not in [s.value for s in FileStatus]:

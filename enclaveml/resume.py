@@ -20,7 +20,7 @@ class ResumeState:
 
     start: meta of the start record (``job``, ``model_hash``, ``dataset_fingerprint``, ``versions``...:
     compare them before going on). sessions: how many there were. status (N,) uint8, attempts (N,) and
-    verified (N,) bool of every row. rows, ranks, sessions_of (V,) and proved (V, D) float64: the
+    verified (N,) bool of every row; drawn (N,) bool: rows that an earlier session drew to be proved. rows, ranks, sessions_of (V,) and proved (V, D) float64: the
     verified answers, by row (several per row where it was redundant). rounds: counters of the completed
     rounds. next_bundle: a bundle number that no earlier session used. counts: (session, rank) to
     answers, verified answers, envelopes and rejections. expelled: node ids of expelled ranks.
@@ -33,6 +33,7 @@ class ResumeState:
     status: np.ndarray
     attempts: np.ndarray
     verified: np.ndarray
+    drawn: np.ndarray
     rows: np.ndarray
     ranks: np.ndarray
     sessions_of: np.ndarray
@@ -60,6 +61,7 @@ class Resume:
             status=index.states.status,
             attempts=index.states.attempts,
             verified=index.states.status == RowStatus.VERIFIED,
+            drawn=_drawn(index),
             rows=index.answers.row[lines],
             ranks=index.answers.rank[lines],
             sessions_of=index.answers.session[lines],
@@ -74,6 +76,14 @@ class Resume:
             ),
             end=index.end,
         )
+
+
+def _drawn(index: JournalIndex) -> np.ndarray:
+    """Rows (N,) bool that were drawn, by whichever rank's answer."""
+    drawn = np.zeros(index.n_rows, bool)
+    for draw in index.draws:
+        drawn[draw["rows"]] = True
+    return drawn
 
 
 def _proved(index: JournalIndex, lines: np.ndarray) -> np.ndarray:

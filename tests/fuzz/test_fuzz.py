@@ -53,6 +53,8 @@ def journals(folder: Path) -> list[Path]:
         case = Case(folder / name, 6, 3, strategy)
         case.outputs(1, [0, 1, 2])
         case.bundle(1, [0, 1, 2], envelope=an_envelope(3, b""))
+        case.journal.append("draw", {"rank": 1, "round": 0, "seed": "0" * 64, "of": 3, "drawn": 2, "confidence": 0.95,
+                                     "start": 0, "stop": 6}, rows=np.array([0, 2]))
         if name == "killed":
             case.journal.append("resume", {"started": "now", "versions": {}, "ranks": []})
         else:
