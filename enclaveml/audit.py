@@ -40,6 +40,7 @@ from enclaveml.results_check import check_structure
 from enclaveml.results_reader import Results
 from enclaveml.results_schema import RowStatus
 from enclaveml.seal import SealCheck, check_seal
+from enclaveml.srs_file import verifier_srs
 from enclaveml.zk.ezkl.audit import EzklAuditor, Statement, ezkl_version, full_srs, input_limit, statement_of
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class AuditOptions:
     """What is to be checked, and against what.
 
     circuit_id: hex, of the model's owner. max_tolerance: absolute, in units of the outputs. inputs, key, scale:
-    the data, as a job names them. srs: the whole SRS file, to commit to committed inputs. sample: check
+    the data, as a job names them. srs: the whole SRS file, to commit to committed inputs, and to compare. sample: check
     only so many proofs, drawn at random. processes: 0 for one a core.
     """
 
@@ -155,7 +156,7 @@ class _Audit:
             report.facts["inputs"] = f"{self._tied} of {report.proofs_checked} proofs checked are about the data given"
         used = [(s.circuit, input_limit(s)) for s in self._statements.values()]
         report.limits += limits(
-            results, report, used, seal, draws, circuit_given=bool(options.circuit_id),
+            results, report, used, seal, draws, circuit_given=bool(options.circuit_id), srs_given=options.srs is not None,
             inputs_given=options.inputs is not None, key_given=options.public_key is not None, ezkl=ezkl_version(),
         )
 
@@ -181,6 +182,8 @@ class _Audit:
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
                 "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "ezkl": circuit.version,
             })
+            if options.srs is not None and verifier_srs(options.srs) != keys.srs:
+                report.fail(where, f"its SRS is not that of {options.srs}")
             if circuit.outputs != results.n_outputs:
                 report.fail(where, f"has {circuit.outputs} outputs a row, the file has {results.n_outputs}")
                 del self._statements[circuit_id]
@@ -258,7 +261,7 @@ class _Audit:
         if auditor is None:
             whole = None
             if data is not None and found.circuit.inputs == "committed":
-                whole = full_srs(found, self._options.srs)
+                whole = full_srs(found, self._options.srs, log.info)
             auditor = self._auditors[circuit_id] = EzklAuditor(found, processes, whole)
         owned = None if data is None else data.read_rows(rows)
         shown = owned  # where the file has no inputs

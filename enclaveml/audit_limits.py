@@ -17,7 +17,7 @@ from enclaveml.zk.interface import Circuit
 
 def limits(
     results: Results, report: Report, used: Sequence[tuple[Circuit, float | None]], seal: SealCheck, draws: Sequence[dict[str, Any]],
-    *, circuit_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
+    *, circuit_given: bool, srs_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
 ) -> list[str]:
     """The lines that hold for this file, the weightiest first.
 
@@ -29,8 +29,9 @@ def limits(
         found.append("which model this is: no --circuit-id was given (`enclaveml hash --circuit` of the model's owner prints it)")
     if any(c.srs_origin == "own" for c in circuits):
         found.append("that nobody can forge these proofs: the SRS was made by the aggregator itself, who may know its secret")
-    found += [f"where the SRS is from: the file says {c.srs_origin!r}, which nothing here proves"
-              for c in circuits if c.srs_origin != "own"]
+    if not srs_given:
+        found += [f"where the SRS is from: the file says {c.srs_origin!r}, which nothing here proves (--srs, with a file of that "
+                  "ceremony of any size, settles it)" for c in circuits if c.srs_origin != "own"]
     modes = {c.inputs for c in circuits}
     for mode in sorted(modes - {"public"}):
         if not inputs_given:

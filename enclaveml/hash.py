@@ -29,7 +29,7 @@ def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None =
                like: Path | None = None) -> str:
     """The id (hex) of the job's circuit, rebuilt from the model: for ``enclaveml audit --circuit-id``.
 
-    srs: the SRS file that the aggregator used; None: this machine's own. like: a results file whose
+    srs: the SRS file that the aggregator used; None: the job's, else this machine's own. like: a results file whose
     circuit's settings are taken; None: those that the plan chooses for one rank of this machine.
 
     Raises:
@@ -37,6 +37,7 @@ def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None =
         EnvironmentFault: no such SRS, or another one than the results file has.
     """
     job = load_job(job_path, overrides)
+    srs = srs or job.proof.srs
     manifest, wanted = _like(like) if like else ({}, b"")
     from enclaveml.zk.ezkl import rebuild
     from enclaveml.zk.ezkl.system import EzklSystem
@@ -47,7 +48,7 @@ def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None =
     function, samples, n = load_function(job)
     if not like:
         circuit = EzklSystem().prepare(function, samples, request_of(job, n, 1), progress)
-        if srs is None:
+        if srs is None or srs == job.proof.srs:
             return circuit.circuit_id
         manifest = circuit.manifest()
     found, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress)

@@ -20,6 +20,7 @@ from enclaveml.job_files import missing
 from enclaveml.job_layers import read_layers
 from enclaveml.job_values import Values, read_values
 from enclaveml.schema import LABEL_BYTES, SECTIONS
+from enclaveml.srs_file import SrsFile
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class SplitSpec:
 class ProofSpec:
     """``tolerance`` is absolute, in units of the output; None: 0.01, or what the samples need.
 
-    ``rows_per_proof`` and ``scale`` (bits) None: chosen by the circuit plan.
+    ``rows_per_proof`` and ``scale`` (bits) None: chosen by the circuit plan. ``srs`` None: made by rank 0.
     """
 
     coverage: float = 1.0
     inputs: str = "public"
     bounded_inputs: bool = False
+    srs: Path | None = None
+    srs_sha256: str | None = None
     tolerance: float | None = None
     agreement: float = 0.995
     timeout_s: float = 600.0
@@ -69,6 +72,11 @@ class ProofSpec:
     strict: bool = True
     rows_per_proof: int | None = None
     scale: int | None = None
+
+    @property
+    def srs_file(self) -> SrsFile | None:
+        """The ceremony's file; None where rank 0 makes the SRS."""
+        return SrsFile(self.srs, self.srs_sha256.lower()) if self.srs and self.srs_sha256 else None
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,7 @@ def _build(values: Values, path: Path, given: str, overrides: tuple[str, ...]) -
         model=ModelSpec(model["flax"], model["args"], absolute(model["weights"]), model["hash"]),
         input=InputSpec(absolute(data["path"]) or folder, key, data["labels"], data["scale"]),
         split=SplitSpec(**section("split")),
-        proof=ProofSpec(**section("proof")),
+        proof=ProofSpec(**{**section("proof"), "srs": absolute(None if of["proof.srs"] == "own" else of["proof.srs"])}),
         combine=CombineSpec(**section("combine")),
         output=OutputSpec(absolute(output["path"]) or folder, absolute(output["signing_key"])),
         cluster=ClusterSpec(

@@ -12,6 +12,7 @@ from enclaveml.job_files import class_missing, missing, missing_weights
 from enclaveml.job_values import Values
 from enclaveml.schema import FLAX
 from enclaveml.signature import key_problem
+from enclaveml.srs_file import srs_problem
 
 
 def check(values: Values, job: Path) -> Iterator[Fault]:
@@ -20,6 +21,7 @@ def check(values: Values, job: Path) -> Iterator[Fault]:
     yield from _model_file(values, job)
     yield from _output(values, job)
     yield from _signing_key(values, job)
+    yield from _srs(values, job)
     yield from _cluster(values)
 
 
@@ -74,6 +76,19 @@ def _signing_key(values: Values, job: Path) -> Iterator[Fault]:
     path = Path(os.path.normpath(job.parent / written))
     problem = missing(path) or key_problem(path)
     if problem:
+        yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
+
+
+def _srs(values: Values, job: Path) -> Iterator[Fault]:
+    key, written, digest = "proof.srs", values.of.get("proof.srs"), values.of.get("proof.srs_sha256", ...)
+    if digest is ...:
+        return
+    if written in (None, "own"):
+        if digest is not None:
+            yield Fault(values.marks["proof.srs_sha256"], "proof.srs_sha256", "given without the file; give proof.srs too")
+        return
+    path = Path(os.path.normpath(job.parent / written))
+    if problem := missing(path) or srs_problem(path, digest):
         yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
 
 

@@ -68,7 +68,7 @@ def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:
     children = max(1, math.floor(here.cores / working))
     replicas = job.split.replicas if job.split.strategy == "redundant" else 1
     return CircuitRequest(
-        inputs=job.proof.inputs, bounded=job.proof.bounded_inputs, tolerance=job.proof.tolerance, agreement=job.proof.agreement,
+        inputs=job.proof.inputs, bounded=job.proof.bounded_inputs, srs=job.proof.srs_file, tolerance=job.proof.tolerance, agreement=job.proof.agreement,
         rows_per_proof=job.proof.rows_per_proof, scale=job.proof.scale,
         expected_rows=math.ceil(rows * replicas * job.proof.coverage),
         memory_gb=float(min(given, default=here.memory_gb)), cores=working * children, children=children,

@@ -237,7 +237,7 @@ class _Story:
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
         cores = sum(children_of(m, members) for m in computing)
         request = CircuitRequest(
-            inputs=job.proof.inputs, bounded=job.proof.bounded_inputs, tolerance=job.proof.tolerance, agreement=job.proof.agreement,
+            inputs=job.proof.inputs, bounded=job.proof.bounded_inputs, srs=job.proof.srs_file, tolerance=job.proof.tolerance, agreement=job.proof.agreement,
             rows_per_proof=job.proof.rows_per_proof, scale=job.proof.scale,
             expected_rows=int(np.ceil(dataset.rows * replicas * job.proof.coverage)),
             memory_gb=min(m.memory_gb for m in computing), cores=cores,

@@ -162,6 +162,12 @@ KEYS: tuple[Key, ...] = (
     Key("proof.bounded_inputs", "flag", False, "",
         "committed or hashed inputs are bounded by the circuit itself, for an outside audit: costs 1.4 times the "
         "proof and more; rank 0 knows its inputs and needs none of it; public inputs need none"),
+    Key("proof.srs", "path", None, "",
+        "a public ceremony's SRS file (kzgNN.srs) with at least as many rows as the circuit, in the format that "
+        "ezkl reads; made here, it convinces rank 0 and nobody else",
+        default_words="`own`: made by rank 0"),
+    Key("proof.srs_sha256", "text", None, "", "the SHA-256 of that file, as the ceremony publishes it",
+        check=Pattern(HEX_DIGEST, "64 hexadecimal digits"), default_words="needed with `proof.srs`"),
     Key("proof.tolerance", "number", None, "output",
         "largest absolute deviation of a float output from the proved one",
         check=Range(0, open=True), default_words="0.01, or what the check on sample rows needs"),

@@ -51,6 +51,14 @@ def small_results(base: Path, mode: str) -> SmallJob:
     return job
 
 
+def rebuilt_id(job: SmallJob, cache: Path) -> str:
+    """``enclaveml hash --circuit --like results.h5``: in a process of its own, where JAX comes up afresh."""
+    command = [sys.executable, "-m", "enclaveml", "hash", "--circuit", "--like", str(job.results), str(job.path)]
+    done = subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def copied(job: SmallJob, folder: Path) -> Path:
     return Path(shutil.copy(job.results, folder / "copy.h5"))
 

@@ -12,8 +12,6 @@ from audit_case import changed, findings, run
 from small_job import SCALE, SmallJob
 from test_audit import store
 
-from enclaveml.hash import circuit_id
-
 pytestmark = pytest.mark.ezkl
 
 
@@ -33,7 +31,7 @@ def manifest_of(file: h5py.File) -> tuple[str, dict]:
     return circuit, json.loads(bytes(file[f"keys/{circuit}/manifest"][()]))
 
 
-def test_the_verdict_names_the_bound_and_the_owner_can_rebuild_the_id(job) -> None:
+def test_the_verdict_names_the_bound_and_the_owner_can_rebuild_the_id(job, base) -> None:
     with h5py.File(job.results) as file:
         circuit, manifest = manifest_of(file)
     settings = manifest["settings"]
@@ -46,7 +44,7 @@ def test_the_verdict_names_the_bound_and_the_owner_can_rebuild_the_id(job) -> No
     assert report.failures == [] and said in report.limits and word in report.limits
     assert not any("field elements" in line for line in report.limits)
     assert report.circuits[0]["inputs"] == "committed, bounded"
-    rebuilt = circuit_id(job.path, like=job.results)
+    rebuilt = audit_case.rebuilt_id(job, base / "cache")
     assert rebuilt == circuit
     report = run(job.results, circuit_id=rebuilt)
     assert report.failures == [] and said in report.limits and word not in report.limits

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
 errors finding launcher node_scratch
-log byte_reader options roster signals guard progress silence signature records results_schema sampling
+log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
 schema yaml_lines provenance shards watchdog
 job_values job_files cluster
@@ -39,6 +39,7 @@ zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
 zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
 doctor_machine doctor_world
+zk.ezkl.srs_reduce
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
 zk.ezkl.plan_table zk.ezkl.examine

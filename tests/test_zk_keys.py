@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from enclaveml import srs_file
 from enclaveml.errors import EnvironmentFault
-from enclaveml.zk.ezkl import keys, srs
+from enclaveml.zk.ezkl import keys
 
 
 def build_slowly(folder: Path) -> None:
@@ -103,10 +104,10 @@ def test_the_verifiers_srs_is_cut_out_of_the_whole(tmp_path: Path) -> None:
     whole = struct.pack("<I", 2) + b"".join(points) + b"g" * 128 + b"s" * 128
     path = tmp_path / "srs"
     path.write_bytes(whole)
-    cut = srs.verifier_srs(path)
+    cut = srs_file.verifier_srs(path)
     assert cut == struct.pack("<I", 0) + points[0] * 2 + b"g" * 128 + b"s" * 128
-    assert len(cut) == srs.VERIFIER_BYTES == srs.file_bytes(0) == 388
+    assert len(cut) == srs_file.VERIFIER_BYTES == srs_file.file_bytes(0) == 388
     path.write_bytes(whole[:-1])
     with pytest.raises(EnvironmentFault) as caught:
-        srs.verifier_srs(path)
+        srs_file.verifier_srs(path)
     assert str(caught.value) == f"{path}: not an SRS file: logrows 2 and 771 bytes do not agree"

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from enclaveml.errors import EnvironmentFault, FormatError
+from enclaveml.srs_file import SrsFile
 
 #: Codes of ``Verdict.status``; the numbers are those of the results file's row status.
 VERIFIED, REJECTED, INCONSISTENT = 1, 2, 3
@@ -63,11 +64,12 @@ class CircuitRequest:
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
     at a time, over all ranks. processors: how many of those get a core of their own, fewer where ranks
     crowd a node (0: all, or this machine's where each rank has one child). bounded: committed or
-    hashed inputs are bounded by the circuit itself.
+    hashed inputs are bounded by the circuit itself. srs: a ceremony's file (None: made here).
     """
 
     inputs: str = "public"
     bounded: bool = False
+    srs: SrsFile | None = None
     tolerance: float | None = None
     agreement: float = 0.995
     rows_per_proof: int | None = None

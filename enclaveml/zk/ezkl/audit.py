@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from enclaveml.errors import EnvironmentFault, FormatError
+from enclaveml.srs_file import VERIFIER_BYTES, SrsFile, verifier_srs
 from enclaveml.zk.ezkl import field, keys, srs, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS, largest_input
@@ -29,6 +30,9 @@ from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.ezkl.verifier import TIMEOUT_S
 from enclaveml.zk.interface import Circuit, Proof, circuit_from_manifest
+
+#: Longest time (s) for making the part of an SRS that commitments need.
+SETUP_S = 3600.0
 
 _VISIBILITY = {"Public": "public", "KZGCommit": "committed"}
 
@@ -106,8 +110,8 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
     if fixed != ("Fixed", "Public"):
         raise FormatError(f"circuit {circuit_id[:16]}: weights are {fixed[0]} and outputs {fixed[1]}, "
                           f"expected Fixed and Public: its proofs do not bind the model")
-    if len(srs_bytes) != srs.VERIFIER_BYTES or srs_bytes[:4] != bytes(4):
-        raise FormatError(f"circuit {circuit_id[:16]}: its SRS is {len(srs_bytes)} bytes, expected {srs.VERIFIER_BYTES}")
+    if len(srs_bytes) != VERIFIER_BYTES or srs_bytes[:4] != bytes(4):
+        raise FormatError(f"circuit {circuit_id[:16]}: its SRS is {len(srs_bytes)} bytes, expected {VERIFIER_BYTES}")
     if not ranged:
         raise FormatError(f"circuit {circuit_id[:16]}: proof_bytes or tolerance out of range")
     text = json.dumps(canonical, sort_keys=True).encode()
@@ -122,10 +126,11 @@ def input_limit(wanted: Statement) -> float | None:
     return largest_input(circuit.bound, json.loads(wanted.settings)["run_args"]) * 2.0**-circuit.input_scale
 
 
-def full_srs(wanted: Statement, given: Path | None) -> Path:
+def full_srs(wanted: Statement, given: Path | None, progress: Callable[[str], None] = lambda line: None) -> Path:
     """The whole SRS that commitments of this circuit are made with: ``given``, or this machine's own.
 
-    Raises EnvironmentFault where there is none, or where it is another one than the file's.
+    A larger one is reduced, once on this machine.
+    Raises EnvironmentFault where there is none, or where it is another one than the file's, or too small.
     """
     logrows = wanted.circuit.logrows
     path = given or keys.cache_root() / "srs" / f"own-{logrows}" / "srs"
@@ -134,9 +139,9 @@ def full_srs(wanted: Statement, given: Path | None) -> Path:
             f"{path}: no such SRS; a commitment to the inputs needs the whole SRS of 2^{logrows} rows that the "
             f"aggregator used: give it with --srs"
         )
-    if srs.verifier_srs(path) != wanted.srs:
+    if verifier_srs(path) != wanted.srs:
         raise EnvironmentFault(f"{path}: is another SRS than the one that these proofs were made with; give that with --srs")
-    return path
+    return srs.part_of(keys.Cache(), logrows, SrsFile(path, keys.sha256_file(path)), SETUP_S, progress)
 
 
 def ezkl_version() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from enclaveml.errors import JobError, ProofError
+from enclaveml.srs_file import verifier_srs
 from enclaveml.zk.ezkl import cost, field, keys, process, srs, statement
 from enclaveml.zk.ezkl.bench import Bench, float_outputs, input_document
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
@@ -143,8 +144,8 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
     path = {name: str(folder / name) for name in FILES}
     memory = int(request.memory_gb * 1e9)
     limit = request.setup_timeout_s
-    shutil.copyfile(srs.own_srs(cache, child, choice.logrows, limit, progress), path[SRS])
-    Path(path[VERIFIER_SRS]).write_bytes(srs.verifier_srs(Path(path[SRS])))
+    shutil.copyfile(srs.whole_srs(cache, child, choice.logrows, request.srs, limit, progress), path[SRS])
+    Path(path[VERIFIER_SRS]).write_bytes(verifier_srs(Path(path[SRS])))
     bench.compile(choice, settings, path[COMPILED], path[SETTINGS])
     settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
     Path(path[SETTINGS]).write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
@@ -177,7 +178,7 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
         inputs_bounded=bool(choice.bound),
         samples=len(rows),
         logrows=choice.logrows,
-        srs_origin="own",
+        srs_origin=srs.origin(request.srs),
         settings={**choice.run_args(request.inputs), "blocks": candidate.blocks, "bound": choice.bound},
         measured={
             "setup_seconds": setup.seconds,

@@ -14,7 +14,7 @@ import numpy as np
 
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import FormatError, JobError
-from enclaveml.zk.ezkl import keys, process, statement
+from enclaveml.zk.ezkl import keys, process, srs, statement
 from enclaveml.zk.ezkl.bench import Bench, float_outputs
 from enclaveml.zk.ezkl.build import build_circuit, measure
 from enclaveml.zk.ezkl.export import model_hash
@@ -49,6 +49,7 @@ def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str
             "dtype": str(np.dtype(function.dtype)),
             "inputs": request.inputs,
             "bounded": request.bounds_inputs,
+            "srs": srs.origin(request.srs),
             "tolerance": request.tolerance,
             "agreement": request.agreement,
             "rows_per_proof": request.rows_per_proof,

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from enclaveml.errors import FormatError, JobError, ProofError
+from enclaveml.errors import EnvironmentFault, FormatError, JobError, ProofError
+from enclaveml.srs_file import logrows_of, verifier_srs
 from enclaveml.zk.ezkl import keys, process, srs, statement
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, VERIFIER_SRS, VK
@@ -59,7 +60,9 @@ def rebuilt_id(function: ModelFunction, choice: Choice, inputs: str, given: Path
         child = stack.enter_context(contextlib.closing(process.Child(os.cpu_count() or 1)))
         scratch = stack.enter_context(contextlib.closing(Scratch()))
         whole = given or srs.own_srs(keys.Cache(), child, choice.logrows, timeout_s, progress)
-        part = srs.verifier_srs(whole)
+        part = verifier_srs(whole)
+        if (has := logrows_of(whole)) < choice.logrows:
+            raise EnvironmentFault(f"{whole}: has 2^{has} rows, the circuit needs 2^{choice.logrows}")
         path = {name: str(scratch.file(name)) for name in (COMPILED, SETTINGS, PK, VK)}
         try:
             bench = Bench(function, inputs, child, scratch)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError, ProofError
+from enclaveml.srs_file import logrows_of
 from enclaveml.zk.ezkl import cost, plan
 from enclaveml.zk.ezkl.bench import Bench, Trial
 from enclaveml.zk.ezkl.plan import Candidate, Choice, Numerics
@@ -267,6 +268,7 @@ class Search:
                         found += plan.candidates(
                             choice, plan.footprint(*rows_of[key], tables), work, request.rows_per_proof
                         )
+        found = self._within_srs(found)
         memory = request.memory_gb * 1e9 / request.children
         if fitting := [candidate for candidate in found if candidate.peak_bytes <= memory]:
             return plan.ranked(fitting)
@@ -279,6 +281,20 @@ class Search:
             f"no circuit for this model fits {request.memory_gb:g} GB of memory{given}; the smallest takes "
             f"{least / 1e9:.3g} GB{each}, as predicted with a margin"
         )
+
+    def _within_srs(self, found: list[Candidate]) -> list[Candidate]:
+        """The layouts for which the SRS at hand is large enough. Raises JobError where there is none such."""
+        given = self.request.srs
+        if given is None or not found:
+            return found
+        has = logrows_of(given.path)
+        if not (kept := [c for c in found if c.choice.logrows <= has]):
+            least = min(c.choice.logrows for c in found)
+            raise JobError(
+                f"proof.srs: {given.path} has 2^{has} rows; a circuit for this model needs 2^{least} at least: "
+                "give a larger file of the same ceremony"
+            )
+        return kept
 
     def _bounds(self, probe: Probe) -> list[tuple[str, float, tuple[int, int]]]:
         """The ways to bound the inputs that are worth laying out, each with the bits and lookups that it needs.

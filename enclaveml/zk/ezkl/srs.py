@@ -1,51 +1,76 @@
-"""The structured reference string: made once per size, and its 388 bytes that verification needs.
+"""The SRS that a circuit's keys are made with: this machine's own, or a public ceremony's.
 
-File format (halo2 ``ParamsKZG``, raw bytes; read off ezkl 23.0.5's files): logrows k (u32,
-little-endian), 2^k points G of 64 bytes, the same 2^k in Lagrange form, then G2 and s*G2 of 128
-bytes each. Verification reads the first G, G2 and s*G2 alone, so a file of logrows 0 with those
-verifies everything: 4 + 64 + 64 + 128 + 128 = 388 bytes.
-
-An SRS made here is "own": its secret was drawn on this machine and dropped, which convinces whoever
-made it and nobody else.
+One that is made here is "own": its secret was drawn on this machine and dropped, which convinces whoever
+made it and nobody else. A ceremony's file convinces whoever trusts one of its participants. Where it is
+larger than the circuit needs, the part that is needed is made of it once and cached.
 """
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault
-from enclaveml.zk.ezkl import keys, process
+from enclaveml.srs_file import SrsFile, logrows_of
+from enclaveml.zk.ezkl import keys, process, srs_reduce
 
-POINT, POINT2 = 64, 128
-VERIFIER_BYTES = 4 + 2 * POINT + 2 * POINT2
-
-#: Logrows above which nothing is made (an SRS of 2^24 is 2 GB).
-MAX_LOGROWS = 24
+#: What a manifest says of an SRS that was made here.
+OWN = "own"
 
 
-def file_bytes(logrows: int) -> int:
-    """The length of an SRS file."""
-    return 4 + 2 * (POINT << logrows) + 2 * POINT2
+def origin(given: SrsFile | None) -> str:
+    """What a circuit's manifest says of its SRS."""
+    return OWN if given is None else given.origin
 
 
-def verifier_srs(path: Path) -> bytes:
-    """The 388-byte SRS that verifies every proof made with the SRS in ``path``.
+def whole_srs(
+    cache: keys.Cache, child: process.Child, logrows: int, given: SrsFile | None, timeout_s: float,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The SRS of exactly 2^logrows rows: from the ceremony's file, or (None) this machine's own. See both below."""
+    if given is None:
+        return own_srs(cache, child, logrows, timeout_s, progress)
+    return part_of(cache, logrows, given, timeout_s, progress)
 
-    Raises EnvironmentFault if that is no SRS file.
+
+def part_of(
+    cache: keys.Cache, logrows: int, given: SrsFile, timeout_s: float,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The SRS of exactly 2^logrows rows out of a ceremony's file: that file, or what was made of it in the cache.
+
+    Exactly, because ezkl 23.0.5's ``kzg_commit`` takes a larger file as it is and commits to something else;
+    its ``setup`` and ``prove`` reduce it, in every call.
+    Raises EnvironmentFault for a file that is too small, none, or not the one with that SHA-256.
     """
+    has = logrows_of(given.path)
+    if has < logrows:
+        raise EnvironmentFault(f"{given.path}: has 2^{has} rows, the circuit needs 2^{logrows}")
+    check(given)
+    if has == logrows:
+        return given.path
+
+    def build(folder: Path) -> None:
+        products = (logrows + 2) * 2 ** (logrows - 1)
+        progress(f"making an SRS of 2^{logrows} rows out of {given.path.name}, which has 2^{has} (once on this machine; "
+                 f"some {math.ceil(products * 1.5e-3)} s of a core)")
+        try:
+            srs_reduce.reduced(given.path, logrows, folder / "srs")
+        except ValueError as error:
+            raise EnvironmentFault(f"{given.path}: not an SRS file: {error}") from error
+
+    return cache.entry("srs", f"{given.sha256[:32]}-{logrows}", build, timeout_s, progress) / "srs"
+
+
+def check(given: SrsFile) -> None:
+    """Raise EnvironmentFault unless the file has its SHA-256."""
     try:
-        with open(path, "rb") as handle:
-            (logrows,) = struct.unpack("<I", handle.read(4))
-            generator = handle.read(POINT)
-            handle.seek(0, 2)
-            if logrows > MAX_LOGROWS or handle.tell() != file_bytes(logrows):
-                raise ValueError(f"logrows {logrows} and {handle.tell()} bytes do not agree")
-            handle.seek(-2 * POINT2, 2)
-            return struct.pack("<I", 0) + generator + generator + handle.read()
-    except (OSError, ValueError, struct.error) as error:
-        raise EnvironmentFault(f"{path}: not an SRS file: {error}") from error
+        found = keys.sha256_file(given.path)
+    except OSError as error:
+        raise EnvironmentFault(f"{given.path}: cannot be read: {error.strerror}") from error
+    if found != given.sha256.lower():
+        raise EnvironmentFault(f"{given.path}: SHA-256 is {found}, expected {given.sha256.lower()}")
 
 
 def own_srs(
