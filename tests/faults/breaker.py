@@ -18,6 +18,7 @@ from enclaveml import cli, comm, loop, models, watchdog
 from enclaveml.aggregator import Aggregator
 from enclaveml.finish import Finish
 from enclaveml.worker import Worker
+from enclaveml.zk.ezkl.process import Child, Reply
 from enclaveml.zk.ezkl.prover import EzklProver
 
 
@@ -152,6 +153,27 @@ def slow() -> None:
         time.sleep(2)
         return original(self, *args)
     Worker.seal = seal
+
+
+def lag(times: float = 10.0) -> None:
+    """Every step of a proof takes ten times as long: the child's answer is there, and is not seen until then."""
+    original, held = Child.poll, {}
+
+    def poll(self: Child) -> Reply | None:
+        call, until, reply = held.get(self, (None, 0.0, None))
+        if reply is None or call is not self._call:  # none yet, or of a child that was killed since
+            reply = original(self)
+            if reply is None:
+                return None
+            until = time.monotonic() + (times - 1) * (time.monotonic() - self._sent)
+            held[self] = self._call, until, reply
+        if time.monotonic() < until:
+            self.busy = True
+            return None
+        del held[self]
+        self.busy = False
+        return reply
+    Child.poll = poll
 
 
 def sound() -> None:

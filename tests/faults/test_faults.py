@@ -138,10 +138,27 @@ def test_a_bug_in_a_worker_ends_the_job_with_its_traceback(job: SmallJob, cache:
 
 def test_a_prover_that_stands_still_is_killed_and_its_bundle_goes_elsewhere(job: SmallJob, unbroken: SmallJob,
                                                                             cache: dict[str, str]) -> None:
-    done = play(job, ["sound", "stop_provers", "sound"], cache, options=("--set", "proof.timeout_s=20"))
+    # With a draw (here of all rows) idle ranks take nothing over, so that it is the time limit that ends it.
+    options = ("--set", "proof.timeout_s=20", "--set", "proof.coverage=0.99")
+    done = play(job, ["sound", "stop_provers", "sound"], cache, options=options)
     ranks = whole(job, unbroken, done)
     assert ranks[1]["rejections"] == 0 and ranks[2]["rows_verified"] > 0
     assert "could not prove bundle" in done.stderr
+
+
+def test_the_tail_of_a_worker_that_is_ten_times_slower_is_proved_elsewhere(tmp_path: Path,
+                                                                          cache: dict[str, str]) -> None:
+    job = write_small_job(tmp_path / "job", 16)
+    done = play(job, ["sound", "lag", "sound"], cache)
+    assert done.returncode == 0, log_of(done)
+    outcome = read(job.results)
+    assert outcome.status == "complete" and (outcome.rows == 1).all(), log_of(done)
+    assert np.abs(outcome.outputs - floats(job.rows)).max() < 1e-5
+    _, slow, quick = outcome.ranks
+    assert slow["rows_moved_out"] == quick["rows_moved_in"] and slow["fate"] == "ok" and slow["rejections"] == 0
+    assert quick["copies"] == slow["discarded"] + quick["discarded"] >= 1
+    assert quick["rows_verified"] == 16 - slow["rows_verified"] > 8
+    assert "is proved by rank 2 as well, which is idle" in done.stderr and "bundles discarded" in done.stderr
 
 
 def test_the_signal_before_a_time_limit_ends_resumable(job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
