@@ -24,7 +24,7 @@ class Accounts:
 
     Args:
         read: dataset rows [start, stop) as (stop - start, *row_shape).
-        round_rows: rows of one round.
+        round_rows: most rows of one round.
 
     Attributes:
         status, rank_of: (N, r) uint8 and int32, each answer's status and whose it is (-1: nobody's).
@@ -39,7 +39,7 @@ class Accounts:
         self.journal, self._read = journal, read
         self.n_rows, self.round_rows, self.replicas, self.outputs = n_rows, round_rows, replicas, outputs
         self.rounds: dict[int, Round] = {}
-        self.next_round, self.n_rounds = 0, -(-n_rows // round_rows)
+        self._stops: list[int] = []  # where each round ends that was opened: they follow each other
         self.settled = np.zeros(n_rows, np.uint8)
         self.drawn_before = np.zeros(n_rows, bool)
         self.rank_of = np.full((n_rows, replicas), -1, np.int32)
@@ -68,13 +68,26 @@ class Accounts:
     @property
     def all_ended(self) -> bool:
         """Whether every round was opened and is closed."""
-        return self.next_round >= self.n_rounds and not self.rounds
+        return self.all_opened and not self.rounds
 
-    def next(self) -> Round | None:
-        """Open the next round; None where an earlier session did it all: its rows are not even read."""
-        number = self.next_round
-        self.next_round += 1
-        start, stop = self.bounds(number)
+    @property
+    def begun(self) -> int:
+        """How many of the job's rows are in rounds that were opened; rounds follow each other."""
+        return self._stops[-1] if self._stops else 0
+
+    @property
+    def all_opened(self) -> bool:
+        """Whether every row is in a round that was opened."""
+        return self.begun >= self.n_rows
+
+    def next(self, rows: int) -> Round | None:
+        """Open the next round, of ``rows`` rows at most.
+
+        None where an earlier session did it all: its rows are not even read.
+        """
+        number, start = len(self._stops), self.begun
+        stop = min(self.n_rows, start + max(1, min(rows, self.round_rows)))
+        self._stops.append(stop)
         if (self.status[start:stop] == RowStatus.VERIFIED).all():
             self._count(number)
             return None
@@ -82,8 +95,11 @@ class Accounts:
 
     def bounds(self, number: int) -> tuple[int, int]:
         """The rows of a round: from, and up to but not including."""
-        start = number * self.round_rows
-        return start, min(self.n_rows, start + self.round_rows)
+        return self._stops[number - 1] if number else 0, self._stops[number]
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers of these rows' rounds, which were opened, (len(rows),) int64."""
+        return np.searchsorted(self._stops, rows, side="right")
 
     def make_round(self, number: int) -> Round:
         """Open a round, with what is known of its rows ended as it was."""
@@ -97,10 +113,22 @@ class Accounts:
 
     def round_of(self, rows: np.ndarray) -> Round:
         """The open round of these rows, by the first of them. Raises Unassigned where it is not open."""
-        number = int(rows[0]) // self.round_rows
-        if number not in self.rounds:
+        number = int(self.numbers(rows[:1])[0])
+        if number not in self.rounds or rows[0] < 0:
             raise Unassigned(f"row {rows[0]} is not in an open round")
         return self.rounds[number]
+
+    @property
+    def opened(self) -> int:
+        """How many rounds were opened so far."""
+        return len(self._stops)
+
+    def count(self, ranks: int, *stages: int) -> np.ndarray:
+        """How many rows of open rounds the ranks 0 to ``ranks`` - 1 have at these stages, (ranks,) int64."""
+        counts = np.zeros(ranks, np.int64)
+        for round_ in self.rounds.values():
+            counts += np.bincount(round_.rank[np.isin(round_.stage, stages) & (round_.rank >= 0)], minlength=ranks)
+        return counts
 
     def data(self, bundle: Bundle) -> np.ndarray:
         """A bundle's rows (n, *row_shape), read again where its round is closed."""

@@ -34,6 +34,7 @@ from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
 from enclaveml.sharing import Sharing
 from enclaveml.silence import Silence, limit_s
+from enclaveml.speeds import Speeds
 from enclaveml.zk.interface import Circuit, Verifier
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,10 @@ class Aggregator:
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
         round_rows = max(1, min(rows_of_a_round(row_bytes), n_rows))
         self.accounts = Accounts(journal, read, n_rows, round_rows, replicas, outputs)
-        self.dispatch = Dispatch(job, self.accounts, members, boxes)
         self.pace = Pace(members, clock)
+        by_speed = job.split.capacity == "throughput"
+        self._speeds = Speeds(job, self.accounts, self.pace, members, circuit.rows if circuit else 0) if by_speed else None
+        self.dispatch = Dispatch(job, self.accounts, members, boxes, self._speeds)
         self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace)
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
@@ -172,7 +175,9 @@ class Aggregator:
         Raises:
             RemoteFailure: a rank's own program failed; the job ends.
         """
-        self.pace.tick()
+        passed = self.pace.tick()
+        if not self.job.proof.coverage:
+            self._measure_inference(passed, reports)
         for rank, report in reports:
             self._silence.heard(rank)
             self._take(rank, report)
@@ -193,6 +198,15 @@ class Aggregator:
             self.draining = False  # what was in hand was all there was
         while self._may_open:
             self._open_round()
+
+    def _measure_inference(self, passed: float, reports: list[tuple[int, Report]]) -> None:
+        """Where nothing is proved, count what each rank inferred while it had rows to infer."""
+        owing = self.accounts.count(max(self.members) + 1, SENT)
+        said = dict.fromkeys(self.members, 0)
+        for rank, report in reports:
+            said[rank] += 0 if report.rows is None else len(report.rows)
+        for rank in np.flatnonzero(owing).tolist():
+            self.pace.inferred(rank, min(said[rank], int(owing[rank])), passed)
 
     @property
     def _stranded(self) -> bool:
@@ -229,13 +243,18 @@ class Aggregator:
 
     @property
     def _may_open(self) -> bool:
-        """Whether the next round is due: of those that are open no more than half is still to be inferred."""
-        if self.draining or self.accounts.next_round >= self.accounts.n_rounds or len(self.rounds) >= 2:
+        """Whether the next round is due: no more than half of those that are open is still to be inferred.
+
+        By throughput: where a rank is at the last of what it has, since shares are better measured late.
+        """
+        if self.draining or self.accounts.all_opened or len(self.rounds) >= 2:
             return False
+        if self._speeds:
+            return self._speeds.due()
         return all((r.stage == SENT).mean() <= 0.5 for r in self.rounds.values())
 
     def _open_round(self) -> None:
-        round_ = self.accounts.next()
+        round_ = self.accounts.next(self._speeds.round_rows() if self._speeds else self.accounts.round_rows)
         if round_ is not None:
             self.dispatch.split(round_)
 

@@ -16,17 +16,19 @@ from enclaveml.job import JobSpec
 from enclaveml.ledger import IDLE, Round
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Member
+from enclaveml.speeds import Speeds
 
 # A row that failed without a lie (time-out, crashed child) is tried this often in all.
 MAX_ATTEMPTS = 3
 
 
 class Dispatch:
-    """Gives rows away. ``members`` and ``boxes``: by rank id."""
+    """Gives rows away. ``members`` and ``boxes``: by rank id; ``speeds`` where measured throughput decides."""
 
     def __init__(self, job: JobSpec, accounts: Accounts, members: Mapping[int, Member],
-                 boxes: Mapping[int, Outbox]) -> None:
+                 boxes: Mapping[int, Outbox], speeds: Speeds | None) -> None:
         self._job, self._accounts, self._members, self._boxes = job, accounts, members, boxes
+        self._speeds = speeds
 
     def split(self, round_: Round) -> None:
         """Give a new round's rows away by the job's strategy."""
@@ -34,7 +36,10 @@ class Dispatch:
         ids, weights, able = self._takers()
         if not len(fresh) or able.sum() < round_.replicas:
             return  # hand_out_idle deals with the rest, or with everything
-        plan = shards.split(self._job.split.strategy, fresh, weights, able, round_.replicas)
+        if self._speeds and round_.replicas == 1:
+            plan = self._speeds.split(fresh, ids, able)
+        else:
+            plan = shards.split(self._job.split.strategy, fresh, weights, able, round_.replicas)
         for p, rank in enumerate(ids):
             rows = plan.rows[plan.displs[p]: plan.displs[p] + plan.counts[p]]
             self._send(round_, rank, rows)
@@ -43,7 +48,8 @@ class Dispatch:
         """Rank ids, their weights in the split, and which of them can be given rows, all (P,)."""
         ids = sorted(self._members)
         equal = self._job.split.strategy == "equal"
-        weights = np.array([1.0 if equal else self._members[i].capacity for i in ids])
+        weigh = self._speeds.of if self._speeds else lambda rank: self._members[rank].capacity
+        weights = np.array([1.0 if equal else weigh(i) for i in ids])
         return ids, weights, np.array([self._members[i].working for i in ids]) & (weights > 0)
 
     def _send(self, round_: Round, rank: int, rows: np.ndarray) -> None:

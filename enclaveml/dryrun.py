@@ -29,7 +29,8 @@ def dry_run(job: JobSpec, ranks: int | None = None) -> str:
     machine = _machine(job, ranks)
     eligible = np.array(computing(job.cluster.aggregator_computes, len(machine)), dtype=bool)
     _check_split(job, eligible)
-    capacities = np.array([1.0 if spec is None else spec.memory_gb for spec in machine], dtype=np.float64)
+    measured = job.split.capacity == "throughput"
+    capacities = np.array([1.0 if spec is None or measured else spec.memory_gb for spec in machine], dtype=np.float64)
 
     # Not before the checks above: this imports h5py.
     from enclaveml.datasets import from_json, open_dataset
@@ -98,6 +99,8 @@ def _summary(
     strategy = job.split.strategy + (
         f", {job.split.replicas} replicas" if job.split.strategy == "redundant" else ""
     )
+    if job.split.capacity == "throughput":
+        strategy += " by measured throughput (below as if all ranks were equally fast)"
     parts = {
         "job": job.name,
         "model": model["flax"] + (f", {model['weights']}" if model["weights"] else ""),

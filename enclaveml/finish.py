@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -131,10 +132,14 @@ class Finish:
     def _rank_record(self, member: Member) -> dict[str, object]:
         stats = dict(zip(STATS, self._stats[member.rank].tolist(), strict=True))
         computing = [m for m in self._aggregator.members.values() if m.computes]
-        total = sum(m.capacity for m in computing) or 1.0
+        # By throughput the plan was made round by round: its share is what it was sent.
+        weigh = operator.attrgetter("rows" if self._job.split.capacity == "throughput" else "capacity")
+        rate = self._aggregator.pace.rows_per_second(member.rank)
+        share = weigh(member) / (sum(map(weigh, computing)) or 1.0) if member.computes else 0.0
         return {
             "rank": member.rank, "node_id": member.node_id, "host": member.host, "device": member.device,
-            "memory_gb": member.memory_gb, "capacity": member.capacity, "share": member.capacity / total if member.computes else 0.0,
+            "memory_gb": member.memory_gb, "capacity": member.capacity, "share": share,
+            "rows_per_second": rate if np.isfinite(rate) else None,
             "rows": int(stats["rows_inferred"]), "rows_verified": member.rows_verified, "proofs": member.proofs,
             "rejections": member.rejections, "rows_moved_in": member.rows_moved_in,
             "rows_moved_out": member.rows_moved_out, "copies": member.copies, "discarded": member.discarded, "seconds_inferring": stats["infer_s"],

@@ -50,6 +50,7 @@ class InputSpec:
 class SplitSpec:
     strategy: str
     replicas: int = 2
+    capacity: str = "memory"
     reassign: bool = True
 
 

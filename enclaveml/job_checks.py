@@ -23,6 +23,7 @@ def check(values: Values, job: Path) -> Iterator[Fault]:
     yield from _signing_key(values, job)
     yield from _srs(values, job)
     yield from _cluster(values)
+    yield from _capacity(values)
 
 
 def _files(values: Values, job: Path) -> Iterator[Fault]:
@@ -90,6 +91,19 @@ def _srs(values: Values, job: Path) -> Iterator[Fault]:
     path = Path(os.path.normpath(job.parent / written))
     if problem := missing(path) or srs_problem(path, digest):
         yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
+
+
+def _capacity(values: Values) -> Iterator[Fault]:
+    key = "split.capacity"
+    found = values.of.get(key)
+    if found not in ("declared", "throughput"):
+        return
+    if values.of.get("split.strategy") == "equal":
+        yield Fault(values.marks[key], key, f"found {found!r}, and split.strategy equal weighs no rank; allowed: "
+                                            f"split.strategy by_capacity or redundant with it")
+    if found == "declared" and values.of.get("cluster.ranks") == ():
+        yield Fault(values.marks[key], key, "found 'declared', and no rank is described; allowed: cluster.ranks with it, "
+                                            "or memory or throughput")
 
 
 def _cluster(values: Values) -> Iterator[Fault]:

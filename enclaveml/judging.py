@@ -136,7 +136,7 @@ class Judge:
     def _suspect(self, member: Member) -> None:
         """What a caught rank said that was not drawn is not believed any more: others get those rows."""
         told = (self._accounts.rank_of == member.rank) & (self._accounts.status == RowStatus.UNPROVED)
-        for number in np.unique(np.nonzero(told)[0] // self._accounts.round_rows):
+        for number in np.unique(self._accounts.numbers(np.nonzero(told)[0])):
             if int(number) not in self._accounts.rounds:
                 self._accounts.make_round(int(number))
         for round_ in self._accounts.rounds.values():

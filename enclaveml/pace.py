@@ -19,23 +19,26 @@ class Pace:
     def __init__(self, members: Mapping[int, Member], clock: Callable[[], float] = time.monotonic) -> None:
         self._members, self._clock = members, clock
         self.now = clock()
-        self._began: dict[int, float] = {}
+        self._began: dict[int, dict[int, float]] = {rank: {} for rank in members}
         self._seconds: dict[int, float] = {}
         self._bundles: dict[int, int] = {}
         self._rows: dict[int, int] = {}
+        self._inferring: dict[int, float] = {}
+        self._inferred: dict[int, int] = {}
 
-    def tick(self) -> None:
-        """Read the clock, once a step: all of a step happens at the same time."""
-        self.now = self._clock()
+    def tick(self) -> float:
+        """Read the clock, once a step: all of a step happens at the same time. Returns the seconds since the last."""
+        before, self.now = self.now, self._clock()
+        return self.now - before
 
     def begin(self, rank: int, hand: Iterable[Bundle]) -> None:
         """``hand`` are the bundles that a rank has, oldest first: as many as it has children are begun."""
         for _, bundle in zip(range(self._members[rank].children), hand):
-            self._began.setdefault(bundle.id, self.now)
+            self._began[rank].setdefault(bundle.id, self.now)
 
     def end(self, bundle: Bundle, proved: bool) -> None:
         """A bundle was answered; only a proof tells how long one takes."""
-        began = self._began.pop(bundle.id, self.now)
+        began = self._began[bundle.rank].pop(bundle.id, self.now)
         if proved:
             rank = bundle.rank
             self._seconds[rank] = self._seconds.get(rank, 0.0) + self.now - began
@@ -44,11 +47,33 @@ class Pace:
 
     def age(self, bundle: Bundle) -> float:
         """For how long a child of its rank has had a bundle, in seconds; 0 where it waits for a child."""
-        return self.now - self._began.get(bundle.id, self.now)
+        return self.now - self._began[bundle.rank].get(bundle.id, self.now)
 
-    def measured(self, rank: int) -> bool:
-        """Whether the rank has proved anything yet."""
-        return rank in self._bundles
+    def inferred(self, rank: int, rows: int, seconds: float) -> None:
+        """A rank had rows to infer for this long, and answered so many of them."""
+        self._inferring[rank] = self._inferring.get(rank, 0.0) + seconds
+        self._inferred[rank] = self._inferred.get(rank, 0) + rows
+
+    def expected(self, rank: int) -> float:
+        """Seconds that a bundle takes in a child of the rank: as measured, and no less than one has taken by now.
+
+        1.0 where nobody has proved anything yet.
+        """
+        known = self.seconds(rank)
+        ages = (self.now - began for began in self._began[rank].values())
+        return 1.0 if known is None else max(known, *ages, 1e-9)
+
+    def inference(self, rank: int) -> float | None:
+        """Rows that a rank infers per second: its own, else the mean of all; None where nothing was answered."""
+        rows, seconds = self._inferred.get(rank, 0), self._inferring.get(rank, 0.0)
+        if not rows:
+            rows, seconds = sum(self._inferred.values()), sum(self._inferring.values())
+        return rows / max(seconds, 1e-9) if rows else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was proved, or inferred where nothing is proved."""
+        return bool(self._bundles or self._inferred)
 
     @property
     def unknown(self) -> bool:
@@ -64,7 +89,7 @@ class Pace:
         return None
 
     def rows_per_second(self, rank: int) -> float:
-        """Rows that the rank proves per second with all its children; NaN where it has proved none."""
+        """Rows that the rank proves per second with all its children, or infers where nothing is proved; or NaN."""
         if rank not in self._bundles:
-            return float("nan")
+            return (self.inference(rank) or float("nan")) if self._inferred.get(rank) else float("nan")
         return self._members[rank].children * self._rows[rank] / max(self._seconds[rank], 1e-9)

@@ -143,6 +143,7 @@ RANKS = (
     Column("ranks/rows_verified", "int64", ("P",), "answers of the rank that were verified", "row"),
     Column("ranks/proofs", "int64", ("P",), "envelopes received from the rank"),
     Column("ranks/rejections", "int64", ("P",), "envelopes or reports of the rank that were rejected"),
+    Column("ranks/rows_per_second", "float64", ("P",), "rows that it proved per second, or inferred where nothing is proved"),
     Column("ranks/rows_moved_in", "int64", ("P",), "rows that it took over from ranks that had not begun them", "row"),
     Column("ranks/rows_moved_out", "int64", ("P",), "rows not begun that other ranks took over", "row"),
     Column("ranks/copies", "int64", ("P",), "bundles in flight at other ranks that it was given as well"),

@@ -147,11 +147,15 @@ KEYS: tuple[Key, ...] = (
         "what uint8 values are multiplied by (0.00392157: pixels from 0 to 1); proofs are about the products",
         check=Range(0, open=True), default_words="uint8 values as they are"),
     Key("split.strategy", "text", "by_capacity", "",
-        "equal shards, shards in proportion to memory, or each row to several workers",
+        "equal shards, shards in proportion to capacity, or each row to several workers",
         choices=("equal", "by_capacity", "redundant")),
     Key("split.replicas", "whole", 2, "workers", "how many workers get each row; `redundant` only",
         check=Range(1)),
-    Key("split.reassign", "flag", True, "", "give rows that failed to another worker, which then sees them"),
+    Key("split.capacity", "text", "memory", "",
+        "what shards are in proportion to: the ranks' memory, as `cluster` has it or else as measured; only as "
+        "`cluster` has it; or how fast each rank was so far, after a first small round",
+        choices=("memory", "declared", "throughput")),
+    Key("split.reassign", "flag", True, "", "give rows that failed, or that a slower worker has not begun, to another worker, which then sees them"),
     Key("proof.coverage", "number", 1.0, "of rows", "the part of the rows that is proved; drawn after the "
                                                     "outputs are in",
         check=Range(0, 1)),

@@ -109,6 +109,30 @@ def split(
     return _packed(rows[places], counts)
 
 
+def level(rows: np.ndarray, speeds: np.ndarray, eligible: np.ndarray, left: np.ndarray, unit: int) -> Shards:
+    """Give ``rows`` (n,) int64 away in units of ``unit`` rows, so that all ranks are done at about the same time.
+
+    ``speeds`` (P,) float64 are rows per second, ``left`` (P,) the rows that each rank still has. Each
+    unit goes to the ``eligible`` (P,) bool rank that would be done with it first (list scheduling:
+    Graham, SIAM J. Appl. Math. 17 (1969) 416-429), ties to the lowest rank; what is left over is the
+    last unit. So no two ranks that got any are done further apart than the slower one's unit takes.
+    Raises JobError where no rank can take rows.
+    """
+    rows, exact, eligible = _checked(rows, speeds, eligible)
+    _able(exact, "split.capacity throughput")
+    if unit < 1:
+        raise ValueError(f"unit: {unit} rows found; 1 or more allowed")
+    speed, after = [float(s) for s in exact], np.asarray(left, np.float64) + unit
+    heap = [(float(after[p]) / speed[p], p) for p in range(len(speed)) if speed[p] > 0]
+    heapq.heapify(heap)
+    counts = [0] * len(speed)
+    for start in range(0, len(rows), unit):
+        done, p = heap[0]
+        counts[p] += min(unit, len(rows) - start)
+        heapq.heapreplace(heap, (done + unit / speed[p], p))
+    return _packed(rows, counts)
+
+
 def split_excluding(
     rows: np.ndarray, capacities: np.ndarray, eligible: np.ndarray, forbidden: np.ndarray
 ) -> tuple[Shards, np.ndarray]:

@@ -56,10 +56,7 @@ class Sharing:
 
     def _count(self, *stages: int) -> np.ndarray:
         """How many rows each rank has at these stages, (ranks,) by rank id."""
-        counts = np.zeros(max(self._members) + 1, np.int64)
-        for round_ in self._accounts.rounds.values():
-            counts += np.bincount(round_.rank[np.isin(round_.stage, stages)], minlength=len(counts))
-        return counts
+        return self._accounts.count(max(self._members) + 1, *stages)
 
     # -- rows that were not begun ------------------------------------------------
 
@@ -70,8 +67,8 @@ class Sharing:
         """
         taken = dict.fromkeys(idle, 0)
         while idle:
-            taker = min(idle, key=lambda rank: (self._left(rank, due) + taken[rank] * self._each(rank), rank))
-            sooner = self._left(taker, due) + (taken[taker] + 1) * self._each(taker) / self._children(taker)
+            taker = min(idle, key=lambda rank: (self._left(rank, due) + taken[rank] * self._pace.expected(rank), rank))
+            sooner = self._left(taker, due) + (taken[taker] + 1) * self._pace.expected(taker) / self._children(taker)
             behind = sorted((rank for rank, m in self._members.items() if m.working and rank not in taken),
                             key=lambda rank: (-self._left(rank, due), rank))
             late = [rank for rank in behind if self._left(rank, due) > sooner + self._overhead]
@@ -102,16 +99,10 @@ class Sharing:
 
     def _left(self, rank: int, due: np.ndarray) -> float:
         """In how many seconds a rank is done with what it has."""
-        each = self._each(rank)
+        each = self._pace.expected(rank)
         begun = sum(max(0.0, each - self._pace.age(bundle)) for bundle in self._bundles.hand(rank))
         waiting = self._copies.inferring(rank) + -(-int(due[rank]) // self._bundles.rows)
         return (begun + waiting * each) / self._children(rank)
-
-    def _each(self, rank: int) -> float:
-        """Seconds that a bundle takes in a child of the rank: as measured, and no less than one has taken by now."""
-        known = self._pace.seconds(rank)
-        ages = (self._pace.age(bundle) for bundle in self._bundles.hand(rank))
-        return 1.0 if known is None else max(known, *ages, 1e-9)
 
     @property
     def _overhead(self) -> float:
@@ -133,7 +124,7 @@ class Sharing:
         """Have idle ranks, the fastest first, prove what has taken longest elsewhere."""
         if self._pace.unknown:
             return
-        for rank in sorted(idle, key=lambda rank: (self._each(rank), rank)):
+        for rank in sorted(idle, key=lambda rank: (self._pace.expected(rank), rank)):
             running = sorted((b for b in self._bundles.waiting.values() if self._straggles(b, rank)),
                              key=lambda bundle: (-self._pace.age(bundle), bundle.id))
             for bundle in running:
@@ -144,5 +135,5 @@ class Sharing:
 
     def _straggles(self, bundle: Bundle, rank: int) -> bool:
         """Whether ``rank`` would prove a bundle in much less time than it has taken, or still takes."""
-        age, limit = self._pace.age(bundle), STRAGGLING * self._each(rank)
-        return age > limit or self._each(bundle.rank) - age > limit
+        age, limit = self._pace.age(bundle), STRAGGLING * self._pace.expected(rank)
+        return age > limit or self._pace.expected(bundle.rank) - age > limit

@@ -83,36 +83,45 @@ def prove(rows: np.ndarray) -> Proof:
 
 
 class FakeProver:
-    """Proves after ``delay`` polls; ``fails`` says why a task fails, or nothing."""
+    """Proves after ``delay`` polls, ``children`` at a time; ``fails`` says why a task fails, or nothing."""
 
     def __init__(
         self,
         prove: Callable[[np.ndarray], Proof] = prove,
         delay: int = 0,
         fails: Callable[[int], str] = lambda task: "",
+        children: int = 1 << 30,
     ) -> None:
-        self.prove, self.delay, self.fails = prove, delay, fails
-        self.waiting: list[tuple[int, int, np.ndarray]] = []
+        self.prove, self.delay, self.fails, self.children = prove, delay, fails, children
+        self.waiting: list[tuple[int, np.ndarray]] = []
+        self.ready_at: dict[int, int] = {}
         self.timeouts: dict[int, float] = {}
         self.sizes: dict[int, int] = {}
         self.closed = False
         self.polls = 0
 
     def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
-        self.waiting.append((self.polls + self.delay, task, rows))
+        self.waiting.append((task, rows))
+        self._begin()
         self.timeouts[task], self.sizes[task] = timeout_s, len(rows)
+
+    def _begin(self) -> None:
+        for task, _ in self.waiting[: self.children]:
+            self.ready_at.setdefault(task, self.polls + self.delay)
 
     def cancel(self, task: int) -> bool:
         before = len(self.waiting)
-        self.waiting = [w for w in self.waiting if w[1] != task]
+        self.waiting = [w for w in self.waiting if w[0] != task]
+        self._begin()
         return len(self.waiting) < before
 
     def poll(self) -> list[ProofResult]:
         self.polls += 1
-        ready = [w for w in self.waiting if w[0] < self.polls]
-        self.waiting = [w for w in self.waiting if w[0] >= self.polls]
+        ready = [w for w in self.waiting if self.ready_at.get(w[0], self.polls) < self.polls]
+        self.waiting = [w for w in self.waiting if self.ready_at.get(w[0], self.polls) >= self.polls]
+        self._begin()
         results = []
-        for _, task, rows in ready:
+        for task, rows in ready:
             error = self.fails(task)
             results.append(ProofResult(task, None if error else self.prove(rows), error, 0.25, 0.5))
         return results
@@ -203,6 +212,7 @@ def a_circuit(folder: Path) -> Circuit:
 def a_job(
     strategy: str = "by_capacity",
     replicas: int = 2,
+    capacity: str = "memory",
     reassign: bool = True,
     coverage: float = 1.0,
     max_rejections: int = 1,
@@ -212,7 +222,7 @@ def a_job(
         name="test",
         model=ModelSpec("m.py:M", {}, None, None),
         input=InputSpec(Path("x.npz"), None, None),
-        split=SplitSpec(strategy, replicas, reassign),
+        split=SplitSpec(strategy, replicas, capacity, reassign),
         proof=ProofSpec(coverage=coverage, max_rejections=max_rejections, timeout_s=timeout_s),
         combine=CombineSpec(),
         output=OutputSpec(Path("results.h5")),
@@ -404,7 +414,7 @@ class Cluster:
         """How many rows have ended, counted from the rounds."""
         a = self.aggregator
         ended = (a.status == VERIFIED).all(axis=1)
-        ended[: a.accounts.next_round * a.accounts.round_rows] = True
+        ended[: a.accounts.begun] = True
         for r in a.rounds.values():
             ended[r.start : r.start + len(r.data)] = (r.stage == DONE).all(axis=1)
         return int(ended.sum())

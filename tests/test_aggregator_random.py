@@ -146,6 +146,7 @@ def test_every_job_ends_with_every_row_accounted_for(
             replicas=chance.choice([2, min(3, len(workers))]),
             coverage=coverage,
             reassign=reassign,
+            capacity=chance.choice(["memory", "memory", "throughput"]),
             max_rejections=chance.choice([1, 1, 3]),
             batch=chance.choice([1, 3, 16]),
             verdict_delay=chance.randrange(3),

@@ -70,6 +70,13 @@ def test_ranks_without_description_are_equal_and_the_aggregator_idle(folder: Pat
     )
 
 
+def test_by_throughput_the_plan_is_that_of_equal_ranks(folder: Path) -> None:
+    text = dry_run(load_job("job.yaml", [f"cluster={CONFIGS / 'laptop.yaml'}", "split.capacity=throughput"]))
+    assert "split    by_capacity by measured throughput (below as if all ranks were equally fast): " in text
+    rows = [int(line.split()[-2]) for line in text.split("\n\n")[1].splitlines()[1:]]
+    assert max(rows) - min(row for row in rows if row) <= 1
+
+
 def test_the_first_ranks_of_a_cluster(folder: Path) -> None:
     text = dry_run(load_job("job.yaml", [f"cluster={CONFIGS / 'laptop.yaml'}"]), ranks=2)
     assert text.endswith(

@@ -213,22 +213,22 @@ NOT_YAML = "not YAML: "
         ("zz: 2", f"5: zz: unknown section; allowed: {ALLOWED_SECTIONS}"),
         (
             "split: {stratgy: equal}",
-            "5: split.stratgy: unknown key; allowed in split: strategy, replicas, reassign; did you mean "
+            "5: split.stratgy: unknown key; allowed in split: strategy, replicas, capacity, reassign; did you mean "
             "'strategy'?",
         ),
         (
             "split: {coverage: 1}",
-            "5: split.coverage: unknown key; allowed in split: strategy, replicas, reassign; did you mean "
+            "5: split.coverage: unknown key; allowed in split: strategy, replicas, capacity, reassign; did you mean "
             "'proof.coverage'?",
         ),
-        ("split: {zz: 1}", "5: split.zz: unknown key; allowed in split: strategy, replicas, reassign"),
+        ("split: {zz: 1}", "5: split.zz: unknown key; allowed in split: strategy, replicas, capacity, reassign"),
         (
             "split: equal",
-            "5: split: found 'equal'; allowed: a mapping with the keys strategy, replicas, reassign",
+            "5: split: found 'equal'; allowed: a mapping with the keys strategy, replicas, capacity, reassign",
         ),
         (
             "split: [equal]",
-            "5: split: found a list; allowed: a mapping with the keys strategy, replicas, reassign",
+            "5: split: found a list; allowed: a mapping with the keys strategy, replicas, capacity, reassign",
         ),
         (
             "split: {strategy: by-capacity}",
@@ -240,6 +240,20 @@ NOT_YAML = "not YAML: "
         ("split: {replicas: 2.0}", "5: split.replicas: found 2.0; allowed: a whole number from 1"),
         ("split: {replicas: '2'}", "5: split.replicas: found '2'; allowed: a whole number from 1"),
         ("split: {replicas: 010}", "5: split.replicas: found 010; allowed: a whole number from 1"),
+        (
+            "split: {capacity: speed}",
+            "5: split.capacity: found 'speed'; allowed: memory, declared, throughput",
+        ),
+        (
+            "split: {capacity: declared}",
+            "5: split.capacity: found 'declared', and no rank is described; allowed: cluster.ranks with it, or memory "
+            "or throughput",
+        ),
+        (
+            "split: {strategy: equal, capacity: throughput}",
+            "5: split.capacity: found 'throughput', and split.strategy equal weighs no rank; allowed: split.strategy "
+            "by_capacity or redundant with it",
+        ),
         ("split: {reassign: maybe}", "5: split.reassign: found 'maybe'; allowed: true or false"),
         ("split: {reassign: 'true'}", "5: split.reassign: found 'true'; allowed: true or false"),
         ("split: {reassign: 1}", "5: split.reassign: found 1; allowed: true or false"),
@@ -518,12 +532,12 @@ def test_all_faults_at_once_in_order_of_file_and_line(folder: Path) -> None:
         (
             "split=equal",
             "--set split=equal: split: found 'equal'; allowed: a mapping with the keys strategy, replicas, "
-            "reassign",
+            "capacity, reassign",
         ),
         (
             "split.stratgy=equal",
             "--set split.stratgy=equal: split.stratgy: unknown key; allowed in split: strategy, replicas, "
-            "reassign; "
+            "capacity, reassign; "
             "did you mean 'strategy'?",
         ),
         (

@@ -56,7 +56,8 @@ report_words report_plots report_tables
 report_html report_markdown
 exchange ledger
 admission accounts pace
-dispatch draws
+speeds draws
+dispatch
 bundles
 copies
 judging sharing

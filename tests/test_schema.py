@@ -129,7 +129,7 @@ def test_table_rows() -> None:
         "| `proof.timeout_s` | number | `600` | s | longest time for one proof | a number above 0 |" in lines
     )
     assert (
-        "| `split.strategy` | text | `by_capacity` |  | equal shards, shards in proportion to memory, or "
+        "| `split.strategy` | text | `by_capacity` |  | equal shards, shards in proportion to capacity, or "
         "each row to "
         "several workers | `equal`, `by_capacity`, `redundant` |"
     ) in lines

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclaveml.errors import JobError
-from enclaveml.shards import largest_remainder, split, split_excluding
+from enclaveml.shards import largest_remainder, level, split, split_excluding
 
 capacity = st.one_of(st.just(0.0), st.integers(1, 64).map(float), st.floats(1e-6, 1e9))
 ranks = st.lists(st.tuples(capacity, st.booleans()), min_size=1, max_size=9)
@@ -258,3 +258,37 @@ def test_errors_in_words(call, kind, text):
     with pytest.raises(kind) as caught:
         call()
     assert str(caught.value) == text
+
+
+def test_units_go_to_whoever_is_done_with_them_first():
+    shards = level(np.arange(40), np.array([3.0, 1, 1]), everyone(3), np.array([0, 0, 8]), 4)
+    # Done after 10.7 s (32 rows at 3 a second), 8 s, and 8 s with what the last one has: another 4 rows take 4 s more.
+    assert shards.counts.tolist() == [32, 8, 0] and shards.of(1).tolist() == list(range(32, 40))
+    check_packing(shards, 3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 100), st.booleans(), st.integers(0, 500)), min_size=1, max_size=9),
+    st.integers(0, 400),
+    st.integers(1, 60),
+)
+def test_level_shares_end_within_a_unit_of_each_other(machines, n, unit):
+    speeds, able, left = (np.array(column) for column in zip(*machines))
+    able[0] = True
+    rows = np.arange(100, 100 + n)
+    shards = level(rows, speeds, able, left, unit)
+    check_packing(shards, len(speeds))
+    assert shards.rows.tolist() == rows.tolist() and not shards.counts[~able].any()
+    got = np.flatnonzero(shards.counts)
+    end = (left + shards.counts) / speeds
+    for p in got:  # nobody else would have been done with its last unit earlier
+        others = (left + shards.counts + unit)[able] / speeds[able]
+        assert end[p] <= others.min() + 1e-6 + 2 * unit / speeds[p]
+
+
+def test_level_needs_somebody_and_a_unit():
+    with pytest.raises(JobError):
+        level(np.arange(4), np.zeros(2), everyone(2), np.zeros(2), 1)
+    with pytest.raises(ValueError, match="^unit: 0 rows found; 1 or more allowed$"):
+        level(np.arange(4), np.ones(2), everyone(2), np.zeros(2), 0)
