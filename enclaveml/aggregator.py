@@ -32,6 +32,7 @@ from enclaveml.pace import Pace
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
+from enclaveml.round_size import ROUND_BYTES, ROUND_ROWS, rows_of_a_round
 from enclaveml.sharing import Sharing
 from enclaveml.silence import Silence, limit_s
 from enclaveml.speeds import Speeds
@@ -39,17 +40,8 @@ from enclaveml.zk.interface import Circuit, Verifier
 
 log = logging.getLogger(__name__)
 
-# Rows of one round: enough to keep everybody busy, few enough that rank 0 holds two in memory.
-ROUND_BYTES = 1 << 26
-ROUND_ROWS = 1 << 16
-
 # As much of an envelope that could not be read is kept as evidence.
 EVIDENCE_BYTES = 1 << 20
-
-
-def rows_of_a_round(row_bytes: int) -> int:
-    """The most rows of a round, by the bytes of a row."""
-    return max(1, min(ROUND_ROWS, ROUND_BYTES // max(1, row_bytes)))
 
 
 class Aggregator:
@@ -76,7 +68,8 @@ class Aggregator:
         self.job, self.members = job, members
         self._circuit, self._verifier, self._boxes, self._job_id = circuit, verifier, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
-        round_rows = max(1, min(rows_of_a_round(row_bytes), n_rows))
+        at_once = (circuit.rows if circuit else 0) * sum(m.children for m in members.values() if m.computes)
+        round_rows = max(1, min(rows_of_a_round(row_bytes, at_once, ROUND_ROWS, ROUND_BYTES), n_rows))
         self.accounts = Accounts(journal, read, n_rows, round_rows, replicas, outputs)
         self.pace = Pace(members, clock)
         by_speed = job.split.capacity == "throughput"

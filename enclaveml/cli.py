@@ -218,7 +218,8 @@ def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
         "--cpus-per-task", metavar="C", type=_positive, help="cores of each rank (default: 4)"
     )
     parser.add_argument(
-        "--time", metavar="LIMIT", help="time limit of one part, as sbatch takes it (default: 01:00:00)"
+        "--time", metavar="LIMIT", help="time limit of one part, as sbatch takes it (default: the forecast, "
+        "where a circuit of the model is in this machine's cache, else 01:00:00)"
     )
     parser.add_argument("--venv", metavar="FOLDER", help="virtual environment that the script activates")
 
@@ -227,8 +228,14 @@ def _slurm(args: argparse.Namespace) -> int:
     from enclaveml.job import load_job
     from enclaveml.sbatch import script
 
+    job = load_job(args.job, args.overrides)
+    advice = None
+    if args.time is None:
+        from enclaveml.forecast_slurm import advised_time
+
+        advice = advised_time(job, args.ranks, args.nodes, args.cpus_per_task)
     text = script(
-        load_job(args.job, args.overrides),
+        job,
         str(args.job),
         overrides=args.overrides,
         folder=os.getcwd(),
@@ -237,6 +244,7 @@ def _slurm(args: argparse.Namespace) -> int:
         cores=args.cpus_per_task,
         time=args.time,
         venv=args.venv,
+        forecast=advice,
     )
     print(text, end="")
     return 0
@@ -307,6 +315,49 @@ def _status(args: argparse.Namespace) -> int:
     from enclaveml.status import print_status
 
     return print_status(args.results, args.detailed, args.follow, args.json)
+
+
+def _forecast_arguments(parser: argparse.ArgumentParser) -> None:
+    _job_arguments(parser)
+    parser.add_argument("--ranks", metavar="P", type=_positive, default=4, help="ranks, rank 0 among them (default: 4)")
+    parser.add_argument("--cores-per-rank", metavar="C", type=_positive, default=4, help="default: 4")
+    parser.add_argument("--ranks-per-node", metavar="R", type=_positive, default=4, help="default: 4")
+    parser.add_argument("--device", metavar="NAME", default="cpu", help="what ranks infer on: cpu, h100, a100 ... "
+                        "(default: cpu); proofs run on host cores")
+    parser.add_argument("--memory-gb", metavar="G", type=float, default=8.0, help="of a rank's host (default: 8)")
+    parser.add_argument("--rows", metavar="N", type=_positive, help="rows, if not those of the job's input")
+    parser.add_argument("--core-speed", metavar="X", type=float, default=1.0,
+                        help="a core of the target as a multiple of one of this machine (default: 1)")
+    parser.add_argument("--root-cores", metavar="C", type=_positive,
+                        help="cores of rank 0's node, where its verifiers run (default: as the other nodes)")
+    parser.add_argument("--curve", action="store_true", help="a table over ranks to 4096 as well")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of stragglers and failures (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the forecast as JSON")
+
+
+def _forecast(args: argparse.Namespace) -> int:
+    import json
+
+    from enclaveml.forecast import curve, data_of, predict
+    from enclaveml.forecast_costs import target_of
+    from enclaveml.forecast_text import text
+    from enclaveml.job import load_job
+
+    job = load_job(args.job, args.overrides)
+    target = target_of(
+        args.ranks, args.cores_per_rank, args.ranks_per_node, args.device, args.memory_gb, args.core_speed,
+        args.root_cores, bool(job.cluster.aggregator_computes),
+    )
+    data, circuits = data_of(job, args.rows)
+    found = predict(data, circuits, target, args.seed)
+    points = curve(data, circuits, target, args.seed) if args.curve else []
+    if args.json:
+        print(json.dumps({**found.document(), "curve": [
+            {"ranks": p, "seconds": o.seconds, "root_busy": o.root_busy, "verify_busy": o.verify_busy,
+             "prove_busy": o.prove_busy, "binds_first": name} for p, o, name in points]}))
+    else:
+        print(text(found, points), end="")
+    return 0
 
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -429,6 +480,18 @@ examples:
 """,
         _slurm_arguments,
         _slurm,
+    ),
+    Verb(
+        "forecast",
+        "predict what a job takes on another machine: time, memory, files, rank 0's load, where scaling ends",
+        """\
+examples:
+  enclaveml forecast job.yaml --ranks 256 --cores-per-rank 16 --device h100
+  enclaveml forecast job.yaml --ranks 64 --rows 1000000 --curve
+  enclaveml forecast job.yaml --ranks 512 --root-cores 128 --core-speed 1.4 --json
+""",
+        _forecast_arguments,
+        _forecast,
     ),
     Verb(
         "doctor",

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enclaveml.capacity import measure
+from enclaveml.circuit_index import model_key, remember
 from enclaveml.cluster import computing
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, load_job
+from enclaveml.model_package import package_model
 from enclaveml.zk.interface import CircuitRequest
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
 
     bind_device("cpu", 0)
 
-    from enclaveml.models import build_model, package_model
+    from enclaveml.models import build_model
 
     folder = job.path.absolute().parent
     with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
@@ -92,6 +94,8 @@ def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = N
 
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
     circuit = EzklSystem().prepare(function, samples, request, lambda line: log.info("%s", line))
+    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
+    remember(model_key(package.to_bytes(), samples.shape[1:], samples.dtype), circuit)
     sys.stdout.write(text(circuit.folder, circuit.tolerance))
     print(f"circuit {circuit.circuit_id}")
     print(f"keys: {circuit.folder}")

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from enclaveml.aggregator import Aggregator, rows_of_a_round
+from enclaveml.circuit_index import model_key, remember
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
@@ -151,6 +152,8 @@ class _Story:
             if world.is_root:
                 circuit, model_hash = self._prepare(job, dataset, model, members)
                 self._check_hash(job, model_hash)
+                if circuit:
+                    remember(model_key(package, brief.row_shape, np.dtype(brief.dtype)), circuit)
             else:
                 circuit, model_hash = None, ""
         world.patience_s = PATIENCE_S

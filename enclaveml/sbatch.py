@@ -40,6 +40,7 @@ def script(
     cores: int | None = None,
     time: str | None = None,
     venv: str | None = None,
+    forecast: tuple[str, str] | None = None,
 ) -> str:
     """The batch script for ``job``.
 
@@ -50,6 +51,8 @@ def script(
         nodes: over how many nodes of one kind; default: the hosts that are named there, else 1.
         cores: for each rank; default 4.
         time: limit of one part, in Slurm's format.
+        forecast: the limit where ``time`` is None, and a line that says where it is from; without either,
+            DEFAULT_TIME.
         venv: folder of the virtual environment that the script activates.
 
     Raises:
@@ -57,7 +60,7 @@ def script(
     """
     parts = plan_parts(job, ranks, nodes)
     cores = DEFAULT_CORES if cores is None else cores
-    limit = time or DEFAULT_TIME
+    limit = time or (forecast[0] if forecast else DEFAULT_TIME)
     _check_time(limit)
     arguments = [given, *(word for each in overrides for word in ("--set", each))]
     lines = [
@@ -83,7 +86,9 @@ def script(
             lines += ["#", "#SBATCH hetjob"]
         lines += ["#", *_wishes(job, part, cores)]
         if time is None:
-            lines.append("# A guess: each part of the job ends at this limit and goes on in the next.")
+            said = forecast[1] if forecast else (
+                "A guess, since no circuit of this model is in this machine's cache (`enclaveml prepare` makes one)")
+            lines.append(f"# {said}: each part of the job ends at this limit and goes on in the next.")
         lines.append(f"#SBATCH --time={limit}")
     activate = (
         f"# The environment that EnclaveML is installed in.\nsource {shlex.quote(f'{venv}/bin/activate')}\n"

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
-errors finding launcher node_scratch
+errors finding launcher node_scratch round_size forecast_rounds
 log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
 schema yaml_lines provenance shards watchdog
@@ -46,6 +46,7 @@ zk.ezkl.plan_table zk.ezkl.examine
 zk.ezkl.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit
 zk.ezkl.system
+circuit_index forecast_costs
 envelope combine inference weights model_class
 checkpoints
 job_vector flax_state model_package
@@ -65,7 +66,9 @@ aggregator worker
 loop rollcall distribute begin finish
 run
 prepare
-check dryrun hash outcome sbatch audit status doctor report
+check dryrun hash outcome sbatch audit status doctor report forecast
+forecast_text
+forecast_slurm
 cli
 __main__
 """

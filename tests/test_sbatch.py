@@ -59,7 +59,8 @@ def test_an_undescribed_job_gets_four_ranks_on_a_node(folder: Path) -> None:
     ]
     assert text.startswith("#!/bin/bash\n# a job: 4 ranks on 1 node. Made by `enclaveml slurm`.\n")
     assert (
-        "# A guess: each part of the job ends at this limit and goes on in the next.\n#SBATCH --time" in text
+        "# A guess, since no circuit of this model is in this machine's cache (`enclaveml prepare` makes one): each part "
+        "of the job ends at this limit and goes on in the next.\n#SBATCH --time" in text
     )
 
 

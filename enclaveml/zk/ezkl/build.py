@@ -244,5 +244,6 @@ def _prove_once(
             "prove_cpu_seconds": proof.cpu_seconds,
             "prove_peak_bytes": proof.peak_bytes,
             "verify_seconds": verified.seconds,
+            "verify_cpu_seconds": verified.cpu_seconds,
         },
     }

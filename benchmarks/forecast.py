@@ -1,0 +1,204 @@
+"""``python -m benchmarks.forecast``: the forecast held against real runs, and its curve to 4,096 ranks.
+
+Runs jobs/digits under mpirun with 1, 2 and 4 ranks on this machine, with keys in the cache, and compares the
+rounds' and the whole run's seconds with what ``enclaveml forecast`` says of this machine. Ranks that crowd the
+machine share its cores in the forecast too. What else runs there takes its part of the cores: how much of a core
+a busy process gets is measured before and after each run, and the mean is the forecast's ``--core-speed``. Then it forecasts a job of ten million such rows on up to 4,096 ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from enclaveml.capacity import GB, node_cores, node_memory
+from enclaveml.forecast import Forecast, curve, data_of, predict, stops_at
+from enclaveml.forecast_costs import DEVICES, Target
+from enclaveml.job import load_job
+from enclaveml.progress import significant, table
+from enclaveml.results_reader import read_results
+
+REPORTS = Path(__file__).parent / "reports"
+JOB = Path(__file__).resolve().parent.parent / "jobs/digits/job.yaml"
+RANKS = (1, 2, 4)
+ALLOWED = 0.25
+CURVE_ROWS = 10_000_000
+
+
+_SPIN = "import time; t = time.monotonic()\nwhile time.monotonic() - t < 4: pass\nprint(time.process_time() / 4)"
+
+
+def share_of_a_core() -> float:
+    """What part of a core a busy process gets, with as many of them as the machine has cores, over 4 s."""
+    cores = node_cores(1, os.environ)
+    busy = [subprocess.Popen([sys.executable, "-c", _SPIN], stdout=subprocess.PIPE, text=True) for _ in range(cores)]
+    return min(1.0, sum(float(one.communicate()[0]) for one in busy) / cores)
+
+
+def here(ranks: int, speed: float) -> Target:
+    """This machine as a target, its ranks sharing its cores; nothing is lost, no rank is slow by itself."""
+    cores = node_cores(ranks, os.environ)
+    return Target(ranks=ranks, cores_per_rank=max(1, cores // ranks), ranks_per_node=ranks, device=DEVICES["cpu"],
+                  memory_gb=node_memory(os.environ) / GB / ranks, core_speed=speed, slow=0.0, years=1e6,
+                  cores_of_node=cores)
+
+
+def run(ranks: int, folder: Path) -> dict[str, Any]:
+    """One real run: its seconds by the clock, and the rounds' as the results file has them."""
+    output = folder / f"results-{ranks}.h5"
+    beside = Path(sys.executable).with_name("mpirun")
+    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+    options = ["--oversubscribe"] if "Open MPI" in subprocess.run([mpirun, "--version"], capture_output=True,
+                                                                   text=True).stdout else []
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    load = os.getloadavg()[0]
+    began = time.monotonic()
+    done = subprocess.run([mpirun, *options, "-np", str(ranks), sys.executable, "-m", "enclaveml", "run", str(JOB),
+                           "-o", str(output)], env=environment, capture_output=True, text=True)
+    wall = time.monotonic() - began
+    if done.returncode:
+        raise SystemExit(f"the run on {ranks} ranks ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    with read_results(output) as results:
+        started, finished = (datetime.fromisoformat(results.attribute(n)) for n in ("started", "finished"))
+        return {"wall_s": wall, "rounds_s": (finished - started).total_seconds(), "circuit": results.circuit_ids[0],
+                "proofs": results.n_proofs, "load_before": load, "load_after": os.getloadavg()[0]}
+
+
+def compare() -> list[dict[str, Any]]:
+    """Forecast and run for each number of ranks. A run without keys comes first where the cache has none."""
+    job, lines = load_job(JOB), []
+    with tempfile.TemporaryDirectory() as name:
+        for ranks in RANKS:
+            subprocess.run([sys.executable, "-m", "enclaveml", "prepare", str(JOB), "--ranks", str(ranks)], check=True,
+                           capture_output=True)
+            before = share_of_a_core()
+            real = run(ranks, Path(name))
+            speed = (before + share_of_a_core()) / 2
+            found = predict(*data_of(job), here(ranks, speed))
+            lines.append({"ranks": ranks, "core_speed": speed, "core_speed_before": before, "forecast": _short(found), "real": real,
+                          "wall_error": found.wall / real["wall_s"] - 1,
+                          "rounds_error": found.outcome.seconds / real["rounds_s"] - 1})
+            print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
+def _short(found: Forecast) -> dict[str, Any]:
+    return {"wall_s": found.wall, "stages": found.stages, "bundles": found.bundles, "circuit": found.circuit_id,
+            "rows_per_proof": found.rows_per_proof, "provers": found.provers}
+
+
+def curves() -> list[dict[str, Any]]:
+    """Rows a second over ranks: 4 and 16 cores a rank, and 16 with a node of 128 cores for rank 0."""
+    data, circuits = data_of(load_job(JOB), CURVE_ROWS)
+    found = []
+    for cores, root in ((4, None), (16, None), (16, 128)):
+        target = Target(ranks=2, cores_per_rank=cores, ranks_per_node=4, device=DEVICES["h100"], memory_gb=64.0,
+                        root_cores=root)
+        points = curve(data, circuits, target)
+        last = predict(data, circuits, replace(target, ranks=1024))
+        found.append({
+            "cores_per_rank": cores, "root_cores": root or 4 * cores, "stops_at": stops_at(points),
+            "limits_at_1024": [[limit.name, limit.ranks, limit.text] for limit in last.limits],
+            "points": [{"ranks": p, "seconds": o.seconds, "rows_per_second": data.proved / o.seconds,
+                        "root_busy": o.root_busy, "verify_busy": o.verify_busy, "prove_busy": o.prove_busy,
+                        "binds_first": name} for p, o, name in points],
+        })
+    return found
+
+
+def svg(found: list[dict[str, Any]]) -> str:
+    """A log-log plot of rows a second over ranks, with the line of perfect scaling from the first point."""
+    import math
+
+    width, height, left, bottom, top = 760, 460, 70, 400, 20
+    right = width - 190
+    points = [(p["ranks"], p["rows_per_second"]) for one in found for p in one["points"]]
+    x0, x1 = (math.log2(f(p for p, _ in points)) for f in (min, max))
+    low = math.floor(math.log10(min(r for _, r in points)))
+    high = math.ceil(math.log10(max(r for _, r in points) * 1.5))
+
+    def x(ranks: float) -> float:
+        return left + (right - left) * (math.log2(ranks) - x0) / (x1 - x0)
+
+    def y(rate: float) -> float:
+        return bottom - (bottom - top) * (math.log10(rate) - low) / (high - low)
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+           f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>']
+    for power in range(low, high + 1):
+        out.append(f'<line x1="{left}" x2="{right}" y1="{y(10**power):.1f}" y2="{y(10**power):.1f}" stroke="#ddd"/>'
+                   f'<text x="{left - 8}" y="{y(10**power) + 4:.1f}" text-anchor="end">1e{power}</text>')
+    for k in range(round(x0), round(x1) + 1):
+        out.append(f'<text x="{x(2**k):.1f}" y="{bottom + 18}" text-anchor="middle">{2**k}</text>')
+    out.append(f'<text x="{(left + right) / 2}" y="{bottom + 42}" text-anchor="middle">ranks</text>'
+               f'<text x="18" y="{(top + bottom) / 2}" transform="rotate(-90 18 {(top + bottom) / 2})" '
+               'text-anchor="middle">verified rows a second</text>')
+    for one, colour in zip(found, ("#1b6ca8", "#c0392b", "#2e8b57"), strict=True):
+        path = " ".join(f"{x(p['ranks']):.1f},{y(p['rows_per_second']):.1f}" for p in one["points"])
+        first, last = one["points"][0], one["points"][-1]
+        ideal = min(10.0**high, first["rows_per_second"] * (last["ranks"] - 1) / (first["ranks"] - 1))
+        reach = first["ranks"] + ideal / first["rows_per_second"] * (first["ranks"] - 1) - 1
+        out.append(f'<line x1="{x(first["ranks"]):.1f}" y1="{y(first["rows_per_second"]):.1f}" x2="{x(reach):.1f}" '
+                   f'y2="{y(ideal):.1f}" stroke="{colour}" stroke-dasharray="4 4" opacity="0.5"/>'
+                   f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+                   f'<text x="{right + 8}" y="{y(last["rows_per_second"]) + 4:.1f}" fill="{colour}">'
+                   f'{one["cores_per_rank"]} cores a rank, {one["root_cores"]} at rank 0</text>')
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def markdown(lines: list[dict[str, Any]], found: list[dict[str, Any]], load: tuple[float, ...]) -> str:
+    """The report."""
+    checked = table(
+        ["ranks", "provers", "proofs", "of a core", "rounds s", "forecast", "off %", "run s", "forecast", "off %", "load"],
+        [[one["ranks"], one["forecast"]["provers"], one["real"]["proofs"], one["core_speed"], one["real"]["rounds_s"],
+          one["forecast"]["stages"]["rounds"], 100 * one["rounds_error"], one["real"]["wall_s"],
+          one["forecast"]["wall_s"], 100 * one["wall_error"],
+          f"{one['real']['load_before']:.1f} to {one['real']['load_after']:.1f}"] for one in lines])
+    worst = max(abs(one["wall_error"]) for one in lines)
+    text = [
+        "# Forecast against real runs, and to 4,096 ranks", "",
+        f"Made by `python -m benchmarks.forecast` on {os.cpu_count()} cores. The job is jobs/digits (360 rows), keys in the "
+        "cache. Rounds are from the first record of the journal to its end (whole seconds); the run is the whole of "
+        "mpirun. `of a core` is what a busy process got of one beside whatever else ran, before and after the run, and the "
+        "forecast's core speed.", "", "```", checked, "```", "",
+        f"The run's largest error is {100 * worst:.0f} % (allowed: {100 * ALLOWED:.0f} %): "
+        f"{'within it' if worst <= ALLOWED else 'NOT within it'}.", "",
+        "## To 4,096 ranks", "",
+        f"Forecast for {CURVE_ROWS:,} rows of the same model, 4 ranks a node; nothing of this was run. Dashed: as if every "
+        "rank brought what the first one does.", "", "![rows a second over ranks](forecast.svg)", "",
+    ]
+    for one in found:
+        stop = f"from {one['stops_at']} ranks on a rank brings less than half" if one["stops_at"] else "it scales to 4,096"
+        text += [f"### {one['cores_per_rank']} cores a rank, {one['root_cores']} cores at rank 0: {stop}", "", "```",
+                 table(["ranks", "rows/s", "provers busy %", "rank 0's thread %", "verifiers %", "binds first"],
+                       [[p["ranks"], p["rows_per_second"], 100 * p["prove_busy"], 100 * p["root_busy"],
+                         100 * p["verify_busy"], p["binds_first"]] for p in one["points"]]), "```", "",
+                 *(f"- {name}: {significant(ranks)} ranks ({words})" for name, ranks, words in one["limits_at_1024"]), ""]
+    return "\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--curve-only", action="store_true", help="keep the report's comparison, make the curve anew")
+    args = parser.parse_args()
+    path = REPORTS / "forecast.json"
+    lines = json.loads(path.read_text())["runs"] if args.curve_only else compare()
+    found = curves()
+    path.write_text(json.dumps({"runs": lines, "curves": found}, indent=1) + "\n", encoding="utf-8")
+    (REPORTS / "forecast.svg").write_text(svg(found), encoding="utf-8")
+    (REPORTS / "forecast.md").write_text(markdown(lines, found, os.getloadavg()), encoding="utf-8")
+    print(markdown(lines, found, os.getloadavg()))
+
+
+if __name__ == "__main__":
+    main()
