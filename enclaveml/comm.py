@@ -37,6 +37,10 @@ POLL_MAX_S = 5e-3
 POLL_BULK_S = 2e-4
 BULK_BYTES = 1 << 20
 
+# Before it sleeps for the first time, a rank looks again and again for as long as the bytes take at this rate
+# (bytes a second, about half of what shared memory gives): a transfer that is under way moves only so.
+SPIN_RATE = 2e9
+
 # A peer that does not come to a collective within this many seconds is taken for stuck.
 # Ranks come by every fraction of a second unless they compile or prepare keys.
 PATIENCE_S = 3600.0
@@ -162,15 +166,19 @@ class World:
 
     # -- waiting -----------------------------------------------------------------
 
-    def _wait(self, request: MPI.Request, what: str, keep: object, bulk: bool = False,
+    def _wait(self, request: MPI.Request, what: str, keep: object, size: int = 0,
               limit_s: float | None = None) -> None:
-        """Poll ``request`` to its end; ``keep`` holds the buffers that it uses."""
+        """Poll ``request``, which moves ``size`` bytes, to its end; ``keep`` holds the buffers that it uses."""
         began = time.monotonic()
+        bulk, spin = size > BULK_BYTES, began + size / SPIN_RATE
         limit = self.patience_s if limit_s is None else limit_s
         longest = POLL_BULK_S if bulk else POLL_MAX_S
         delay = 5e-5
         try:
             while not request.Test():
+                if size and time.monotonic() < spin:
+                    os.sched_yield()
+                    continue
                 self.idle()
                 time.sleep(delay)
                 delay = min(delay * 1.5, longest)
@@ -206,7 +214,7 @@ class World:
     def bcast_array(self, array: np.ndarray, what: str) -> np.ndarray:
         """The root's ``array`` written into everybody's, of the same shape and dtype, at most CHUNK_BYTES."""
         request = self._start(self.comm.Ibcast, array, root=0)
-        self._wait(request, what, array, bulk=array.nbytes > BULK_BYTES)
+        self._wait(request, what, array, array.nbytes)
         return array
 
     def bcast_bytes(self, data: bytes | None, what: str) -> bytes:
@@ -235,7 +243,7 @@ class World:
             displs = [0, *np.cumsum(counts[:-1], dtype=np.int64).tolist()]
             send = [np.ascontiguousarray(rows, dtype), counts, displs, row] if self.is_root else None
             request = self._start(self.comm.Iscatterv, send, [mine, counts[here], row], root=0)
-            self._wait(request, what, (send, mine), bulk=sum(counts) * row.Get_size() > BULK_BYTES)
+            self._wait(request, what, (send, mine), sum(counts) * row.Get_size())
         finally:
             row.Free()
         return mine
@@ -250,7 +258,7 @@ class World:
             out = np.empty((sum(counts), *mine.shape[1:]), mine.dtype) if self.is_root else None
             receive = [out, counts, displs, row] if self.is_root else None
             request = self._start(self.comm.Igatherv, [mine, len(mine), row], receive, root=0)
-            self._wait(request, what, (mine, receive), bulk=sum(counts) * row.Get_size() > BULK_BYTES)
+            self._wait(request, what, (mine, receive), sum(counts) * row.Get_size())
         finally:
             row.Free()
         return out

@@ -104,6 +104,7 @@ class Exchange:
     Attributes:
         outbox: this rank's reports for rank 0.
         order_boxes: on rank 0, the orders for each rank id.
+        moved: whether anything was traded in the last tick, between any ranks.
     """
 
     def __init__(self, world: World, row_shape: tuple[int, ...], dtype: np.dtype, outputs: int) -> None:
@@ -113,6 +114,7 @@ class Exchange:
         self._record = np.dtype([("row", "<i8"), ("output", "<f4", (outputs,))])
         self.outbox = Outbox()
         self.order_boxes = {i: Outbox() for i in world.ids} if world.is_root else {}
+        self.moved = True
         self._read_orders = 0
         self._read_reports = dict.fromkeys(world.ids, 0)
         self.stats: dict[int, np.ndarray] = {i: np.zeros(len(STATS)) for i in world.ids}
@@ -148,6 +150,7 @@ class Exchange:
         everybody = world.allgather_array(mine, "a tick's headers")
         headers = np.ascontiguousarray(everybody[:, :3]).view(np.int64)
         self._check_headers(headers)
+        self.moved = bool(headers[:, :2].any())
         for i, rank in enumerate(world.ids):
             self.stats[rank] = _counts(everybody[i, 3:])
         outputs = world.gather_rows(record, headers[:, 0], "Gatherv of outputs") if headers[:, 0].any() else None
@@ -217,6 +220,7 @@ class Exchange:
             data = _concatenate([o.data for o in flat], self._row_shape, self._dtype)
             blobs = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, 1)
         world.bcast_array(header, "a tick's answer")
+        self.moved |= bool(header[:, :2].any())
         here = world.ids.index(world.rank)
         my_ids, my_data, my_blob = np.empty(0, np.int64), np.empty((0, *self._row_shape), self._dtype), b""
         if header[:, 0].any():

@@ -22,6 +22,9 @@ from enclaveml.zk.interface import Circuit, Proof, ProofResult, Prover
 # that a rank with much to infer does not hold up the others' tick.
 SLICE_S = 0.5
 
+# Outputs of several batches go in one report up to this many bytes.
+REPORT_BYTES = 1 << 24
+
 # One bundle more than there are children is handed to the prover, so that a child that
 # finishes finds the next one waiting.
 AHEAD = 1
@@ -110,14 +113,20 @@ class Worker:
         began = time.monotonic()
         while self._to_infer and time.monotonic() - began < SLICE_S:
             rows, data = self._to_infer.popleft()
-            if len(rows) > self._batch:
-                self._to_infer.appendleft((rows[self._batch:], data[self._batch:]))
-                rows, data = rows[: self._batch], data[: self._batch]
-            outputs = self.infer(rows, data)
+            found = [self.infer(rows[: self._batch], data[: self._batch])]
+            done = len(found[0])
+            # One report of several batches: each costs rank 0 records in the journal.
+            most = REPORT_BYTES // max(1, found[0][0].nbytes) - self._batch
+            while done < len(rows) and done <= most and time.monotonic() - began < SLICE_S:
+                found.append(self.infer(rows[done: done + self._batch], data[done: done + self._batch]))
+                done += len(found[-1])
+            if done < len(rows):
+                self._to_infer.appendleft((rows[done:], data[done:]))
+            outputs = np.concatenate(found)
             if self._prover is not None:
-                self._held.update(zip(rows.tolist(), zip(data, outputs, strict=True), strict=True))
-            self._outbox.put(Report("outputs", {}, rows, outputs))
-            self._stats["rows_inferred"] += len(rows)
+                self._held.update(zip(rows[:done].tolist(), zip(data[:done], outputs, strict=True), strict=True))
+            self._outbox.put(Report("outputs", {}, rows[:done], outputs))
+            self._stats["rows_inferred"] += done
         spent = time.monotonic() - began
         self._stats["infer_s"] += spent
         self._last += spent

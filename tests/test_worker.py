@@ -67,13 +67,21 @@ def test_rows_are_inferred_a_batch_at_a_time_in_their_order(tmp_path):
     assert bench.worker.busy
     reports = bench.work()
     assert bench.batches == [8, 8, 1, 1] and not bench.worker.busy and not bench.worker.news
-    assert [r.kind for r in reports] == ["outputs"] * 4
+    assert [(r.kind, len(r.rows)) for r in reports] == [("outputs", 17), ("outputs", 1)]  # an order's in one report
     rows = np.concatenate([r.rows for r in reports])
     assert rows.tolist() == [*range(3, 20), 1]
     assert np.concatenate([r.outputs for r in reports]).tobytes() == b"".join(
         model(DATA[part]).tobytes() for part in (range(3, 11), range(11, 19), [19], [1])
     )
     assert bench.stat("rows_inferred") == 18
+
+
+def test_a_report_of_several_batches_has_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("enclaveml.worker.REPORT_BYTES", 20 * 4 * D)
+    bench = Bench(tmp_path)
+    bench.give(*range(3, 40))
+    reports = bench.work()
+    assert [len(r.rows) for r in reports] == [16, 16, 5] and bench.batches == [8, 8, 8, 8, 5]
 
 
 def test_a_bundle_becomes_an_envelope_that_says_what_was_ordered(tmp_path):

@@ -1,0 +1,102 @@
+"""What runs under mpirun for ``benchmarks.wire``: ``mpirun -np 2 python -m benchmarks.wire_ranks PART JSON``.
+
+Rank 0 prints one JSON document as its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROW = 64
+
+
+def transfers(rows: int, width: int, repeats: int) -> dict[str, Any]:
+    """Scatterv and Gatherv of rows by ``enclaveml.comm`` and by mpi4py's own buffers, in turns."""
+    from mpi4py import MPI
+
+    from enclaveml.comm import World
+
+    world = World.start()
+    comm, rank, size = world.comm, world.rank, world.size
+    counts = [rows // size + (r < rows % size) for r in range(size)]
+    data = np.random.default_rng(0).random((rows, width), np.float32) if rank == 0 else None
+    back = np.empty((rows, width), np.float32) if rank == 0 else None
+    mine = np.empty((counts[rank], width), np.float32)
+    elements = [c * width for c in counts]
+    starts = [0, *np.cumsum(elements[:-1]).tolist()]
+
+    def ours() -> np.ndarray | None:
+        got = world.scatter_rows(data, counts, (width,), np.dtype(np.float32), "the benchmark")
+        return world.gather_rows(got, counts, "the benchmark")
+
+    def bare() -> np.ndarray | None:
+        comm.Scatterv([data, elements, starts, MPI.FLOAT] if rank == 0 else None, mine, root=0)
+        comm.Gatherv(mine, [back, elements, starts, MPI.FLOAT] if rank == 0 else None, root=0)
+        return back
+
+    taken: dict[str, list[float]] = {"ours": [], "bare": []}
+    for turn in range(repeats + 1):
+        for name, call in (("ours", ours), ("bare", bare)):
+            comm.Barrier()
+            began = time.perf_counter()
+            found = call()
+            comm.Barrier()
+            if turn:
+                taken[name].append(time.perf_counter() - began)
+            if rank == 0 and not np.array_equal(found, data):
+                raise SystemExit(f"{name}: other rows came back")
+    return {"rows": rows, "width": width, "bytes": rows * width * 4,
+            **{f"{name}_s": sorted(times) for name, times in taken.items()},
+            "ratio": float(np.median(taken["bare"]) / np.median(taken["ours"]))}
+
+
+def _tiny(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The digits' MLP, jitted for any number of rows that comes."""
+    import jax
+
+    from benchmarks.gpu_parts import model
+
+    return jax.jit(model("digits", folder).apply)
+
+
+def pickled(rows: int, batch: int, limit_s: float) -> dict[str, Any]:
+    """The tutorial's loop: ``scatter`` one piece to each rank, compute, ``gather``; ``batch`` rows a piece."""
+    from enclaveml.devices import bind_device
+
+    bind_device("cpu", 0)
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    infer = _tiny(Path("."))
+    data = np.random.default_rng(1).random((rows, ROW), np.float32)
+    np.asarray(infer(data[:batch]))
+    comm.Barrier()
+    began, done, step = time.perf_counter(), 0, batch * comm.size
+    for start in range(0, rows - step + 1, step):
+        pieces = [data[start + i * batch: start + (i + 1) * batch] for i in range(comm.size)]
+        piece = comm.scatter(pieces if comm.rank == 0 else None)
+        comm.gather(np.asarray(infer(piece)))
+        done += step
+        if comm.bcast(time.perf_counter() - began > limit_s):
+            break
+    return {"batch": batch, "rows": done, "rows_s": done / (time.perf_counter() - began)}
+
+
+def main() -> None:
+    """Run the part that the command line names."""
+    found = {"transfers": transfers, "pickled": pickled}[sys.argv[1]](**json.loads(sys.argv[2]))
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.rank == 0:
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
