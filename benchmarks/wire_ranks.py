@@ -57,13 +57,13 @@ def transfers(rows: int, width: int, repeats: int) -> dict[str, Any]:
             "ratio": float(np.median(taken["bare"]) / np.median(taken["ours"]))}
 
 
-def _tiny(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _tiny() -> Callable[[np.ndarray], np.ndarray]:
     """The digits' MLP, jitted for any number of rows that comes."""
     import jax
 
     from benchmarks.gpu_parts import model
 
-    return jax.jit(model("digits", folder).apply)
+    return jax.jit(model("digits", Path()).apply)
 
 
 def pickled(rows: int, batch: int, limit_s: float) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def pickled(rows: int, batch: int, limit_s: float) -> dict[str, Any]:
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    infer = _tiny(Path("."))
+    infer = _tiny()
     data = np.random.default_rng(1).random((rows, ROW), np.float32)
     np.asarray(infer(data[:batch]))
     comm.Barrier()
@@ -89,9 +89,39 @@ def pickled(rows: int, batch: int, limit_s: float) -> dict[str, Any]:
     return {"batch": batch, "rows": done, "rows_s": done / (time.perf_counter() - began)}
 
 
+def _compute(row: np.ndarray) -> np.ndarray:
+    """What the pool's workers run on an item; the model is built at the first."""
+    global _infer
+    if _infer is None:
+        from enclaveml.devices import bind_device
+
+        bind_device("cpu", 0)
+        _infer = _tiny()
+    return np.asarray(_infer(row if row.ndim == 2 else row[None]))
+
+
+_infer: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def pool(rows: int, chunk: int) -> dict[str, Any]:
+    """``MPIPoolExecutor.map`` over rows, one a task, or over pieces of ``chunk`` rows. One rank hands out."""
+    from mpi4py import MPI
+    from mpi4py.futures import MPICommExecutor
+
+    data = np.random.default_rng(1).random((rows, ROW), np.float32)
+    items = list(data) if chunk == 1 else np.split(data, range(chunk, rows, chunk))
+    with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
+        if executor is None:
+            return {}
+        list(executor.map(_compute, items[: 8 * MPI.COMM_WORLD.size]))  # builds and compiles on every worker
+        began = time.perf_counter()
+        count = sum(len(out) for out in executor.map(_compute, items))
+        return {"chunk": chunk, "rows": count, "rows_s": count / (time.perf_counter() - began)}
+
+
 def main() -> None:
     """Run the part that the command line names."""
-    found = {"transfers": transfers, "pickled": pickled}[sys.argv[1]](**json.loads(sys.argv[2]))
+    found = {"transfers": transfers, "pickled": pickled, "pool": pool}[sys.argv[1]](**json.loads(sys.argv[2]))
     from mpi4py import MPI
 
     if MPI.COMM_WORLD.rank == 0:

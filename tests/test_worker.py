@@ -77,11 +77,11 @@ def test_rows_are_inferred_a_batch_at_a_time_in_their_order(tmp_path):
 
 
 def test_a_report_of_several_batches_has_its_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("enclaveml.worker.REPORT_BYTES", 20 * 4 * D)
+    monkeypatch.setattr("enclaveml.worker.REPORT_BYTES", 16 * 4 * D)
     bench = Bench(tmp_path)
-    bench.give(*range(3, 40))
+    bench.give(*range(20))
     reports = bench.work()
-    assert [len(r.rows) for r in reports] == [16, 16, 5] and bench.batches == [8, 8, 8, 8, 5]
+    assert [len(r.rows) for r in reports] == [16, 4] and bench.batches == [8, 8, 4]
 
 
 def test_a_bundle_becomes_an_envelope_that_says_what_was_ordered(tmp_path):
