@@ -18,7 +18,7 @@ from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input, least_cells
 from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.onnx_products import merge_pools, products
 from enclaveml.zk.ezkl.plan import Choice
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.scratch import Scratch, private
 from enclaveml.zk.interface import ModelFunction
 
 
@@ -71,7 +71,7 @@ class Bench:
 
     def compile(self, choice: Choice, settings: dict[str, Any], circuit: str, settings_path: str) -> None:
         """Write settings and compiled circuit to the two paths."""
-        with open(settings_path, "w", encoding="utf-8") as handle:
+        with open(settings_path, "w", encoding="utf-8", opener=private) as handle:
             json.dump(settings, handle, sort_keys=True)
         process.wait(
             self.child, "compile", self.timeout_s,

@@ -45,6 +45,11 @@ def _remove(path: str, lock: int, owner: int) -> None:
     os.close(lock)
 
 
+def private(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open` whose files are 0600."""
+    return os.open(path, flags, 0o600)
+
+
 class Scratch:
     """A private folder; ``path`` inside the given root, else on /dev/shm or TMPDIR."""
 
