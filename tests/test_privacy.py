@@ -166,12 +166,16 @@ def test_a_killed_child_leaves_no_witness(tmp_path, tmp_path_factory, monkeypatc
     prover = EzklSystem().prover(circuit.folder, 1, scratch=tmp_path / "scratch")
     try:
         prover.submit(0, zk_case.ROWS[:4], 120)
-        deadline = time.monotonic() + 120
         while not list((tmp_path / "scratch").rglob("*-witness")):
-            assert prover.poll() == [] and time.monotonic() < deadline
+            assert prover.poll() == []
             time.sleep(0.001)
-        os.kill(prover.pids[0], signal.SIGKILL)
-        (result,) = zk_case.drain(prover)
+        results: list = []
+        while not results:  # whichever call it is in; one that is killed between two calls is started again
+            for pid in prover.pids:
+                os.kill(pid, signal.SIGKILL)
+            results = prover.poll()
+            time.sleep(0.005)
+        (result,) = results
         assert "signal SIGKILL" in result.error
         assert [path.name for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == ["lock"]
         prover.submit(1, zk_case.ROWS[:4], 120)  # and its successor works
