@@ -176,7 +176,7 @@ class Documented:
 class Planned:
     """EnclaveML's planned circuit: a full bundle on each core, verified against rank 0's own statement."""
 
-    def __init__(self, name: str, circuit: Circuit, data: Data, children: int, limit: float) -> None:
+    def __init__(self, name: str, circuit: Circuit, data: Data, children: int, limit: float, warm: bool = True) -> None:
         self.circuit, self.data, self.children, self.limit = circuit, data, children, limit
         used = circuit.settings
         detail = (
@@ -188,7 +188,8 @@ class Planned:
         system = EzklSystem()
         self._prover = system.prover(circuit.folder, children)
         self._verifier = system.verifier(circuit)
-        self._turn(1)  # starts the children, so that importing ezkl is not timed
+        if warm:
+            self._turn(1)  # importing ezkl and reading the key for the first time are not timed
 
     def turn(self, round_number: int) -> Turn:
         return self._turn(self.circuit.rows)
