@@ -24,11 +24,11 @@ from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction
 #: Widths of the layers, and rows of the job that the plan is made for.
 MODELS = {
     "100-100-100-10": ((100, 100, 100, 10), 200),
-    "400-400-200-50": ((400, 400, 200, 50), 32),
+    "400-400-200-50": ((400, 400, 200, 50), 16),
     "1200-1000-10": ((1200, 1000, 10), 32),
 }
 SEED = 7
-SAMPLES = 64
+SAMPLES = 32
 TOLERANCE = 0.01
 
 

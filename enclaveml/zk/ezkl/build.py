@@ -72,6 +72,7 @@ def build_circuit(
     try:
         truth = float_outputs(bench.function, rows, min(64, max(2, len(rows))))
         search = Search(bench, request, rows, truth, progress)
+        search.refuse_too_large()
         ordered = search.candidates(search.accurate())
     except ProofError as error:
         raise JobError(f"the model cannot be made a circuit: {error}") from error

@@ -268,17 +268,31 @@ class Search:
                         found += plan.candidates(
                             choice, plan.footprint(*rows_of[key], tables), work, request.rows_per_proof
                         )
-        found = self._within_srs(found)
+        return plan.ranked(self._fitting(self._within_srs(found), "takes"))
+
+    def refuse_too_large(self) -> None:
+        """Raise JobError, before any trial, where no layout fits memory even with the narrowest decomposition."""
+        scale = SCALES[-1] if self.request.scale is None else self.request.scale
+        work, found = plan.work_of(self.request), []
+        for inner in INNER:
+            choice = Choice(Numerics(scale, MULTIPLIERS[-1], scale), 2, 1, inner, logrows=16, rows=4)
+            shape = plan.footprint(self.bench.settings(choice, rows=2), self.bench.settings(choice), [])
+            found += plan.candidates(choice, shape, work, self.request.rows_per_proof)
+        self._fitting(self._within_srs(found), "takes at least")
+
+    def _fitting(self, found: list[Candidate], takes: str) -> list[Candidate]:
+        """The candidates that fit a child's part of the memory; JobError with what the smallest takes if none does."""
+        request = self.request
         memory = request.memory_gb * 1e9 / request.children
         if fitting := [candidate for candidate in found if candidate.peak_bytes <= memory]:
-            return plan.ranked(fitting)
+            return fitting
         given = f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else ""
         if not found:
             raise JobError(f"no circuit for this model fits into 2^{plan.MAX_LOGROWS} rows{given}")
         least = min(candidate.peak_bytes for candidate in found) * request.children
         each = f" for {request.children} provers at a time" if request.children > 1 else ""
         raise JobError(
-            f"no circuit for this model fits {request.memory_gb:g} GB of memory{given}; the smallest takes "
+            f"no circuit for this model fits {request.memory_gb:g} GB of memory{given}; the smallest {takes} "
             f"{least / 1e9:.3g} GB{each}, as predicted with a margin"
         )
 
