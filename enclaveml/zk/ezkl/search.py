@@ -278,7 +278,7 @@ class Search:
             choice = Choice(Numerics(scale, MULTIPLIERS[-1], scale), 2, 1, inner, logrows=16, rows=4)
             shape = plan.footprint(self.bench.settings(choice, rows=2), self.bench.settings(choice), [])
             found += plan.candidates(choice, shape, work, self.request.rows_per_proof)
-        self._fitting(self._within_srs(found), "takes at least")
+        self._fitting(found, "takes at least")
 
     def _fitting(self, found: list[Candidate], takes: str) -> list[Candidate]:
         """The candidates that fit a child's part of the memory; JobError with what the smallest takes if none does."""
