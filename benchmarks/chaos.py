@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.chaos_plan import BUNDLE, HARMLESS, JobPlan, plan
+from benchmarks.chaos_rank import JOIN_S
 from benchmarks.chaos_session import ROOT, STOPPED_S, Told, command, play
 from benchmarks.common import REPORTS, machine
 from enclaveml.errors import EnclaveError
@@ -62,7 +64,8 @@ class Soak:
         folder = self._folder / f"job-{number}"
         job = write_small_job(folder, planned.rows, {
             "split": {"strategy": planned.strategy},
-            "proof": {"inputs": planned.inputs, "coverage": planned.coverage},
+            "proof": {"inputs": planned.inputs, "coverage": planned.coverage,
+                      "max_rejections": planned.max_rejections},
             # Stated, so that circuits do not depend on the machine's free memory.
             "cluster": {"ranks": [{"node_id": f"node-{i}", "memory_gb": 2} for i in range(6)]},
         })
@@ -185,7 +188,7 @@ def write_report(piece: dict[str, Any], add: bool) -> str:
         "# chaos", "",
         f"Jobs of 45 to 112 rows, 3 to 5 ranks, small circuits of {BUNDLE} rows, under {document['faults']} faults at "
         f"random moments that follow from the seeds (`benchmarks/chaos_plan.py`). A frozen rank is given up after "
-        f"{STOPPED_S:g} s here instead of 60. A lie is a bundle of a lying rank that rank 0 rejected.", "",
+        f"{STOPPED_S:g} s here instead of 60, and joining MPI after {JOIN_S:g} s instead of 300. A lie is a bundle of a lying rank that rank 0 rejected.", "",
         "; ".join(f"`{p['command']}`" for p in pieces) + f" on {here['cores']} cores of {here['cpu']}, "
         f"{here['memory_gb']} GB; " + ", ".join(f"{k} {here[k]}" for k in ("python", "ezkl", "jax", "flax")) + ".", "",
         "| | " + " | ".join(f"seed {p['seed']}" for p in pieces) + " | in all |",
@@ -218,6 +221,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()) / "enclaveml-chaos",
                         help="where the logs of all sessions are kept")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args.logs.mkdir(parents=True, exist_ok=True)
     began, load = time.monotonic(), [os.getloadavg()[0]] * 2
     folder = Path(tempfile.mkdtemp(prefix="enclaveml-chaos-"))

@@ -53,27 +53,29 @@ class JobPlan:
     inputs: str
     strategy: str
     coverage: float
+    max_rejections: int
     sessions: tuple[Session, ...]
 
 
 def plan(seed: int, number: int) -> JobPlan:
     """The job of that number in the soak of that seed."""
     rng = random.Random(f"{seed}/{number}")
-    workers = rng.randint(2, MOST_WORKERS)
+    workers = rng.choice([2, 3, 3, MOST_WORKERS])
     bundles = rng.randint(12, 28)
     strategy = rng.choice(["equal", "equal", "by_capacity", "redundant"])
     liars = {r: rng.choice(ATTACKS) for r in rng.sample(range(1, workers + 1), rng.choice([0, 1, 1, workers - 1]))}
     sessions = []
     for turn in range(3):
         ulfm = rng.random() < 0.7
-        events = [_event(rng, workers, bundles) for _ in range(rng.randint(4, 7) if turn == 0 else rng.randint(1, 3))]
+        events = [_event(rng, workers, bundles) for _ in range(rng.randint(6, 9) if turn == 0 else rng.randint(2, 4))]
         if turn == 0 and rng.random() < 0.5:
             events.append(Event(rng.choice(["kill-job", "kill-job", "kill-launcher"]), 0,
                                 rng.randint(1, max(1, bundles - 3)), rng.random()))
         sessions.append(Session(workers, ulfm, liars, tuple(events)))
     sessions.append(Session(2, False, {}, ()))
     return JobPlan(rows=bundles * BUNDLE - rng.randint(0, 3), inputs=rng.choice(["public", "public", "committed"]),
-                   strategy=strategy, coverage=rng.choice([1.0, 1.0, 1.0, 0.5]), sessions=tuple(sessions))
+                   strategy=strategy, coverage=rng.choice([1.0, 1.0, 1.0, 0.5]), max_rejections=rng.choice([1, 2, 4]),
+                   sessions=tuple(sessions))
 
 
 def _event(rng: random.Random, workers: int, bundles: int) -> Event:

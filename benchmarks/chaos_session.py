@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.chaos_plan import Event, Session
 from enclaveml.errors import EnclaveError
@@ -118,34 +119,42 @@ def play(session: Session, line: Sequence[str], journal: Path, tag: str, log: Pa
         launched = subprocess.Popen(line, stdout=handle, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                     env={**env, TAG: tag}, start_new_session=True)
         told = Told(None, 0.0)
-        waiting, due, pulses = list(session.events), [], []
-        up, looked = False, 0.0
-        while launched.poll() is None and not told.hung:
-            time.sleep(0.05)
-            now = time.monotonic()
-            told.hung = now - began > LIMIT_S
-            if now - looked > 0.25 and waiting:
-                looked = now
-                up = up or len(processes.ranks()) == session.workers + 1
-                seen = judged(journal) - before
-                ready = [e for e in waiting if up and (e.bundles < 0 or seen >= max(1, e.bundles))]
-                waiting = [e for e in waiting if e not in ready]
-                due += [(now + e.delay_s, e) for e in ready]
-            for at, event in [d for d in due if d[0] <= now]:
-                due.remove((at, event))
-                if _do(event, processes, launched.pid, pulses, now):
-                    told.done.append(event)
-                    handle.write(f"--- chaos: {event} at {now - began:.1f} s\n".encode())
-                    handle.flush()
-            for pulse in [p for p in pulses if p[0] <= now]:
-                pulses.remove(pulse)
-                _, pid, left = pulse
-                if send(pid, signal.SIGSTOP if left % 2 else signal.SIGCONT) and left:
-                    pulses.append((now + (PULSE_STOP_S if left % 2 else PULSE_GO_S), pid, left - 1))
-        told.seconds = time.monotonic() - began
-        told.code = launched.poll()
-        _clear(processes, told, launched)
+        try:
+            _watch(session, processes, launched, told, handle, journal, before)
+        finally:  # also where the soak itself is ended
+            told.seconds = time.monotonic() - began
+            told.code = launched.poll()
+            _clear(processes, told, launched)
     return told
+
+
+def _watch(session: Session, processes: Processes, launched: subprocess.Popen, told: Told, handle: BinaryIO,
+           journal: Path, before: int) -> None:
+    """Do the session's events until the launcher ends or LIMIT_S is over."""
+    began, up, looked = time.monotonic(), False, 0.0
+    waiting, due, pulses = list(session.events), [], []
+    while launched.poll() is None and not told.hung:
+        time.sleep(0.05)
+        now = time.monotonic()
+        told.hung = now - began > LIMIT_S
+        if now - looked > 0.25 and waiting:
+            looked = now
+            up = up or len(processes.ranks()) == session.workers + 1
+            seen = judged(journal) - before
+            ready = [e for e in waiting if up and (e.bundles < 0 or seen >= max(1, e.bundles))]
+            waiting = [e for e in waiting if e not in ready]
+            due += [(now + e.delay_s, e) for e in ready]
+        for at, event in [d for d in due if d[0] <= now]:
+            due.remove((at, event))
+            if _do(event, processes, launched.pid, pulses, now):
+                told.done.append(event)
+                handle.write(f"--- chaos: {event} at {now - began:.1f} s\n".encode())
+                handle.flush()
+        for pulse in [p for p in pulses if p[0] <= now]:
+            pulses.remove(pulse)
+            _, pid, left = pulse
+            if send(pid, signal.SIGSTOP if left % 2 else signal.SIGCONT) and left:
+                pulses.append((now + (PULSE_STOP_S if left % 2 else PULSE_GO_S), pid, left - 1))
 
 
 def _do(event: Event, processes: Processes, launcher: int, pulses: list, now: float) -> bool:
@@ -171,7 +180,7 @@ def _do(event: Event, processes: Processes, launcher: int, pulses: list, now: fl
 
 def _clear(processes: Processes, told: Told, launched: subprocess.Popen) -> None:
     """See that nothing is left; what is left after a while is noted and killed."""
-    until = time.monotonic() + (0 if told.hung else GONE_S)
+    until = time.monotonic() + (0 if launched.poll() is None else GONE_S)
     while processes.all() and time.monotonic() < until:
         time.sleep(0.2)
     for pid in processes.all():

@@ -9,7 +9,7 @@ from typing import Any
 from enclaveml.datasets import Dataset
 from enclaveml.errors import EnvironmentFault, Fault, JobError
 from enclaveml.job import JobSpec, journal_path
-from enclaveml.journal import Journal
+from enclaveml.journal import Journal, holds_nothing
 from enclaveml.options import RunOptions
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState
@@ -42,7 +42,7 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
         "ranks": [_rank(m) for m in members],
     }
     before = None
-    if options.resume and path.exists():
+    if options.resume and path.exists() and not holds_nothing(path):
         before = Resume.load(path)
         _same_job(job, before.start, fresh)
         journal = Journal.open_append(path)
@@ -52,7 +52,7 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
             for old in (job.output.path, path):
                 _remove(old)
         # The journal holds a fingerprint of the data, by which few rows could be searched for.
-        journal = Journal.create(path, private=job.proof.inputs != "public")
+        journal = Journal.create(path, overwrite=options.resume, private=job.proof.inputs != "public")
         journal.append("start", fresh)
     if circuit is not None and (before is None or circuit.circuit_id not in before.circuit_ids):
         journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},

@@ -225,6 +225,21 @@ def read_records(path: str | Path, *, kinds: frozenset[str] | set[str] | None = 
         raise EnvironmentFault(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def holds_nothing(path: str | Path) -> bool:
+    """Whether a journal has no whole record: its job was killed while it wrote the first, and nothing is lost with it.
+
+    Raises FormatError for a file that is no journal and for damage with whole records after it, EnvironmentFault.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            if MAGIC.startswith(stream.read(FIRST)[: len(MAGIC)]) and os.fstat(stream.fileno()).st_size < FIRST:
+                return True
+    except OSError as error:
+        raise EnvironmentFault(f"{path}: cannot be read: {error.strerror or error}") from error
+    return next(read_records(path), None) is None
+
+
 def tail(
     path: str | Path, offset: int = FIRST, number: int = 0, salt: bytes = b""
 ) -> Iterator[tuple[Record, int, bytes]]:

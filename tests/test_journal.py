@@ -423,3 +423,20 @@ def test_records_are_checked_when_read(tmp_path, monkeypatch):
     with pytest.raises(FormatError) as caught:
         list(read_records(path))
     assert str(caught.value) == f"{path}: record 0 at byte 24: round record: counter is missing"
+
+
+@pytest.mark.parametrize("size, nothing", [(0, True), (12, True), (24, True), (24 + 40, True), (None, False)])
+def test_a_journal_that_was_killed_in_its_first_record_holds_nothing(tmp_path, size, nothing):
+    """And is begun afresh by --resume, which must serve a first run that was requeued (found by a fault test)."""
+    path = tmp_path / "j"
+    with Journal.create(path) as journal:
+        journal.append("end", {"status": "complete", "exit_code": 0, "message": "", "finished": "now"})
+    if size is not None:
+        os.truncate(path, size)
+    assert module.holds_nothing(path) is nothing
+
+
+def test_what_is_no_journal_is_not_taken_for_an_empty_one(tmp_path):
+    (tmp_path / "j").write_bytes(b"something else")
+    with pytest.raises(FormatError, match="is no EnclaveML journal"):
+        module.holds_nothing(tmp_path / "j")

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from enclaveml import cli, comm, loop, models, watchdog
 from enclaveml.aggregator import Aggregator
@@ -131,6 +132,25 @@ def fill_disk() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
     after_verified(full)
+
+
+def lose_folder() -> None:
+    """The results folder goes away (an unmounted file system, a quick hand) once some proofs are verified."""
+    folder = Path(sys.argv[3]).parent
+    after_verified(lambda: folder.rename(folder.with_name("gone")))
+
+
+def torn_write() -> None:
+    """Killed half-way through one of the journal's writes, the ENCLAVEML_BREAK_AT-th of this process."""
+    left, original = [int(os.environ["ENCLAVEML_BREAK_AT"])], os.pwrite
+
+    def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            original(descriptor, data[: len(data) // 2], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(descriptor, data, offset)
+    os.pwrite = pwrite
 
 
 def after_verified(act: Callable[[], None], bundles: int = 2) -> None:

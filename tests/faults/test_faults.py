@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
+import secrets
+import signal
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,6 +16,10 @@ import pytest
 from launch import launcher, run
 from small_job import SmallJob, floats, write_small_job
 from small_runs import LIMIT_S, enclaveml, log_of, read
+
+from enclaveml.journal import holds_nothing
+from enclaveml.results import read_results
+from enclaveml.resume import Resume
 
 pytestmark = [pytest.mark.mpi, pytest.mark.ezkl]
 
@@ -121,11 +129,26 @@ def test_a_killed_aggregator_is_resumable(mpi: tuple[str, ...], job: SmallJob, u
 def test_a_frozen_rank_that_cannot_be_done_without_ends_the_job_resumable(
         faults: list[str], mpi: tuple[str, ...], job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
     done = play(job, faults, cache, mpi)
-    assert "was stopped for 4 s: killed by its guard" in done.stderr, log_of(done)
+    assert done.returncode != 0 and "was stopped for 4 s: killed by its guard" in done.stderr, log_of(done)
     assert not job.results.exists()
-    again = enclaveml(job, "--resume", env=cache)
-    assert again.returncode == 0, log_of(again)
-    whole(job, unbroken, again)
+    if job.journal.exists():
+        state = Resume.load(job.journal)
+        assert state.verified.any() and not state.verified.all() and state.end is None
+    else:
+        assert "freeze_at_once" in faults
+    if "freeze_aggregator" in faults:
+        again = enclaveml(job, "--resume", env=cache)
+        assert again.returncode == 0, log_of(again)
+        whole(job, unbroken, again)
+
+
+def test_a_rank_that_dies_before_mpi_is_there_ends_the_job(job: SmallJob) -> None:
+    """Under ULFM the others would wait in MPI_Init for ever (found by the soak)."""
+    start = "from enclaveml import cli, watchdog; watchdog.START_S = 6.0; import sys; sys.exit(cli.main(sys.argv[1:]))"
+    one = ["-np", "1", sys.executable, "-c", start, "run", str(job.path)]
+    done = run([*launcher(), *ULFM, *one, ":", "-np", "1", "sh", "-c", "kill -9 $$", ":", *one], LIMIT_S)
+    assert "was stuck for 6 s: killed by its guard" in done.stderr, log_of(done)
+    assert not job.journal.exists()
 
 
 def test_a_bug_in_a_worker_ends_the_job_with_its_traceback(job: SmallJob, cache: dict[str, str]) -> None:
@@ -191,6 +214,50 @@ def test_a_full_disk_is_said_and_nothing_verified_is_lost(job: SmallJob, unbroke
     again = enclaveml(job, "--resume", env=cache)
     assert again.returncode == 0, log_of(again)
     whole(job, unbroken, again)
+
+
+def test_a_results_folder_that_goes_away_and_a_journal_that_is_read_only(
+        job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
+    """Both are said, end with status 4, and lose nothing."""
+    done = run([sys.executable, str(BREAKER), "lose_folder", "run", str(job.path)], LIMIT_S, cache)
+    assert done.returncode == 4, log_of(done)
+    assert re.search(r"enclaveml: .*/job/results\.h5\S*: cannot be (read|written): No such file or directory", done.stderr), (
+        log_of(done))
+    job.folder.with_name("gone").rename(job.folder)
+    verified = Resume.load(job.journal).verified
+    assert verified.sum() >= 8
+    job.journal.chmod(0o444)
+    # Root may write what is read-only; as anybody else it may not.
+    plain = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    refused = run([*plain, sys.executable, "-m", "enclaveml", "run", str(job.path), "--resume"], LIMIT_S, cache)
+    assert refused.returncode == 4, log_of(refused)
+    assert f"{job.journal}: cannot be written: Permission denied" in refused.stderr, log_of(refused)
+    job.journal.chmod(0o644)
+    assert (Resume.load(job.journal).verified == verified).all()
+    again = enclaveml(job, "--resume", env=cache)
+    assert again.returncode == 0, log_of(again)
+    whole(job, unbroken, again)
+
+
+def test_a_job_killed_in_the_middle_of_any_write_goes_on_to_the_same_file(job: SmallJob, unbroken: SmallJob,
+                                                                          cache: dict[str, str]) -> None:
+    """In its first record, so that nothing is there to go on with, then at a moment drawn for each run of this test."""
+    seed = secrets.randbits(32)
+    known = np.zeros(ROWS, bool)
+    for options, at in (([], "2"), (["--resume"], str(random.Random(seed).randint(4, 40)))):
+        done = run([sys.executable, str(BREAKER), "torn_write", "run", str(job.path), *options], LIMIT_S,
+                   {**cache, "ENCLAVEML_BREAK_AT": at})
+        assert done.returncode == -signal.SIGKILL, (seed, at, log_of(done))
+        if not holds_nothing(job.journal):
+            verified = Resume.load(job.journal).verified
+            assert (verified | ~known).all(), (seed, "a verified row was lost")
+            known = verified
+    again = enclaveml(job, "--resume", env=cache)
+    assert again.returncode == 0, (seed, log_of(again))
+    whole(job, unbroken, again)
+    with read_results(job.results) as results:
+        status = np.concatenate([results.proof(i).status for i in range(results.n_proofs)])
+    assert (status == 1).sum() == ROWS, (seed, "a verified row was proved again")
 
 
 def test_ranks_wait_for_results_that_take_long_to_write(job: SmallJob, unbroken: SmallJob,
