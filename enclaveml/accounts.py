@@ -106,8 +106,9 @@ class Accounts:
         start, stop = self.bounds(number)
         round_ = Round(number, start, self._read(start, stop), self.replicas, self.outputs)
         round_.rank[:], round_.status[:] = self.rank_of[start:stop], self.status[start:stop]
+        round_.drawn[:] = self.drawn_before[start:stop, None]
         known = round_.status != RowStatus.PENDING
-        round_.stage[known], round_.attempt[known] = DONE, 1
+        round_.stage[known], round_.attempt[known], round_.rechecked[known] = DONE, 1, True
         self.rounds[number] = round_
         return round_
 

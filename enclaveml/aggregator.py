@@ -19,9 +19,11 @@ import numpy as np
 
 from enclaveml.accounts import Accounts
 from enclaveml.admission import admit
+from enclaveml.beacon import Beacon
 from enclaveml.bundles import Bundles
 from enclaveml.copies import Copies
 from enclaveml.dispatch import Dispatch
+from enclaveml.draws import Draws
 from enclaveml.errors import FormatError, RemoteFailure
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
@@ -29,6 +31,7 @@ from enclaveml.journal import Journal
 from enclaveml.judging import Judge
 from enclaveml.ledger import CHECKING, READY, SENT, Bundle, Round, Unassigned
 from enclaveml.pace import Pace
+from enclaveml.recheck import Recheck
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.roster import Fate, Member
@@ -70,15 +73,22 @@ class Aggregator:
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
         at_once = (circuit.rows if circuit else 0) * sum(m.children for m in members.values() if m.computes)
         round_rows = max(1, min(rows_of_a_round(row_bytes, at_once, ROUND_ROWS, ROUND_BYTES), n_rows))
+        if job.proof.beacon is not None:
+            round_rows = n_rows  # all outputs come before the one draw (run.py has checked that they fit)
         self.accounts = Accounts(journal, read, n_rows, round_rows, replicas, outputs)
         self.pace = Pace(members, clock)
         by_speed = job.split.capacity == "throughput"
         self._speeds = Speeds(job, self.accounts, self.pace, members, circuit.rows if circuit else 0) if by_speed else None
         self.dispatch = Dispatch(job, self.accounts, members, boxes, self._speeds)
-        self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace)
+        self._beacon = None
+        if job.proof.beacon is not None:
+            self._beacon = Beacon(job.proof.beacon, job.proof.beacon_wait_s, journal)
+        draws = Draws(job, self.accounts, self._beacon)
+        self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace, draws)
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
         self.judge = Judge(job, self.accounts, self.bundles, circuit, self.copies, members, boxes, reference)
+        self._recheck = Recheck(job.proof.recheck, self.accounts, self.judge, members)
         self._checking: dict[int, tuple[Bundle, bytes]] = {}
         self.draining = False
         self._drained: set[int] = set()
@@ -154,6 +164,8 @@ class Aggregator:
         """Take over what earlier sessions verified, before the first step."""
         self.accounts.go_on(before)
         self.bundles.next_bundle = before.next_bundle
+        if self._beacon is not None:
+            self._beacon.go_on(before.sealed)
 
     def drain(self) -> None:
         """Stop early: what is in hand is finished and kept, nothing new is begun."""
@@ -180,13 +192,19 @@ class Aggregator:
             self.judge.conclude(*self._checking.pop(verdict.task), verdict)
         if not self.draining and self._stranded:
             self.draining = True  # nobody is left to compute, and not for lies: the job can be resumed
+        if not self.draining and self._beacon is not None and self._beacon.late:
+            log.warning("no later value of the beacon came in %.0f s: stopping; put one there and --resume",
+                        self.job.proof.beacon_wait_s)
+            self.drain()
         if not self.draining:
             for round_ in self.rounds.values():
                 self.dispatch.hand_out_idle(round_)
                 self.bundles.order(round_)
             self.sharing.step()
         for round_ in [r for r in self.rounds.values() if r.closed]:
-            self._close(round_)
+            self._recheck.check(round_)
+            if round_.closed:
+                self._close(round_)
         if self.accounts.all_ended:
             self.draining = False  # what was in hand was all there was
         while self._may_open:
@@ -247,7 +265,8 @@ class Aggregator:
         return all((r.stage == SENT).mean() <= 0.5 for r in self.rounds.values())
 
     def _open_round(self) -> None:
-        round_ = self.accounts.next(self._speeds.round_rows() if self._speeds else self.accounts.round_rows)
+        by_speed = self._speeds is not None and self._beacon is None  # a beacon's one round is the job
+        round_ = self.accounts.next(self._speeds.round_rows() if by_speed else self.accounts.round_rows)
         if round_ is not None:
             self.dispatch.split(round_)
 
@@ -321,10 +340,14 @@ class Aggregator:
         text = _told(report.meta.get("text"))
         log.warning("%s could not prove bundle %d (%d rows from row %d): %s", member, bundle.id,
                     len(bundle.rows), bundle.rows[0], text)
-        if not self.copies.discarded(bundle):
+        needed = not self.copies.discarded(bundle)
+        if needed:
             self.rounds[bundle.round].avoid(bundle.rows, rank)
             self.accounts.note(bundle.rows, RowStatus.LOST, text, rank, bundle.attempt)
         self.judge.fall(bundle, RowStatus.LOST)
+        if needed:
+            round_ = self.rounds[bundle.round]
+            self.judge.unproven(member, round_, bundle.rows - round_.start, bundle.slots)
 
     def _take_cancelled(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a cancellation")

@@ -30,9 +30,10 @@ import numpy as np
 from enclaveml import hdf5, sampling, signature
 from enclaveml.audit_bundle import Bundles, Claim
 from enclaveml.audit_combined import check_combined
+from enclaveml.audit_draws import check_draws
 from enclaveml.audit_limits import limits
 from enclaveml.audit_report import Report
-from enclaveml.audit_rows import check_draws, check_job, check_rows, job_of
+from enclaveml.audit_rows import check_job, check_rows, job_of
 from enclaveml.datasets import Dataset, open_dataset
 from enclaveml.errors import FormatError, JobError
 from enclaveml.progress import Progress
@@ -130,9 +131,9 @@ class _Audit:
         self._options, self._results, self._report = options, results, report
         self._statements: dict[str, Statement] = {}
         self._auditors: dict[str, EzklAuditor] = {}
-        self._seen: dict[bytes, tuple[int, tuple[int, ...]]] = {}
+        self._seen: dict[bytes, tuple[int, bytes]] = {}
         self._tied = 0
-        self._in_hand: dict[int, Claim] = {}
+        self._in_hand: dict[int, np.ndarray] = {}
         self._bad: set[int] = set()
 
     def run(self, seal: SealCheck) -> None:
@@ -145,7 +146,7 @@ class _Audit:
         self._circuits()
         with self._data() as data:
             self._proofs(data)
-        draws = check_draws(results, report)
+        draws = check_draws(results, report, job)
         check_combined(results, report, job)
         status = results.row("status")
         failed = np.zeros(len(status), bool)
@@ -218,7 +219,7 @@ class _Audit:
         chosen = secrets.SystemRandom().sample(numbers.tolist(), sample)
         self._report.limits.append(
             f"the {len(numbers) - sample} proofs that were not drawn: "
-            + sampling.words(len(numbers), sample, "the file's", "proofs")
+            + sampling.words(len(numbers), sampling.bad_at_most(len(numbers), sample), "the file's", "proofs")
         )
         return set(chosen)
 
@@ -264,28 +265,27 @@ class _Audit:
                 whole = full_srs(found, self._options.srs, log.info)
             auditor = self._auditors[circuit_id] = EzklAuditor(found, processes, whole)
         owned = None if data is None else data.read_rows(rows)
-        shown = owned  # where the file has no inputs
-        if found.circuit.inputs == "public" and self._results.inputs is not None:
-            shown = self._results.input_rows(rows)
-        self._in_hand[claim.number] = claim
-        auditor.submit(claim.number, claim.proof, shown, owned)
+        self._in_hand[claim.number] = rows
+        auditor.submit(claim.number, claim.proof, owned if claim.inputs is None else claim.inputs, owned)
 
     def _collect(self) -> None:
         """Take what is ready; waits a little where nothing is."""
         ready = [checked for auditor in self._auditors.values() for checked in auditor.poll()]
         for checked in ready:
-            claim = self._in_hand.pop(checked.task)
+            rows = self._in_hand.pop(checked.task)
             self._report.proofs_checked += 1
-            self._rows_done += len(claim.rows)
+            self._rows_done += len(rows)
             if checked.error:
-                self._report.fail(f"bundle {checked.task}", f"its proof: {checked.error}", claim.rows)
+                self._report.fail(f"bundle {checked.task}", f"its proof: {checked.error}", rows)
                 self._bad.add(checked.task)
             else:
                 self._good.add(checked.task)
             self._tied += checked.owned
             self._progress.update(self._rows_done, self._report.proofs_checked, len(self._bad))
         if not ready:
-            time.sleep(0.002)  # a verification takes some 10 to 100 ms
+            busy = [auditor for auditor in self._auditors.values() if auditor.outstanding]
+            for auditor in busy:
+                auditor.wait(0.1 / len(busy) ** 2)
 
     def _repeats(self, claim: Claim, inputs: str) -> None:
         """Note proofs, commitments and hashes that are there more than once; digests of them are kept."""
@@ -294,7 +294,7 @@ class _Audit:
             if not what:
                 continue
             digest = hashlib.sha256(what.encode() + content).digest()[:16]
-            rows = tuple(claim.rows.tolist())
+            rows = hashlib.sha256(claim.rows.tobytes()).digest()[:16]
             first = self._seen.setdefault(digest, (claim.number, rows))
             # Replicas of the same rows have the same commitment; a proof is never made twice alike.
             if first[0] != claim.number and (what == "proof" or first[1] != rows):

@@ -23,12 +23,16 @@ _PROVED = (RowStatus.VERIFIED, RowStatus.INCONSISTENT)
 
 @dataclass(frozen=True)
 class Claim:
-    """A bundle whose envelope says what the file says; its proof is still to be verified."""
+    """A bundle whose envelope says what the file says; its proof is still to be verified.
+
+    rows (n,) int64; inputs (n, *row_shape) are these rows where the file shows them.
+    """
 
     number: int
     circuit_id: str
     rows: np.ndarray
     proof: Proof
+    inputs: np.ndarray | None
 
 
 def limits_of(circuit: Circuit) -> Limits:
@@ -59,23 +63,23 @@ class Bundles:
         if not np.isin(stored.status, _PROVED).any():
             return None
         where = f"bundle {stored.number}"
+        shown = None
+        if circuit.inputs == "public" and self._results.inputs is not None:
+            shown = self._results.input_rows(stored.rows)
         try:
             if not np.isin(stored.status, _PROVED).all():
                 raise FormatError("some of its rows are called proved and others rejected, by one proof")
             envelope = decode(stored.envelope, limits_of(circuit))
-            self._labels(stored, envelope, circuit)
+            self._labels(stored, envelope, circuit, shown)
         except FormatError as error:
             self._report.fail(where, str(error), stored.rows)
             return None
         self._values(where, stored, envelope, circuit)
         proof = Proof(envelope.computation, envelope.commitment, envelope.consistency.proved)
-        return Claim(stored.number, stored.circuit_id, stored.rows, proof)
+        return Claim(stored.number, stored.circuit_id, stored.rows, proof, shown)
 
-    def _labels(self, stored: StoredProof, envelope: Envelope, circuit: Circuit) -> None:
+    def _labels(self, stored: StoredProof, envelope: Envelope, circuit: Circuit, shown: np.ndarray | None) -> None:
         """What the aggregator must have seen in an envelope that it accepts. Raises FormatError."""
-        shown = None
-        if circuit.inputs == "public" and self._results.inputs is not None:
-            shown = self._results.input_rows(stored.rows)
         hashed = input_hash(circuit.inputs, shown) if shown is not None else bytes(32)
         if circuit.inputs == "public" and shown is None:
             hashed = envelope.input_hash  # nothing to compare with; the proof fails for want of its inputs

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from enclaveml import sampling
 from enclaveml.audit_report import Report
 from enclaveml.results_reader import Results
 from enclaveml.results_schema import FileStatus, RowStatus
@@ -16,12 +12,13 @@ from enclaveml.zk.interface import Circuit
 
 
 def limits(
-    results: Results, report: Report, used: Sequence[tuple[Circuit, float | None]], seal: SealCheck, draws: Sequence[dict[str, Any]],
+    results: Results, report: Report, used: Sequence[tuple[Circuit, float | None]], seal: SealCheck, draws: Sequence[str],
     *, circuit_given: bool, srs_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
 ) -> list[str]:
     """The lines that hold for this file, the weightiest first.
 
     used: its circuits, each with the largest input that it takes where it bounds its inputs itself.
+    draws: the lines of its draws.
     """
     found: list[str] = []
     circuits = [circuit for circuit, _ in used]
@@ -44,9 +41,7 @@ def limits(
         count = int((status == s).sum())
         if count and s is not RowStatus.VERIFIED:
             found.append(f"{count} of {len(status)} rows, which are not proved: {s.name.lower()}")
-    if draws:
-        found.append("that rows were drawn fairly: the aggregator drew them, and could have drawn again until it suited")
-        found += _bounds(results, draws, status)
+    found += draws
     if results.status not in (FileStatus.COMPLETE, FileStatus.COMPLETE_UNVERIFIED):
         found.append(f"how the job ends: it is {results.status.value}")
     if not seal.sealed:
@@ -75,23 +70,3 @@ def _hidden(mode: str, limits: Sequence[float | None], circuit_given: bool) -> l
         if not circuit_given:
             found.append("that the inputs are such numbers: that a circuit bounds them is in its id, and no --circuit-id was given")
     return found
-
-
-def _bounds(results: Results, draws: Sequence[dict[str, Any]], status: np.ndarray) -> list[str]:
-    """Per rank, what the draws say of its rows; nothing where a drawn row did not end verified."""
-    lines = []
-    for session, rank in sorted({(d["session"], d["rank"]) for d in draws}):
-        mine = [d for d in draws if (d["session"], d["rank"]) == (session, rank)]
-        rows = np.concatenate([d["rows"] for d in mine])
-        if (status[rows] != RowStatus.VERIFIED).any():
-            continue
-        # Rounds are drawn apart; the sum over rounds of the bound of each holds for all together.
-        population, drawn = sum(d["of"] for d in mine), sum(d["drawn"] for d in mine)
-        if len(mine) == 1:
-            lines.append("the rows not drawn, if the draw was fair: " + sampling.words(population, drawn, f"rank {rank}'s"))
-        else:
-            confidence = 1 - (1 - sampling.CONFIDENCE) / len(mine)
-            most = sum(sampling.bad_at_most(d["of"], d["drawn"], confidence) for d in mine)
-            lines.append(f"the rows not drawn, if the draws were fair: at {100 * sampling.CONFIDENCE:g} % confidence, fewer than "
-                         f"{most + 1:,} of rank {rank}'s {population:,} rows can be wrong (drawn in {len(mine)} rounds)")
-    return lines

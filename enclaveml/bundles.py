@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from enclaveml.accounts import Accounts
-from enclaveml.draws import draw
+from enclaveml.draws import Draws
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
 from enclaveml.ledger import DUE, PROVING, READY, SENT, Bundle, Round, Unassigned
@@ -31,8 +31,8 @@ class Bundles:
     """Orders proofs. ``waiting``: the bundles that were ordered and not answered, by number."""
 
     def __init__(self, job: JobSpec, accounts: Accounts, circuit: Circuit | None, members: Mapping[int, Member],
-                 boxes: Mapping[int, Outbox], pace: Pace) -> None:
-        self._job, self._accounts, self._circuit = job, accounts, circuit
+                 boxes: Mapping[int, Outbox], pace: Pace, draws: Draws) -> None:
+        self._job, self._accounts, self._circuit, self._draws = job, accounts, circuit, draws
         self._members, self._boxes, self._pace = members, boxes, pace
         self.waiting: dict[int, Bundle] = {}
         self._hands: dict[int, dict[int, Bundle]] = {rank: {} for rank in members}
@@ -61,13 +61,13 @@ class Bundles:
     def _choose(self, round_: Round) -> None:
         """Decide which of the outputs that are in are to be proved."""
         coverage = self._job.proof.coverage
-        if coverage < 1 and (round_.stage == SENT).any():
-            return  # Rows are drawn when all outputs are in, never before.
+        if coverage < 1 and not self._draws.due(round_):
+            return
         local, slots = np.nonzero(round_.stage == READY)
         if coverage < 1:
             ranks = round_.rank[local, slots]
-            chosen = [draw(self._accounts, coverage, round_, self._members[rank], local[ranks == rank],
-                           slots[ranks == rank]) for rank in np.unique(ranks).tolist()]
+            chosen = [self._draws.draw(round_, self._members[rank], local[ranks == rank], slots[ranks == rank])
+                      for rank in np.unique(ranks).tolist()]
             for drawn in chosen:
                 round_.stage[drawn] = DUE
         else:

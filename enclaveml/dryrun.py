@@ -106,11 +106,19 @@ def _summary(
         "model": model["flax"] + (f", {model['weights']}" if model["weights"] else ""),
         "input": f"{source}{key}: {rows} rows of {_shape(shape)} {dtype.name}{labels}",
         "split": f"{strategy}: {int(eligible.sum())} of {len(eligible)} ranks compute",
-        "proof": f"coverage {proof['coverage']:g}, inputs {proof['inputs']}, tolerance {tolerance}",
+        "proof": f"{_sampling(job)}, inputs {proof['inputs']}, tolerance {tolerance}",
         "combine": f"{job.combine.strategy} of {job.combine.input}",
         "output": written["output"]["path"] + (" (exists: run with --resume or --force)" if exists else ""),
     }
     return [f"{name:<8} {text}" for name, text in parts.items()]
+
+
+def _sampling(job: JobSpec) -> str:
+    audit = job.proof.audit
+    if audit is None:
+        return f"coverage {job.proof.coverage:g}"
+    return (f"about {100 * job.proof.coverage:.3g} % of each worker's rows (at most {audit.undetected_bad_rows} wrong ones "
+            f"undetected at {100 * audit.confidence:g} %)")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -179,10 +179,28 @@ class Finish:
         for member in a.members.values():
             if member.fate is not Fate.OK:
                 log.error("%s: %s: %s", member, member.fate.value, member.fate_reason.splitlines()[0])
+        self._say_samples()
         if scored:
             log.info("accuracy of the proved outputs: %.4f over %d rows", *scored)
         log.info("results: %s", os.path.relpath(self._job.output.path))
         log.log(logging.INFO if code == 0 else logging.ERROR, "%s (exit status %d): %s", status.value, code, message)
+
+
+    def _say_samples(self) -> None:
+        """What the draws say of each rank's rows, as the file has it, and what rank 0 recomputed."""
+        asked = self._job.proof.audit
+        with read_results(self._job.output.path) as results:
+            for line in results.ranks:
+                if line["claim"]:
+                    log.info("rows not drawn: %s", line["claim"])
+                if asked is not None and line["wrong_at_most"] > asked.undetected_bad_rows:
+                    log.warning("that is more than the %d asked for: see the rows that it did not prove above",
+                                asked.undetected_bad_rows)
+            lines = results.rechecks
+        if lines:
+            log.info("rank 0 recomputed %d of %d unproved rows in float, %d differ (a spot check, no proof)",
+                     sum(len(line["rows"]) for line in lines), sum(line["of"] for line in lines),
+                     sum(line["differ"] for line in lines))
 
 
 def _seconds(value: float) -> str:

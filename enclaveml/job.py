@@ -19,6 +19,7 @@ from enclaveml.job_checks import check
 from enclaveml.job_files import missing
 from enclaveml.job_layers import read_layers
 from enclaveml.job_values import Values, read_values
+from enclaveml.sampling import fraction
 from enclaveml.schema import LABEL_BYTES, SECTIONS
 from enclaveml.srs_file import SrsFile
 
@@ -55,13 +56,27 @@ class SplitSpec:
 
 
 @dataclass(frozen=True)
+class AuditSpec:
+    """At ``confidence``, a worker has no more than ``undetected_bad_rows`` wrong rows without being caught."""
+
+    undetected_bad_rows: int
+    confidence: float = 0.99
+
+
+@dataclass(frozen=True)
 class ProofSpec:
     """``tolerance`` is absolute, in units of the output; None: 0.01, or what the samples need.
 
-    ``rows_per_proof`` and ``scale`` (bits) None: chosen by the circuit plan. ``srs`` None: made by rank 0.
+    ``coverage`` is the part of the rows that is proved, with ``audit`` about that. ``beacon`` is
+    absolute; None: rank 0 draws by its own randomness. ``rows_per_proof`` and ``scale`` (bits)
+    None: chosen by the circuit plan. ``srs`` None: made by rank 0.
     """
 
     coverage: float = 1.0
+    audit: AuditSpec | None = None
+    beacon: Path | None = None
+    beacon_wait_s: float = 3600.0
+    recheck: float = 0.0
     inputs: str = "public"
     bounded_inputs: bool = False
     srs: Path | None = None
@@ -200,14 +215,21 @@ def _build(values: Values, path: Path, given: str, overrides: tuple[str, ...]) -
 
     resolved: dict[str, Any] = {name: copy.deepcopy(section(name)) for name in SECTIONS}
     resolved["cluster"]["ranks"] = list(resolved["cluster"]["ranks"])
-    model, data, output = section("model"), section("input"), section("output")
+    model, data, output, proof = section("model"), section("input"), section("output"), section("proof")
+    if proof["audit"] is not None:
+        proof["audit"] = AuditSpec(**proof["audit"])
+        proof["coverage"] = fraction(proof["audit"].undetected_bad_rows, proof["audit"].confidence)
+    elif proof["coverage"] is None:
+        proof["coverage"] = resolved["proof"]["coverage"] = 1.0
+    proof["beacon"] = absolute(proof["beacon"])
+    proof["srs"] = absolute(None if proof["srs"] == "own" else proof["srs"])
     key = tuple(data["key"]) if isinstance(data["key"], list) else data["key"]
     return JobSpec(
         name=of["job.name"],
         model=ModelSpec(model["flax"], model["args"], absolute(model["weights"]), model["hash"]),
         input=InputSpec(absolute(data["path"]) or folder, key, data["labels"], data["scale"]),
         split=SplitSpec(**section("split")),
-        proof=ProofSpec(**{**section("proof"), "srs": absolute(None if of["proof.srs"] == "own" else of["proof.srs"])}),
+        proof=ProofSpec(**proof),
         combine=CombineSpec(**section("combine")),
         output=OutputSpec(absolute(output["path"]) or folder, absolute(output["signing_key"])),
         cluster=ClusterSpec(

@@ -22,6 +22,7 @@ def check(values: Values, job: Path) -> Iterator[Fault]:
     yield from _output(values, job)
     yield from _signing_key(values, job)
     yield from _srs(values, job)
+    yield from _sampling(values)
     yield from _cluster(values)
     yield from _capacity(values)
 
@@ -104,6 +105,21 @@ def _capacity(values: Values) -> Iterator[Fault]:
     if found == "declared" and values.of.get("cluster.ranks") == ():
         yield Fault(values.marks[key], key, "found 'declared', and no rank is described; allowed: cluster.ranks with it, "
                                             "or memory or throughput")
+
+
+def _sampling(values: Values) -> Iterator[Fault]:
+    coverage, audit = values.of.get("proof.coverage"), values.of.get("proof.audit")
+    if coverage is not None and audit is not None:
+        yield Fault(values.marks["proof.audit"], "proof.audit",
+                    f"found beside proof.coverage ({values.marks['proof.coverage']}); allowed: one of them, since each "
+                    f"says how many rows are proved")
+    if values.of.get("proof.beacon") is not None and audit is None and not 0 < (1 if coverage is None else coverage) < 1:
+        yield Fault(values.marks["proof.beacon"], "proof.beacon",
+                    "found, and nothing is drawn; allowed: with proof.audit, or proof.coverage between 0 and 1")
+    if values.of.get("proof.recheck") and audit is None and (coverage is None or coverage == 1):
+        yield Fault(values.marks["proof.recheck"], "proof.recheck",
+                    f"found {values.of['proof.recheck']:g}, and all rows are proved; allowed: with proof.audit, or "
+                    f"proof.coverage below 1")
 
 
 def _cluster(values: Values) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from enclaveml.errors import Fault
-from enclaveml.schema import KEYS, RANK_KEYS, SECTIONS, Key, names, nearest
+from enclaveml.schema import AUDIT_KEYS, KEYS, RANK_KEYS, SECTIONS, Key, names, nearest
 from enclaveml.yaml_lines import List, Map, Node, Scalar
 
 _BAD = object()
@@ -183,6 +183,14 @@ def _ranks(key: Key, node: Node, path: str, values: Values) -> Any:
     return tuple(entries) if len(values.faults) == before else _BAD
 
 
+def _audit(key: Key, node: Node, path: str, values: Values) -> Any:
+    if not isinstance(node, Map):
+        return _refuse(key, node, path, values)
+    before = len(values.faults)
+    read = _read_keys(node, AUDIT_KEYS, path, values)
+    return read if len(values.faults) == before else _BAD
+
+
 _READERS = {
     "text": _text,
     "path": _text,
@@ -192,4 +200,5 @@ _READERS = {
     "number": _number,
     "mapping": _mapping,
     "ranks": _ranks,
+    "audit": _audit,
 }

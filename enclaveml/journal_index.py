@@ -49,6 +49,9 @@ class JournalIndex:
     circuits: tuple[str, ...]
     bundles: tuple[Bundle, ...]
     draws: tuple[Mapping[str, Any], ...]
+    sealed: tuple[Mapping[str, Any], ...]
+    beacons: tuple[Mapping[str, Any], ...]
+    rechecks: tuple[Mapping[str, Any], ...]
     rounds: frozenset[int]
     end: Mapping[str, Any] | None
     answers: Answers
@@ -76,6 +79,9 @@ class _Reader:
         self.circuits: list[str] = []
         self.bundles: list[Bundle] = []
         self.draws: list[Mapping[str, Any]] = []
+        self.sealed: list[Mapping[str, Any]] = []
+        self.beacons: list[Mapping[str, Any]] = []
+        self.rechecks: list[Mapping[str, Any]] = []
         self.rounds: set[int] = set()
         self.end: Mapping[str, Any] | None = None
         self.events: list[tuple[np.ndarray, ...]] = []
@@ -170,9 +176,26 @@ class _Reader:
         self.ranks.setdefault((self.session, record.meta["rank"]), {}).update(record.meta)
 
     def _take_draw(self, record: Record) -> None:
-        rows = record.arrays["rows"]
-        self._checked(record, rows, np.empty(0, np.uint8))
-        self.draws.append({**record.meta, "session": self.session, "rows": rows.copy()})
+        self.draws.append(self._sampled(record))
+
+    def _take_sealed(self, record: Record) -> None:
+        if record.arrays["leaf"].shape[1] != 32:
+            raise self.fail(record, f"sealed record: a leaf of {record.arrays['leaf'].shape[1]} bytes, expected 32")
+        self.sealed.append(self._sampled(record))
+
+    def _take_beacon(self, record: Record) -> None:
+        sealed = self.sealed[-1] if self.sealed else None
+        if sealed is None or (sealed["session"], sealed["root"]) != (self.session, record.meta["root"]):
+            raise self.fail(record, "beacon record: is of outputs that were not sealed before it")
+        self.beacons.append({**sealed, "value": record.meta["value"]})
+
+    def _take_recheck(self, record: Record) -> None:
+        self.rechecks.append(self._sampled(record))
+
+    def _sampled(self, record: Record) -> dict[str, Any]:
+        """A record's meta, session and arrays, its rows checked."""
+        self._checked(record, record.arrays["rows"], np.zeros(0, np.uint8))
+        return {**record.meta, "session": self.session, **{name: array.copy() for name, array in record.arrays.items()}}
 
     def _take_end(self, record: Record) -> None:
         if record.meta["status"] not in [s.value for s in FileStatus]:
@@ -232,6 +255,9 @@ def index_journal(path: str | Path) -> JournalIndex:
         tuple(reader.circuits),
         tuple(reader.bundles),
         tuple(reader.draws),
+        tuple(reader.sealed),
+        tuple(reader.beacons),
+        tuple(reader.rechecks),
         frozenset(reader.rounds),
         reader.end,
         answers,

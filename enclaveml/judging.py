@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 # leaves no room for an output that was moved enough to matter.
 HONEST_SHARE = 0.25
 
+# Where there is no circuit and the job names none (README's table of keys).
+DEFAULT_TOLERANCE = 0.01
+
 
 class Judge:
     """Believes, takes back and expels. ``reference``: rank 0's own float model, rows to (n, D)."""
@@ -37,6 +40,9 @@ class Judge:
                  reference: Callable[[np.ndarray], np.ndarray]) -> None:
         self._job, self._accounts, self._bundles, self._circuit = job, accounts, bundles, circuit
         self._copies, self._members, self._boxes, self._reference = copies, members, boxes, reference
+        tolerance = circuit.tolerance if circuit else job.proof.tolerance or DEFAULT_TOLERANCE
+        #: Largest deviation of an honest float output from rank 0's own.
+        self.allowed = HONEST_SHARE * tolerance
         self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
         self.verify_seconds = 0.0
 
@@ -87,11 +93,7 @@ class Judge:
 
     def _honest(self, bundle: Bundle, bad: np.ndarray) -> np.ndarray:
         """For which of a bundle's rows ``bad`` (n,) bool the rank's float output is the model's."""
-        said = bundle.outputs[bad].astype(np.float64)
-        own = np.asarray(self._reference(self._accounts.data(bundle)[bad]), np.float64)
-        with np.errstate(invalid="ignore"):
-            close = np.abs(said - own) <= HONEST_SHARE * self._circuit.tolerance
-        return (close | (np.isnan(said) & np.isnan(own)) | (said == own)).all(axis=1)
+        return self.compare_floats(self._accounts.data(bundle)[bad], bundle.outputs[bad])[0]
 
     def _judge_discarded(self, bundle: Bundle, verdict: Verdict) -> None:
         """Another rank's proof of these rows came first: this one is of no use, unless it shows a lie."""
@@ -107,6 +109,35 @@ class Judge:
             round_ = self._accounts.rounds[bundle.round]
             self._accounts.take_back(round_, bundle.rows - round_.start, bundle.slots, status)
         self._copies.ended(bundle)
+
+    def compare_floats(self, data: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rank 0 computes rows (n, *row_shape) itself: which of the outputs said (n, D) are the model's (n,)
+        bool, and by how much each deviates (n,) float64."""
+        said = said.astype(np.float64)
+        own = np.asarray(self._reference(data), np.float64)
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(said - own)
+            same = (np.isnan(said) & np.isnan(own)) | (said == own)
+            apart[same] = 0.0
+            return (apart <= self.allowed).all(axis=1), apart.max(axis=1, initial=0.0)
+
+    def unproven(self, member: Member, round_: Round, local: np.ndarray, slots: np.ndarray) -> None:
+        """A rank did not prove rows that were drawn: it may have failed, or seen that they would give it away.
+
+        So rank 0 computes them itself. Without this, whoever lies about rows could fail, or leave, as soon as
+        one of them is drawn, and its other rows would pass for unproved ones of an honest rank.
+        """
+        drawn = round_.drawn[local, slots]
+        local, slots = local[drawn], slots[drawn]
+        if not len(local):
+            return
+        honest, deviation = self.compare_floats(round_.data[local], round_.output[local, slots])
+        if not honest.all():
+            lied = local[~honest] + round_.start
+            round_.refuse(lied, member.rank)
+            self.blame(member, None, f"row {lied[0]} ({len(lied)} rows in all) was drawn and not proved, and its float output "
+                                     f"is not the model's: it deviates by {np.nanmax(deviation[~honest], initial=0):.4g}, "
+                                     f"allowed {self.allowed:.4g}")
 
     def reject(self, bundle: Bundle, blob: bytes, text: str, seconds: float = 0.0) -> None:
         """Believe nothing of a bundle, and blame its rank."""
@@ -152,10 +183,11 @@ class Judge:
         """From here on the rank is given nothing and not listened to; what it has in hand goes to others."""
         member.fate, member.fate_reason, member.fate_time = fate, reason, utc_now()
         self._copies.leave(member.rank)
-        taken = 0
+        taken, owed = 0, []
         for round_ in self._accounts.rounds.values():
             # Slots that wait for another rank keep the status that they were taken back with;
             # proofs that are already here are judged by what they are, whoever sent them.
+            owed.append((round_, *round_.held_by(member.rank, DUE, PROVING)))
             local, slots = round_.held_by(member.rank, SENT, READY, DUE, PROVING)
             self._accounts.take_back(round_, local, slots, RowStatus.LOST)
             taken += len(local)
@@ -166,6 +198,9 @@ class Judge:
             "rows_verified": member.rows_verified})
         if fate is Fate.EXPELLED:
             self._boxes[member.rank].put(Order("drain"))
+        else:
+            for held in owed:
+                self.unproven(member, *held)
 
 
 def _lie(rows: np.ndarray, verdict: Verdict) -> str:

@@ -72,6 +72,10 @@ class Round:
         self.status = np.full((n, replicas), RowStatus.PENDING, np.uint8)
         self.attempt = np.zeros((n, replicas), np.int32)
         self.output = np.full((n, replicas, outputs), np.nan, np.float32)
+        # Slots that were drawn to be proved, whoever proves them in the end (coverage below 1).
+        self.drawn = np.zeros((n, replicas), bool)
+        # Unproved slots that rank 0 has drawn from to compute itself, or that are from before the round was opened.
+        self.rechecked = np.zeros((n, replicas), bool)
         # Ranks that may not get a row again, for the few rows where something failed:
         # ``refused`` for good (they lied about it), ``avoided`` while another rank is left,
         # ``copied`` while they prove it beside the rank that holds it.
@@ -131,6 +135,7 @@ class Round:
         self.status[local, slots] = RowStatus.PENDING
         self.attempt[local, slots] += 1
         self.output[local, slots] = np.nan
+        self.rechecked[local, slots] = False
         return slots
 
     def move(self, rank: int, local: np.ndarray, slots: np.ndarray) -> None:

@@ -62,8 +62,25 @@ KINDS: dict[str, Kind] = {
         optional=("attempt",),
     ),
     "draw": Kind(
-        "which of a rank's rows are to be proved (coverage below 1): `drawn` of `of` rows, by the seed (hex)",
-        {"rank": int, "round": int, "seed": str, "of": int, "drawn": int},
+        "which of a rank's rows are to be proved (coverage below 1): `drawn` of `of` rows in `start` to `stop`, by the "
+        "seed (hex); what follows from it is said at this `confidence`",
+        {"rank": int, "round": int, "seed": str, "of": int, "drawn": int, "confidence": _REAL, "start": int, "stop": int},
+        {"rows": ("int64", ("n",))},
+    ),
+    "sealed": Kind(
+        "outputs that a draw by a beacon is from, a digest (`leaf`) each, and the SHA-256 of them all (`root`), "
+        "before the beacon was read; `before`: SHA-256 of what the beacon's file held then, empty for none",
+        {"round": int, "root": str, "before": str},
+        {"rows": ("int64", ("n",)), "ranks": ("int32", ("n",)), "leaf": ("uint8", ("n", "L"))},
+    ),
+    "beacon": Kind(
+        "the public value that the draw from the sealed outputs was made with",
+        {"root": str, "value": str},
+    ),
+    "recheck": Kind(
+        "unproved rows of a rank that rank 0 computed in float itself: `differ` of them were further off than "
+        "`allowed`, the largest deviation of the others is `deviation`",
+        {"rank": int, "round": int, "of": int, "differ": int, "allowed": _REAL, "deviation": _REAL},
         {"rows": ("int64", ("n",))},
     ),
     "bundle": Kind(

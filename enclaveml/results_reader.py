@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,14 @@ from enclaveml.errors import FormatError
 from enclaveml.results_check import check_structure
 from enclaveml.results_schema import (
     ATTRIBUTES,
+    BEACON,
     DRAWS,
     INPUTS,
     KEYS,
     OUTPUTS,
     PROOFS,
     RANKS,
+    RECHECKS,
     REPLICAS,
     ROWS,
     Column,
@@ -31,7 +33,7 @@ from enclaveml.results_schema import (
     status_names,
 )
 
-_COLUMNS = {column.path: column for column in (*OUTPUTS, *ROWS, *REPLICAS, *PROOFS, *RANKS, *DRAWS)}
+_COLUMNS = {column.path: column for column in (*OUTPUTS, *ROWS, *REPLICAS, *PROOFS, *RANKS, *DRAWS, *BEACON, *RECHECKS)}
 
 
 @dataclass(frozen=True)
@@ -232,22 +234,37 @@ class Results:
     @property
     def draws(self) -> list[dict[str, Any]]:
         """The lines of /draws, each a dict of its columns with ``rows`` (l,) int64; empty at coverage 1."""
-        if "draws" not in hdf5.members(self.file):
+        return self._ragged(DRAWS, ("rows",))
+
+    @property
+    def beacons(self) -> list[dict[str, Any]]:
+        """The lines of /beacon, each with ``rows``, ``ranks`` (z,) and ``leaf`` (z, 32); empty without a beacon."""
+        return self._ragged(BEACON, ("rows", "ranks", "leaf"))
+
+    @property
+    def rechecks(self) -> list[dict[str, Any]]:
+        """The lines of /rechecks, each with ``rows`` (h,); empty where nothing was recomputed."""
+        return self._ragged(RECHECKS, ("rows",))
+
+    def _ragged(self, columns: Sequence[Column], several: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The lines of a table of which the columns ``several`` are cut by ``rows_offset``."""
+        table, names = columns[0].path.split("/")[0], [c.path.rsplit("/", 1)[1] for c in columns]
+        if table not in hdf5.members(self.file):
             return []
-        columns = [c.path.rsplit("/", 1)[1] for c in DRAWS[:-2]]
-        values = {name: self._read(f"draws/{name}", None) for name in columns}
-        rows, offset = self._read("draws/rows", None), self._read("draws/rows_offset", None)
-        n = len(values["rank"])
-        if any(len(v) != n for v in values.values()) or offset.shape != (n + 1,):
-            raise self.fault("/draws", "has columns of different lengths")
+        values = {name: self._read(f"{table}/{name}", None) for name in names}
+        offset, rows = values.pop("rows_offset"), values["rows"]
+        parts = {name: values.pop(name) for name in several}
+        n = len(offset) - 1
+        if any(len(v) != n for v in values.values()) or any(len(v) != len(rows) for v in parts.values()):
+            raise self.fault(f"/{table}", "has columns of different lengths")
         if offset[0] != 0 or offset[-1] != len(rows) or (np.diff(offset) < 0).any():
-            raise self.fault("/draws/rows_offset", f"does not ascend from 0 to {len(rows)}")
+            raise self.fault(f"/{table}/rows_offset", f"does not ascend from 0 to {len(rows)}")
         if len(rows) and not (0 <= rows.min() and rows.max() < self.n_rows):
-            raise self.fault("/draws/rows", f"names a row that is not in 0 to {self.n_rows - 1}")
+            raise self.fault(f"/{table}/rows", f"names a row that is not in 0 to {self.n_rows - 1}")
         return [
-            {name: v.item() if isinstance(v, np.generic) else v for name, v in zip(columns, line)}
-            | {"rows": rows[offset[i] : offset[i + 1]]}
-            for i, line in enumerate(zip(*(values[name] for name in columns)))
+            {name: v.item() if isinstance(v, np.generic) else v for name, v in zip(values, line)}
+            | {name: part[offset[i] : offset[i + 1]] for name, part in parts.items()}
+            for i, line in enumerate(zip(*values.values()))
         ]
 
     @cached_property

@@ -3,7 +3,8 @@
 Letters: N rows of the dataset, D flat outputs per row, A answers (one row given to one rank once;
 kept where rows go to several ranks), M bundles (one envelope each), K rows over all bundles,
 Y bytes of all envelopes, P lines of the table of ranks, W draws (coverage
-below 1), L rows over all draws.
+below 1), L rows over all draws, S sessions that drew by a beacon, Z outputs sealed for it, R rechecks,
+H rows over all rechecks.
 """
 
 from __future__ import annotations
@@ -159,19 +160,52 @@ RANKS = (
     ),
     Column("ranks/fate_reason", "text", ("P",), "why it was lost or expelled"),
     Column("ranks/fate_time", "text", ("P",), "when it was lost or expelled (ISO 8601 UTC)"),
+    Column(
+        "ranks/wrong_at_most",
+        "int64",
+        ("P",),
+        "unproved rows of the rank that can be wrong at most, by its draws; -1 where there are none to speak of",
+        "row",
+    ),
+    Column("ranks/claim", "text", ("P",), "what the rank's draws say of its rows, in words"),
 )
 
 DRAWS = (
     Column("draws/rank", "int32", ("W",), "MPI rank whose rows were drawn"),
     Column("draws/session", "int32", ("W",), "start (0) or resume (1, 2, ...) that the rank belongs to"),
     Column("draws/round", "int64", ("W",), "round of the job"),
+    Column("draws/start", "int64", ("W",), "first row of the round", "row"),
+    Column("draws/stop", "int64", ("W",), "row behind the last of the round", "row"),
     Column("draws/seed", "text", ("W",), "seed of the draw (hex)"),
     Column("draws/of", "int64", ("W",), "rows that were drawn from", "row"),
     Column("draws/drawn", "int64", ("W",), "rows to be proved", "row"),
-    Column("draws/rows", "int64", ("L",), "the rows drawn, in the order drawn, one draw after the other", "row"),
+    Column("draws/confidence", "float64", ("W",), "at which /ranks/claim says what follows from it"),
+    Column("draws/rows", "int64", ("L",), "the rows drawn, ascending, one draw after the other", "row"),
     Column(
         "draws/rows_offset", "int64", ("W+1",), "where each draw starts in /draws/rows, then its length"
     ),
+)
+
+BEACON = (
+    Column("beacon/session", "int32", ("S",), "start (0) or resume (1, 2, ...) that drew by the beacon"),
+    Column("beacon/root", "text", ("S",), "SHA-256 (hex) of the leaves: the outputs before the draw"),
+    Column("beacon/value", "text", ("S",), "the public value, later than the outputs"),
+    Column("beacon/rows", "int64", ("Z",), "the rows that were drawn from, by rank and row", "row"),
+    Column("beacon/ranks", "int32", ("Z",), "MPI rank whose output it is"),
+    Column("beacon/leaf", "uint8", ("Z", 32), "SHA-256 of rank, row and output"),
+    Column("beacon/rows_offset", "int64", ("S+1",), "where each session starts in /beacon/rows, then its length"),
+)
+
+RECHECKS = (
+    Column("rechecks/rank", "int32", ("R",), "MPI rank whose rows rank 0 computed itself"),
+    Column("rechecks/session", "int32", ("R",), "start (0) or resume (1, 2, ...) that the rank belongs to"),
+    Column("rechecks/round", "int64", ("R",), "round of the job"),
+    Column("rechecks/of", "int64", ("R",), "unproved rows that they were drawn from", "row"),
+    Column("rechecks/differ", "int64", ("R",), "rows that were further off than allowed", "row"),
+    Column("rechecks/allowed", "float64", ("R",), "largest deviation allowed between two float outputs"),
+    Column("rechecks/deviation", "float64", ("R",), "largest deviation of the rows that were not"),
+    Column("rechecks/rows", "int64", ("H",), "the rows computed, ascending, one line after the other", "row"),
+    Column("rechecks/rows_offset", "int64", ("R+1",), "where each line starts in /rechecks/rows, then its length"),
 )
 
 #: The rows, where proofs show them (public inputs); float32 or int32, (N, ...) as the model takes them.

@@ -10,8 +10,8 @@ import numpy as np
 
 from enclaveml import hdf5
 from enclaveml.journal_index import JournalIndex, rank_counts
+from enclaveml.results_samples import rank_claims, write_samples
 from enclaveml.results_schema import (
-    DRAWS,
     FORMAT,
     FORMAT_VERSION,
     OUTPUTS,
@@ -170,27 +170,17 @@ def write_tables(file: hdf5.File, index: JournalIndex, labels: np.ndarray | None
         },
     )
     _ranks(file, index)
-    if index.draws:
-        _put_table(
-            file,
-            DRAWS,
-            {
-                key: [draw[key] for draw in index.draws]
-                for key in ("rank", "session", "round", "seed", "of", "drawn")
-            }
-            | {
-                "rows": np.concatenate([draw["rows"] for draw in index.draws]),
-                "rows_offset": np.cumsum([0, *(len(draw["rows"]) for draw in index.draws)]),
-            },
-        )
+    write_samples(file, index)
 
 
 def _ranks(file: hdf5.File, index: JournalIndex) -> None:
     """The table of ranks: what is known of each, and what the journal's own records add up to."""
-    counts = rank_counts(index)
+    counts, said = rank_counts(index), rank_claims(index)
     lines = [
         {
             **counts[key],
+            "wrong_at_most": -1,
+            **said.get(key, {}),
             **{k: v for k, v in known.items() if v is not None},
             "session": key[0],
             "rank": key[1],

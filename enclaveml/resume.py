@@ -24,7 +24,8 @@ class ResumeState:
     verified answers, by row (several per row where it was redundant). rounds: counters of the completed
     rounds. next_bundle: a bundle number that no earlier session used. counts: (session, rank) to
     answers, verified answers, envelopes and rejections. expelled: node ids of expelled ranks.
-    end: meta of the last end record, None if the job was killed.
+    sealed: the outputs that were sealed for a beacon, each with its ``root`` and ``before``. end: meta of the
+    last end record, None if the job was killed.
     """
 
     start: Mapping[str, Any]
@@ -42,6 +43,7 @@ class ResumeState:
     next_bundle: int
     counts: Mapping[tuple[int, int], Mapping[str, int]]
     expelled: tuple[str, ...]
+    sealed: tuple[Mapping[str, Any], ...]
     end: Mapping[str, Any] | None
 
 
@@ -74,6 +76,7 @@ class Resume:
                 for line in index.ranks.values()
                 if line.get("fate") == "expelled"
             ),
+            sealed=index.sealed,
             end=index.end,
         )
 

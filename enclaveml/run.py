@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from enclaveml.aggregator import Aggregator, rows_of_a_round
+from enclaveml.beacon import check_size
 from enclaveml.circuit_index import model_key, remember
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
@@ -173,6 +174,9 @@ class _Story:
         dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
         if self.options.input:
             dataset = from_json(self.options.input, dataset.row_shape, dataset.dtype)
+        if job.proof.beacon is not None:
+            row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
+            check_size(job.where("proof.beacon"), row_bytes, dataset.rows)
         package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
         log.info("job %s: %d rows of shape %s, %s", job.name, dataset.rows, dataset.row_shape, dataset.dtype)
         return dataset, package.to_bytes()

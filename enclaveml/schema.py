@@ -68,7 +68,8 @@ class Key:
     """One key of the job file.
 
     ``type`` is text, names (a text or a list of texts), path, flag, whole, number,
-    mapping or ranks (a list of mappings, each with the keys of ``RANK_KEYS``).
+    mapping, ranks (a list of mappings, each with the keys of ``RANK_KEYS``) or audit (a
+    mapping with those of ``AUDIT_KEYS``).
     ``default`` is the value as it would stand in YAML; None with ``required`` false
     means "not given", and ``default_words`` then says what happens.
     """
@@ -107,6 +108,7 @@ class Key:
             "whole": "a whole number",
             "number": "a number",
             "mapping": "a mapping of keyword arguments",
+            "audit": "a mapping with " + " and ".join(k.path for k in AUDIT_KEYS),
             "ranks": "a list of mappings, each with " + ", ".join(k.path for k in RANK_KEYS),
         }[self.type]
 
@@ -123,6 +125,13 @@ RANK_KEYS: tuple[Key, ...] = (
     Key("device", "text", "cpu", "", "what the rank computes on", choices=("cpu", "cuda", "metal")),
     Key("memory_gb", "number", None, "GB", "the device's memory: the rank's capacity",
         check=Range(0, open=True), required=True),
+)
+
+AUDIT_KEYS: tuple[Key, ...] = (
+    Key("undetected_bad_rows", "whole", None, "rows",
+        "the most wrong rows that a worker may have without being caught",
+        check=Range(0), required=True),
+    Key("confidence", "number", 0.99, "", "at which the draws must show that", check=Range(0.5, 0.999999)),
 )
 
 KEYS: tuple[Key, ...] = (
@@ -156,8 +165,19 @@ KEYS: tuple[Key, ...] = (
         "`cluster` has it; or how fast each rank was so far, after a first small round",
         choices=("memory", "declared", "throughput")),
     Key("split.reassign", "flag", True, "", "give rows that failed, or that a slower worker has not begun, to another worker, which then sees them"),
-    Key("proof.coverage", "number", 1.0, "of rows", "the part of the rows that is proved; drawn after the "
-                                                    "outputs are in",
+    Key("proof.coverage", "number", None, "of rows", "the part of the rows that is proved; drawn after the "
+                                                     "outputs are in",
+        check=Range(0, 1), default_words="1, or what `proof.audit` needs"),
+    Key("proof.audit", "audit", None, "", "instead of a coverage: as many rows of each worker as this bound needs",
+        default_words="none"),
+    Key("proof.beacon", "path", None, "",
+        "file into which a public value is put once the outputs are sealed: the draw follows from both",
+        default_words="rank 0's own randomness"),
+    Key("proof.beacon_wait_s", "number", 3600.0, "s",
+        "longest wait for that value; the job then ends with 75 and goes on with `--resume`",
+        check=Range(0, open=True)),
+    Key("proof.recheck", "number", 0.0, "of rows",
+        "the part of the unproved rows that rank 0 computes itself, in float: a spot check, no proof",
         check=Range(0, 1)),
     Key("proof.inputs", "text", "public", "",
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
@@ -236,6 +256,8 @@ def keys_table() -> str:
         rows.append(_table_row(key, key.path))
         if key.type == "ranks":
             rows += [_table_row(entry, f"{key.path}[].{entry.path}") for entry in RANK_KEYS]
+        if key.type == "audit":
+            rows += [_table_row(entry, f"{key.path}.{entry.path}") for entry in AUDIT_KEYS]
     return "\n".join(rows) + "\n"
 
 
@@ -251,7 +273,7 @@ def _table_row(key: Key, path: str) -> str:
     else:
         default = f"`{key.default}`"
     allowed = ", ".join(f"`{choice}`" for choice in key.choices) or key.allowed()
-    kinds = {"ranks": "list", "names": "text or list", "flag": "boolean", "whole": "integer"}
+    kinds = {"ranks": "list", "audit": "mapping", "names": "text or list", "flag": "boolean", "whole": "integer"}
     kind = kinds.get(key.type, key.type)
     return f"| `{path}` | {kind} | {default} | {key.unit} | {key.meaning} | {allowed} |"
 

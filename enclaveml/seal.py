@@ -87,14 +87,15 @@ class SealCheck:
 
 def merkle_root(leaves: np.ndarray) -> bytes:
     """RFC 6962's tree head of leaves (L, 32) uint8 that are hashed already; L = 0 gives SHA-256 of nothing."""
-    level = [bytes(leaf) for leaf in np.ascontiguousarray(leaves)]
+    level = np.ascontiguousarray(leaves).tobytes()
     if not level:
         return hashlib.sha256().digest()
-    while len(level) > 1:
+    while len(level) > 32:
         # An odd one at the end goes up as it is: the same tree as the RFC's split at powers of two.
-        pairs = [hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) // 2 * 2 :]
-    return level[0]
+        whole = len(level) // 64 * 64
+        pairs = [hashlib.sha256(b"\1" + level[at : at + 64]).digest() for at in range(0, whole, 64)]
+        level = b"".join(pairs) + level[whole:]
+    return level
 
 
 def leaf(kind: str, name: bytes, content: bytes) -> bytes:
@@ -163,7 +164,7 @@ def check_seal(file: hdf5.File) -> SealCheck:
     except FormatError as error:
         return SealCheck(True, **check, changes=(Change("", f"the file is damaged: {error}"),))
     changes = tuple(_changes(sealed, found))
-    if not changes and found.root().hex() != root:  # whatever was not located: the root decides
+    if not changes and not np.array_equal(found.digests(), sealed.digests()):  # whatever was not located: the root decides
         changes = (Change("", "the file's content is not what was sealed"),)
     return SealCheck(True, **check, changes=changes)
 

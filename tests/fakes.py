@@ -23,6 +23,7 @@ from enclaveml.aggregator import Aggregator
 from enclaveml.ledger import final_status
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import (
+    AuditSpec,
     ClusterSpec,
     CombineSpec,
     InputSpec,
@@ -39,6 +40,7 @@ from enclaveml.results import build_results, read_results
 from enclaveml.ledger import DONE
 from enclaveml.resume import Resume
 from enclaveml.roster import Member
+from enclaveml.sampling import fraction
 from enclaveml.worker import Worker
 from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Circuit, Proof, ProofResult, Verdict
 
@@ -217,13 +219,25 @@ def a_job(
     coverage: float = 1.0,
     max_rejections: int = 1,
     timeout_s: float = 10.0,
+    audit: AuditSpec | None = None,
+    beacon: Path | None = None,
+    beacon_wait_s: float = 60.0,
+    recheck: float = 0.0,
 ) -> JobSpec:
     return JobSpec(
         name="test",
         model=ModelSpec("m.py:M", {}, None, None),
         input=InputSpec(Path("x.npz"), None, None),
         split=SplitSpec(strategy, replicas, capacity, reassign),
-        proof=ProofSpec(coverage=coverage, max_rejections=max_rejections, timeout_s=timeout_s),
+        proof=ProofSpec(
+            coverage=fraction(audit.undetected_bad_rows, audit.confidence) if audit else coverage,
+            audit=audit,
+            beacon=beacon,
+            beacon_wait_s=beacon_wait_s,
+            recheck=recheck,
+            max_rejections=max_rejections,
+            timeout_s=timeout_s,
+        ),
         combine=CombineSpec(),
         output=OutputSpec(Path("results.h5")),
         cluster=ClusterSpec(),

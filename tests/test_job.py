@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enclaveml.errors import JobError
-from enclaveml.job import ClusterSpec, JobSpec, RankSpec, check_output, load_job
+from enclaveml.job import AuditSpec, ClusterSpec, JobSpec, RankSpec, check_output, load_job
 
 SMALLEST = "model:\n  flax: net.py:Net\ninput:\n  path: data.npz\n"
 ALLOWED_SECTIONS = "job, model, input, split, proof, combine, cluster, output"
@@ -185,6 +185,16 @@ def test_resolved_says_the_same_job_again(folder: Path) -> None:
         assert getattr(again, part) == getattr(job, part)
 
 
+def test_a_bound_stands_for_a_coverage(folder: Path) -> None:
+    job = load(SMALLEST + "proof: {beacon: b.txt, recheck: 0.25}\n", "proof.audit.undetected_bad_rows=10")
+    assert job.proof.audit == AuditSpec(10, 0.99) and job.proof.recheck == 0.25
+    assert abs(job.proof.coverage - 0.342067) < 1e-6  # 1 - 0.01^(1/11)
+    assert job.proof.beacon == folder / "digits" / "b.txt" and job.proof.beacon_wait_s == 3600
+    assert job.resolved()["proof"]["coverage"] is None
+    assert load(job.resolved_yaml()).proof == job.proof
+    assert load(SMALLEST).resolved()["proof"]["coverage"] == 1.0
+
+
 def test_resolved_is_a_copy(folder: Path) -> None:
     job = load(SMALLEST)
     job.resolved()["model"]["args"]["x"] = 1
@@ -261,6 +271,30 @@ NOT_YAML = "not YAML: "
         ("proof: {coverage: 100%}", "5: proof.coverage: found '100%'; allowed: a number from 0 to 1"),
         ("proof: {coverage: .nan}", "5: proof.coverage: found '.nan'; allowed: a number from 0 to 1"),
         ("proof: {coverage: true}", "5: proof.coverage: found true; allowed: a number from 0 to 1"),
+        (
+            "proof: {coverage: 0.5, audit: {undetected_bad_rows: 1}}",
+            "5: proof.audit: found beside proof.coverage (digits/job.yaml:5); allowed: one of them, since each says how "
+            "many rows are proved",
+        ),
+        ("proof: {audit: 3}", "5: proof.audit: found 3; allowed: a mapping with undetected_bad_rows and confidence"),
+        ("proof: {audit: {}}", "5: proof.audit.undetected_bad_rows: missing; allowed: a whole number from 0"),
+        (
+            "proof: {audit: {undetected_bad_rows: 1, confidence: 1}}",
+            "5: proof.audit.confidence: found 1; allowed: a number from 0.5 to 0.999999",
+        ),
+        (
+            "proof: {audit: {undetected_rows: 1, undetected_bad_rows: 1}}",
+            "5: proof.audit.undetected_rows: unknown key; allowed in proof.audit: undetected_bad_rows, confidence; did "
+            "you mean 'undetected_bad_rows'?",
+        ),
+        (
+            "proof: {beacon: b.txt}",
+            "5: proof.beacon: found, and nothing is drawn; allowed: with proof.audit, or proof.coverage between 0 and 1",
+        ),
+        (
+            "proof: {recheck: 0.01}",
+            "5: proof.recheck: found 0.01, and all rows are proved; allowed: with proof.audit, or proof.coverage below 1",
+        ),
         ("proof: {tolerance: 0}", "5: proof.tolerance: found 0; allowed: a number above 0"),
         ("proof: {tolerance: 1e999}", "5: proof.tolerance: found 1e999; allowed: a number above 0"),
         ("proof: {timeout_s: 10:00}", "5: proof.timeout_s: found '10:00'; allowed: a number above 0"),

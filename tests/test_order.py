@@ -17,7 +17,7 @@ LEVELS = """
 errors finding launcher node_scratch round_size forecast_rounds
 log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
-schema yaml_lines provenance shards watchdog
+schema yaml_lines provenance shards watchdog claims
 job_values job_files cluster
 job_layers job_checks
 job
@@ -29,6 +29,7 @@ datasets
 journal_format answers
 journal
 journal_index heartbeat job_state
+results_samples
 job_tracker
 resume results_check results_tables results_copy
 results_reader
@@ -51,7 +52,8 @@ envelope combine inference weights model_class
 checkpoints
 job_vector flax_state model_package
 combined models audit_report
-audit_bundle audit_combined audit_limits audit_rows
+audit_bundle audit_combined audit_limits audit_rows beacon
+audit_draws
 report_facts
 report_words report_plots report_tables
 report_html report_markdown
@@ -62,6 +64,7 @@ dispatch
 bundles
 copies
 judging sharing
+recheck
 aggregator worker
 loop rollcall distribute begin finish
 run

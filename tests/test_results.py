@@ -22,7 +22,18 @@ from enclaveml.journal import Journal, read_records
 from enclaveml.records import KINDS
 from enclaveml.results import FileStatus, Resume, RowStatus, build_results, read_results, short_answer
 from enclaveml.results_copy import write_rows
-from enclaveml.results_schema import ATTRIBUTES, COMBINED, DRAWS, OUTPUTS, PROOFS, RANKS, REPLICAS, ROWS
+from enclaveml.results_schema import (
+    ATTRIBUTES,
+    BEACON,
+    COMBINED,
+    DRAWS,
+    OUTPUTS,
+    PROOFS,
+    RANKS,
+    RECHECKS,
+    REPLICAS,
+    ROWS,
+)
 
 VERIFIED, REJECTED, INCONSISTENT = RowStatus.VERIFIED, RowStatus.REJECTED, RowStatus.INCONSISTENT
 
@@ -278,13 +289,19 @@ def test_draws(tmp_path):
     case = Case(tmp_path / "j", 4, 2)
     case.outputs(1, range(4))
     case.journal.append(
-        "draw", {"rank": 1, "round": 0, "seed": "0f", "of": 4, "drawn": 1}, rows=np.array([2])
+        "draw",
+        {"rank": 1, "round": 0, "seed": "0f", "of": 4, "drawn": 1, "confidence": 0.9, "start": 0, "stop": 4},
+        rows=np.array([2]),
     )
     case.rows([0, 1, 3], RowStatus.UNPROVED, rank=1)
     case.bundle(1, [2])
     with build(case, tmp_path) as results:
         assert results.row("status").tolist() == [4, 4, 1, 4] and results.row("rank").tolist() == [1] * 4
         assert results.file["draws/seed"].asstr()[:].tolist() == ["0f"] and results.file["draws/of"][0] == 4
+        (line,) = [line for line in results.ranks if line["rank"] == 1]
+        assert line["wrong_at_most"] == 3  # one of 4 is drawn: 3 wrong ones hide with a probability of 1/4
+        assert line["claim"] == "at 90 % confidence, fewer than 4 of node-1's 4 rows can be wrong"
+        assert [r["wrong_at_most"] for r in results.ranks if r["rank"] == 0] == [-1]
 
 
 @st.composite
@@ -696,7 +713,7 @@ def test_unknown_names_are_programming_errors(tmp_path):
 
 def test_the_documentation_names_everything(tmp_path, monkeypatch, capsys):
     text = (Path(module.__file__).parent / "RESULTS.md").read_text(encoding="utf-8")
-    for column in (*OUTPUTS, *ROWS, *REPLICAS, *PROOFS, *RANKS, *DRAWS, *COMBINED):
+    for column in (*OUTPUTS, *ROWS, *REPLICAS, *PROOFS, *RANKS, *DRAWS, *BEACON, *RECHECKS, *COMBINED):
         line = next(
             line for line in text.splitlines() if line.startswith(f"| `/{column.path}` | {column.dtype} |")
         )

@@ -10,6 +10,7 @@ import pytest
 
 from enclaveml import job
 from enclaveml.schema import (
+    AUDIT_KEYS,
     BY_PATH,
     FLAX,
     KEYS,
@@ -47,18 +48,21 @@ def test_each_section_has_the_fields_of_its_dataclass(section: str) -> None:
     assert names(section) == tuple(f.name for f in dataclasses.fields(SPECS[section]))
 
 
-def test_rank_entries_have_the_fields_of_their_dataclass() -> None:
+def test_entries_have_the_fields_of_their_dataclass() -> None:
     assert tuple(k.path for k in RANK_KEYS) == tuple(f.name for f in dataclasses.fields(job.RankSpec))
+    assert tuple(k.path for k in AUDIT_KEYS) == tuple(f.name for f in dataclasses.fields(job.AuditSpec))
 
 
 @pytest.mark.parametrize("section", SPECS)
 def test_defaults_are_those_of_the_dataclass(section: str) -> None:
     for f in dataclasses.fields(SPECS[section]):
-        if f.default is not dataclasses.MISSING:
+        if (section, f.name) == ("proof", "coverage"):
+            assert BY_PATH["proof.coverage"].default is None  # "not given": 1, or what proof.audit needs
+        elif f.default is not dataclasses.MISSING:
             assert BY_PATH[f"{section}.{f.name}"].default == f.default, f.name
 
 
-@pytest.mark.parametrize("key", KEYS + RANK_KEYS, ids=lambda k: k.path)
+@pytest.mark.parametrize("key", KEYS + RANK_KEYS + AUDIT_KEYS, ids=lambda k: k.path)
 def test_a_default_is_itself_allowed(key: Key) -> None:
     assert key.meaning and key.allowed()
     if key.default is not None and key.choices:
@@ -124,7 +128,7 @@ def test_nearest_in_meaning(name: str, meant: str) -> None:
 def test_table_rows() -> None:
     lines = keys_table().splitlines()
     assert lines[0] == "| key | type | default | unit | meaning | allowed |"
-    assert len(lines) == 2 + len(KEYS) + len(RANK_KEYS) + 1  # and `cluster` itself
+    assert len(lines) == 2 + len(KEYS) + len(RANK_KEYS) + len(AUDIT_KEYS) + 1  # and `cluster` itself
     assert (
         "| `proof.timeout_s` | number | `600` | s | longest time for one proof | a number above 0 |" in lines
     )

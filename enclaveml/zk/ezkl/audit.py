@@ -22,6 +22,7 @@ import numpy as np
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.srs_file import VERIFIER_BYTES, SrsFile, verifier_srs
 from enclaveml.zk.ezkl import field, keys, srs, statement
+from enclaveml.zk.ezkl.document import pack
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS, largest_input
 from enclaveml.zk.ezkl.pool import Pool, Steps
@@ -161,7 +162,7 @@ class EzklAuditor:
         }
         if whole_srs is not None:
             self._path[SRS] = str(whole_srs)
-        self._pool: Pool[Checked] = Pool(processes, 1)
+        self._pool: Pool[Checked] = Pool(processes, 1, ahead=processes)
         self._serial = 0
 
     @property
@@ -176,7 +177,11 @@ class EzklAuditor:
         as their owner has them, to be tied to the proof; None: nobody gave them.
         """
         self._serial += 1
-        self._pool.submit(self._steps(task, proof, shown, owned, f"{self._serial}-"))
+        self._pool.submit(self._steps(task, proof, shown, owned, f"{self._serial}-"), ready=True)
+
+    def wait(self, seconds: float) -> None:
+        """Return when an outcome may be ready, or after so many seconds."""
+        self._pool.wait(seconds)
 
     def poll(self) -> list[Checked]:
         """The outcomes that are ready."""
@@ -212,13 +217,13 @@ class EzklAuditor:
             raise FormatError("its commitment section is not the commitment in the proof")
         if circuit.inputs == "hashed" and int.from_bytes(proof.commitment, "little") >= field.MODULUS:
             raise FormatError("its hash is no canonical field element")
-        document = statement.proof_document(
+        parts = statement.proof_parts(
             circuit.inputs, proof.computation, outputs, felts=felts, digest=proof.commitment,
             commitment=proof.commitment,
         )
         reply: Reply = yield Call(
-            "verify",
-            {"proof": self._scratch.write(f"{prefix}document", document), "settings": self._path[SETTINGS],
+            "verify_parts",
+            {"parts": self._scratch.write(f"{prefix}document", pack(*parts)), "settings": self._path[SETTINGS],
              "vk": self._path[VK], "srs": self._path[VERIFIER_SRS]},
             TIMEOUT_S,
         )

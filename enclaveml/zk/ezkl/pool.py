@@ -1,7 +1,7 @@
 """Work for several ezkl children: each task is a generator of calls, run on whichever child is free.
 
 A task yields a :class:`Call` and gets its :class:`Reply` back; what it returns is its outcome. The
-pool never blocks: :meth:`Pool.poll` moves every task on as far as it goes at once.
+pool never blocks but in :meth:`Pool.wait`: :meth:`Pool.poll` moves every task on as far as it goes at once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import Any, Generic, TypeVar
 
 from enclaveml.zk.ezkl.process import Call, Child, Reply
@@ -57,7 +58,8 @@ class Pool(Generic[Outcome]):
         self._workers: list[_Worker[Outcome]] = [_Worker(Child(threads)) for _ in range(max(1, children))]
         for worker in self._workers[:ahead]:
             worker.child.start()
-        self._queue: deque[Steps[Outcome]] = deque()
+        # A task that waits, and its first call where that is made already.
+        self._queue: deque[tuple[Steps[Outcome], Call | None]] = deque()
         self._ready: list[Outcome] = []
         self._unfinished = 0
 
@@ -71,10 +73,21 @@ class Pool(Generic[Outcome]):
         """Process ids of the children that run."""
         return [w.child.pid for w in self._workers if w.child.pid is not None]
 
-    def submit(self, steps: Steps[Outcome]) -> None:
-        """Queue a task; a free child takes it up at once."""
+    def submit(self, steps: Steps[Outcome], ready: bool = False) -> None:
+        """Queue a task; a free child takes it up at once.
+
+        ``ready``: go on to its first call here and now, with whatever files that writes, so that a
+        child that becomes free need not wait for it.
+        """
         self._unfinished += 1
-        self._queue.append(steps)
+        call = None
+        if ready and not any(worker.steps is None for worker in self._workers):
+            try:
+                call = next(steps)
+            except StopIteration as end:
+                self._ready.append(end.value)
+                return
+        self._queue.append((steps, call))
         self._advance()
 
     def cancel(self, steps: Steps[Outcome]) -> bool:
@@ -100,6 +113,12 @@ class Pool(Generic[Outcome]):
         self._unfinished -= len(ready)
         return ready
 
+    def wait(self, seconds: float) -> None:
+        """Return when a child may have answered, at once where none is busy, or after so many seconds."""
+        links = [w.child.link for w in self._workers if w.child.busy and w.child.link is not None]
+        if links and not self._ready:
+            connection.wait(links, seconds)
+
     def _advance(self) -> None:
         for worker in self._workers:
             reply: Any = None
@@ -107,7 +126,11 @@ class Pool(Generic[Outcome]):
                 if worker.steps is None:
                     if not self._queue:
                         break
-                    worker.steps, reply = self._queue.popleft(), None
+                    worker.steps, call = self._queue.popleft()
+                    if call is not None:
+                        worker.child.send(call)
+                        break
+                    reply = None
                 elif worker.child.busy:
                     if (reply := worker.child.poll()) is None:
                         break
@@ -124,6 +147,8 @@ class Pool(Generic[Outcome]):
             if worker.steps is not None:
                 worker.steps.close()
                 worker.steps = None
+        for steps, _ in self._queue:
+            steps.close()
         self._queue.clear()
         self._ready.clear()
         self._unfinished = 0

@@ -80,6 +80,11 @@ class Child:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def link(self) -> socket.socket | None:
+        """The socket on which the child answers; None where none runs."""
+        return self._link
+
     def start(self) -> None:
         """Start the process if it does not run; :meth:`send` does so too."""
         if self._process is None:
