@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from enclaveml import sampling
 from enclaveml.audit_rows import job_of
 from enclaveml.combine import classes
 from enclaveml.results_reader import Results, read_results
@@ -107,7 +106,7 @@ def _facts(results: Results) -> Facts:
         "score": score,
         "combined": _combined(results),
         "rejections": _rejections(results),
-        "draws": _draws(results, status),
+        "draws": _draws(results),
         "model_hash": results.attribute("model_hash"),
         "dataset_fingerprint": results.attribute("dataset_fingerprint"),
         "versions": versions,
@@ -185,22 +184,15 @@ def _rejections(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def _draws(results: Results, status: np.ndarray) -> list[str]:
-    """What the sample says of each rank's rows that were not drawn, in words, if the draw was fair."""
-    lines = []
-    draws = results.draws
+def _draws(results: Results) -> list[str]:
+    """What the draws say of each rank's rows, as the file has it in words (``claims.py``)."""
+    lines, draws = [], results.draws
+    said = {(line["session"], line["rank"]): line["claim"] for line in results.ranks}
     for session, rank in sorted({(d["session"], d["rank"]) for d in draws}):
         mine = [d for d in draws if (d["session"], d["rank"]) == (session, rank)]
-        rows = np.concatenate([d["rows"] for d in mine])
         population, drawn = sum(d["of"] for d in mine), sum(d["drawn"] for d in mine)
-        if (status[rows] != RowStatus.VERIFIED).any():
-            lines.append(f"rank {rank}: {drawn} of {population} rows drawn, not all of them verified: no bound")
-        elif len(mine) == 1:
-            lines.append(f"{drawn} of {population} rows drawn: {sampling.words(population, drawn, f'rank {rank}')}"
-                         .replace(f"rank {rank} ", f"rank {rank}'s "))
-        else:
-            lines.append(f"rank {rank}: {drawn} of {population} rows drawn in {len(mine)} rounds (`enclaveml audit` "
-                         "prints the bound)")
+        claim = said.get((session, rank)) or "none of them is left unproved"
+        lines.append(f"rank {rank}: {drawn} of {population} rows drawn: {claim}")
     return lines
 
 

@@ -189,7 +189,7 @@ def test_a_bound_stands_for_a_coverage(folder: Path) -> None:
     job = load(SMALLEST + "proof: {beacon: b.txt, recheck: 0.25}\n", "proof.audit.undetected_bad_rows=10")
     assert job.proof.audit == AuditSpec(10, 0.99) and job.proof.recheck == 0.25
     assert abs(job.proof.coverage - 0.342067) < 1e-6  # 1 - 0.01^(1/11)
-    assert job.proof.beacon == folder / "digits" / "b.txt" and job.proof.beacon_wait_s == 3600
+    assert job.proof.beacon == folder / "b.txt" and job.proof.beacon_wait_s == 3600
     assert job.resolved()["proof"]["coverage"] is None
     assert load(job.resolved_yaml()).proof == job.proof
     assert load(SMALLEST).resolved()["proof"]["coverage"] == 1.0
