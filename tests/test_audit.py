@@ -125,7 +125,7 @@ def test_a_sampled_job(base, monkeypatch, tmp_path) -> None:
     assert report.failures == [] and report.rows_checked == 5
     assert "5 of 10 rows, which are not proved: unproved" in report.limits
     assert "that rows were drawn fairly: the aggregator drew them, and could have drawn again until it suited" in report.limits
-    assert "the rows not drawn, if the draw was fair: at 99 % confidence, fewer than 5 of rank 0's 10 rows can be wrong" \
+    assert "the rows not drawn, if the draw was fair: at 99 % confidence, fewer than 5 of rank-0's 10 rows can be wrong" \
         in report.limits
     with h5py.File(job.results) as file:
         rows, status = file["draws/rows"][()], file["row/status"][()]
