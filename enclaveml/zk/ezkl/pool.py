@@ -98,9 +98,10 @@ class Pool(Generic[Outcome]):
                 worker.steps = None
                 break
         else:
-            if steps not in self._queue:
+            waiting = [one for one in self._queue if one[0] is steps]
+            if not waiting:
                 return False
-            self._queue.remove(steps)
+            self._queue.remove(waiting[0])
         steps.close()
         self._unfinished -= 1
         self._advance()
