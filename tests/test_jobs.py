@@ -29,7 +29,7 @@ def mlp(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return hidden @ w["out.kernel"] + w["out.bias"]
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer"])
+@pytest.mark.parametrize("job", ["digits", "cancer", "diabetes"])
 def test_data_is_what_scikit_learn_ships(job):
     pytest.importorskip("sklearn")
     with np.load(JOBS / job / f"{job}.npz") as stored:
@@ -39,7 +39,7 @@ def test_data_is_what_scikit_learn_ships(job):
             assert stored[name].dtype == array.dtype
             if name in ("mean", "std"):  # sums in another order on another machine
                 np.testing.assert_allclose(stored[name], array, rtol=1e-12)
-            elif job == "cancer" and name in ("x", "x_all"):
+            elif job in ("cancer", "diabetes") and array.dtype == np.float32:
                 np.testing.assert_allclose(stored[name], array, rtol=1e-6, atol=1e-7)
             else:
                 np.testing.assert_array_equal(stored[name], array)
@@ -82,6 +82,15 @@ def test_weights_have_the_stated_held_out_accuracy(job, right, total):
     assert f"held-out accuracy {right / total:.4f} ({right} of {total}) in float" in readme
 
 
+def test_the_regressions_weights_have_the_stated_held_out_error():
+    with np.load(JOBS / "diabetes" / "diabetes.npz") as data:
+        said = mlp(load_file(JOBS / "diabetes" / "diabetes.safetensors"), data["x"])[:, 0]
+        error, trivial = np.abs(said - data["y"]).mean(), np.abs(data["y"]).mean()
+    readme = (JOBS / "diabetes" / "README.md").read_text()
+    assert f"held-out mean absolute error {error:.4f} standard deviations in float" in readme
+    assert f"has a mean absolute error of {trivial:.4f}." in readme.replace("\n", " ")
+
+
 @pytest.mark.parametrize("job", ["digits", "cancer"])
 def test_weights_file_has_names_shapes_and_modest_values(job):
     weights = load_file(JOBS / job / f"{job}.safetensors")
@@ -110,7 +119,7 @@ def test_the_convolutional_networks_weights_have_the_stated_held_out_accuracy():
     assert f"held-out accuracy {hits / 360:.4f} ({hits} of 360) in float" in readme
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn"])
+@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn", "diabetes"])
 def test_job_file_names_files_that_exist(job):
     text = (JOBS / job / "job.yaml").read_text()
     spec = yaml.safe_load(text)
@@ -132,7 +141,7 @@ def test_job_settings_are_those_of_the_issue():
     assert cancer["proof"]["inputs"] == "committed" and cancer["combine"]["strategy"] == "median"
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn"])
+@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn", "diabetes"])
 def test_committed_files_are_small(job):
     files = [f for f in (JOBS / job).iterdir() if f.suffix in (".npz", ".safetensors", ".py", ".yaml", ".md")]
     assert sum(f.stat().st_size for f in files) < 500_000
