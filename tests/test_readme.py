@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from launch import ROOT, run
+from results_case import D, Case
 
 from enclaveml.cli import VERBS
+from enclaveml.results import build_results
 from enclaveml.schema import keys_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,3 +47,41 @@ def test_the_dry_run_of_the_jobs(arguments: list[str]) -> None:
     done = run([sys.executable, "-m", "enclaveml", *arguments], 60, cwd=Path(ROOT))
     assert done.returncode == 0, done.stderr
     assert "rank" in done.stdout
+
+
+READING = README.partition("<!-- reading the file -->\n```sh\n")[2].partition("```")[0].splitlines()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A folder in which the results are where the README has them: five rows of two ranks, the third not proved."""
+    folder = tmp_path_factory.mktemp("reading")
+    (folder / "jobs/digits").mkdir(parents=True)
+    case = Case(folder / "journal", 5, 3)
+    case.outputs(1, range(5))
+    case.bundle(1, [0, 1, 3, 4])
+    case.end("complete_unverified", 3)
+    build_results(case.journal.path, folder / "jobs/digits/results.h5", combined={"result": np.zeros(D)}, labels=np.arange(5))
+    return folder
+
+
+def test_there_is_a_line_for_each_way_of_reading() -> None:
+    assert [next(word for word in ("h5dump", "pandas", "h5py") if word in line) for line in READING] == [
+        "h5dump", "h5py", "pandas"]
+
+
+@pytest.mark.parametrize("line", READING, ids=lambda line: line.split()[0] + (" pandas" if "pandas" in line else ""))
+def test_the_lines_that_read_the_file(results: Path, line: str) -> None:
+    if line.startswith("h5dump") and not shutil.which("h5dump"):
+        pytest.skip("h5dump is not installed (Debian: hdf5-tools)")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(["bash", "-c", line], cwd=results, capture_output=True, text=True, timeout=120, check=False,
+                          env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stderr
+    if line.startswith("h5dump"):
+        assert re.sub(r"\s+", " ", done.stdout).count("verified, verified, pending, verified, verified") == 1
+    elif "pandas" in line:
+        table = [row.split() for row in done.stdout.splitlines()]
+        assert "status" in table[0] and "deviation" in table[0] and len(table) == 6
+    else:
+        assert done.stdout == "complete_unverified [2 2 0]\n"
