@@ -101,6 +101,10 @@ class Bundles:
         """What a rank was ordered and has not answered, oldest first."""
         return list(self._hands[rank].values())
 
+    def in_hand(self, rank: int) -> int:
+        """How many bundles a rank was ordered and has not answered."""
+        return len(self._hands[rank])
+
     def room(self, rank: int) -> int:
         """How many more bundles a rank can be ordered."""
         children, seconds = self._members[rank].children, self._pace.seconds(rank)

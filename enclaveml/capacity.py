@@ -80,6 +80,15 @@ def capacities(facts: Sequence[RankFacts], specs: Sequence[RankSpec | None]) -> 
     )
 
 
+def device_capacity(device: str, device_gb: float, share: float) -> float:
+    """The weight in the split of a rank that the job does not describe, in GB.
+
+    A GPU's own memory, as JAX found it (``device_gb``, of 1e9 bytes; 0 where it does not say); on a CPU,
+    whose memory the node's ranks share, the measured ``share``.
+    """
+    return share if device == "cpu" or device_gb <= 0 else device_gb * 1e9 / GB
+
+
 def allowed_cores(proc: Path = _PROC) -> tuple[int, ...]:
     """The node's cores that this rank's processes may be put on, as numbers, ascending.
 

@@ -30,6 +30,7 @@ import numpy as np
 from enclaveml.aggregator import Aggregator, rows_of_a_round
 from enclaveml.beacon import check_size
 from enclaveml.circuit_index import model_key, remember
+from enclaveml.capacity import device_capacity
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
@@ -121,6 +122,7 @@ class _Story:
     def __init__(self, world: World, options: RunOptions, stop: StopRequests, watchdog: Watchdog) -> None:
         self.world, self.options, self.stop, self.watchdog = world, options, stop, watchdog
         self.lost = False
+        self._device_gb = 0.0
         self._closing: list[object] = []
 
     def tell(self) -> int:
@@ -147,7 +149,7 @@ class _Story:
         package = world.bcast_bytes(package, "Bcast of the model")
         with together(world, "building the model"):
             model, infer = self._build(me, members, brief, package, job)
-        self._tell_devices(members)
+        self._tell_devices(members, job)
         world.patience_s = PREPARE_S
         with together(world, "preparing the circuit"):
             if world.is_root:
@@ -204,7 +206,7 @@ class _Story:
         # Rank 0 needs the model too: to export it, and to judge inconsistent rows.
         declared = me.device != "auto"
         device = bind_device(me.device if me.computes else "cpu", me.local_rank)
-        me.device = device.kind
+        me.device, self._device_gb = device.kind, device.memory_gb
         memory_gb = min(device.memory_gb, me.memory_gb) if declared else device.memory_gb
 
         from enclaveml.inference import Inference, InferenceOnDemand
@@ -225,11 +227,13 @@ class _Story:
         share = me.capacity / max(sum(m.capacity for m in members if m.computes), 1e-9)
         return max(1, round(rows_of_a_round(row_bytes) * min(1.0, share)))
 
-    def _tell_devices(self, members: tuple[Member, ...]) -> None:
-        """Rank 0 learns what device each rank came up on, for the log and the file."""
-        told = self.world.gather_bytes(members[self.world.rank].device.encode(), "the gather of devices")
-        for member, device in zip(members, told, strict=False):
-            member.device = device.decode()
+    def _tell_devices(self, members: tuple[Member, ...], job: JobSpec | None) -> None:
+        """Rank 0 learns what device each rank came up on: for the log and the file, and for the split."""
+        mine = json.dumps([members[self.world.rank].device, self._device_gb]).encode()
+        for member, told in zip(members, self.world.gather_bytes(mine, "the gather of devices"), strict=False):
+            member.device, memory_gb = json.loads(told)
+            if job and not job.cluster.ranks:
+                member.capacity = device_capacity(member.device, memory_gb, member.capacity)
 
     # -- 5. the circuit ----------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Sharing:
 
     def _busy(self, rank: int) -> int:
         """How many bundles a rank has, those among them that it infers first."""
-        return len(self._bundles.hand(rank)) + self._copies.inferring(rank)
+        return self._bundles.in_hand(rank) + self._copies.inferring(rank)
 
     def _count(self, *stages: int) -> np.ndarray:
         """How many rows each rank has at these stages, (ranks,) by rank id."""
@@ -66,17 +66,23 @@ class Sharing:
         Returns the idle ranks that got nothing.
         """
         taken = dict.fromkeys(idle, 0)
+        left = {rank: self._left(rank, due) for rank, m in self._members.items() if m.working}
+        one = {rank: self._pace.expected(rank) / self._children(rank) for rank in left}
         while idle:
-            taker = min(idle, key=lambda rank: (self._left(rank, due) + taken[rank] * self._pace.expected(rank), rank))
-            sooner = self._left(taker, due) + (taken[taker] + 1) * self._pace.expected(taker) / self._children(taker)
-            behind = sorted((rank for rank, m in self._members.items() if m.working and rank not in taken),
-                            key=lambda rank: (-self._left(rank, due), rank))
-            late = [rank for rank in behind if self._left(rank, due) > sooner + self._overhead]
-            if any(self._take(taker, rank, due) for rank in late):
+            taker = min(idle, key=lambda rank: (left[rank] + one[rank], rank))
+            # However many children it has, one bundle is in one of them.
+            sooner = max(left[taker] + one[taker], self._pace.expected(taker)) + self._overhead
+            late = sorted((rank for rank, seconds in left.items() if seconds > sooner and rank not in taken),
+                          key=lambda rank: (-left[rank], rank))
+            if not late:
+                break  # nor would it be any use to those who are done later than this one
+            holder = next((rank for rank in late if self._take(taker, rank, due)), None)
+            if holder is not None:
+                left[holder] -= one[holder]
+                left[taker] += one[taker]
                 taken[taker] += 1
-                if self._busy(taker) + taken[taker] < self._children(taker) + AHEAD:
-                    continue
-            idle = [rank for rank in idle if rank != taker]
+            if holder is None or self._busy(taker) + taken[taker] >= self._children(taker) + AHEAD:
+                idle = [rank for rank in idle if rank != taker]
         return [rank for rank, bundles in taken.items() if not bundles]
 
     def _take(self, taker: int, holder: int, due: np.ndarray) -> bool:
@@ -122,18 +128,20 @@ class Sharing:
 
     def _copy(self, idle: list[int]) -> None:
         """Have idle ranks, the fastest first, prove what has taken longest elsewhere."""
-        if self._pace.unknown:
+        if self._pace.unknown or not idle:
             return
-        for rank in sorted(idle, key=lambda rank: (self._pace.expected(rank), rank)):
-            running = sorted((b for b in self._bundles.waiting.values() if self._straggles(b, rank)),
-                             key=lambda bundle: (-self._pace.age(bundle), bundle.id))
-            for bundle in running:
+        limits = {rank: STRAGGLING * self._pace.expected(rank) for rank in idle}
+        slowness = {bundle.id: self._slowness(bundle) for bundle in self._bundles.waiting.values()}
+        slow = sorted((b for b in self._bundles.waiting.values() if slowness[b.id] > min(limits.values())),
+                      key=lambda bundle: (-self._pace.age(bundle), bundle.id))
+        for rank in sorted(idle, key=lambda rank: (limits[rank], rank)):
+            for bundle in slow:
                 if self._busy(rank) >= self._children(rank):
                     break
-                if bundle.rank != rank and self._free(bundle, rank):
+                if bundle.rank != rank and slowness[bundle.id] > limits[rank] and self._free(bundle, rank):
                     self._copies.begin(bundle, rank)
 
-    def _straggles(self, bundle: Bundle, rank: int) -> bool:
-        """Whether ``rank`` would prove a bundle in much less time than it has taken, or still takes."""
-        age, limit = self._pace.age(bundle), STRAGGLING * self._pace.expected(rank)
-        return age > limit or self._pace.expected(bundle.rank) - age > limit
+    def _slowness(self, bundle: Bundle) -> float:
+        """The seconds that a bundle has taken where it is, or that it still takes, whichever are more."""
+        age = self._pace.age(bundle)
+        return max(age, self._pace.expected(bundle.rank) - age)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enclaveml.capacity import GB, RankFacts, allowed_cores, capacities, measure, node_cores, node_memory
+from enclaveml.capacity import GB, RankFacts, allowed_cores, capacities, device_capacity, measure, node_cores, node_memory
 
 
 @pytest.fixture
@@ -158,6 +158,12 @@ def test_this_machine():
 @dataclass(frozen=True)
 class Declared:
     memory_gb: float | None
+
+
+def test_a_gpu_counts_with_its_own_memory_and_a_cpu_with_its_share():
+    assert device_capacity("cpu", 540.0, 7.5) == 7.5
+    assert device_capacity("cuda", 48 * GB / 1e9, 7.5) == pytest.approx(48)
+    assert device_capacity("cuda", 0.0, 7.5) == 7.5
 
 
 def test_declared_memory_wins_over_measured():
