@@ -24,7 +24,7 @@ from enclaveml.pace import Pace
 from enclaveml.roster import Member
 
 # A bundle is proved by an idle rank as well where that takes this many times less than the bundle
-# has taken, or is going to take, where it is.
+# has taken, or is going to take, where it is; the time for ticks and inference not counted.
 STRAGGLING = 1.5
 
 
@@ -130,7 +130,7 @@ class Sharing:
         """Have idle ranks, the fastest first, prove what has taken longest elsewhere."""
         if self._pace.unknown or not idle:
             return
-        limits = {rank: STRAGGLING * self._pace.expected(rank) for rank in idle}
+        limits = {rank: STRAGGLING * self._pace.expected(rank) + self._overhead for rank in idle}
         slowness = {bundle.id: self._slowness(bundle) for bundle in self._bundles.waiting.values()}
         slow = sorted((b for b in self._bundles.waiting.values() if slowness[b.id] > min(limits.values())),
                       key=lambda bundle: (-self._pace.age(bundle), bundle.id))
