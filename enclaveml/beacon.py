@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 #: With a beacon the job is one round: its rows are in rank 0's memory, which may be so many bytes.
 MOST_BYTES = 1 << 30
 #: Characters of a beacon's value.
-MOST_TEXT = 1024
+MOST_TEXT = 256  # texts in tables of the results file are cut at 500 bytes
 
 _GLANCE_S = 1.0
 

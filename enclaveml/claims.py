@@ -60,7 +60,7 @@ def claims(draws: Sequence[Mapping[str, Any]], nodes: Mapping[tuple[int, int], s
         unseen = sum(s.unseen for s in strata)
         text = words(population, most, f"{nodes.get((session, rank)) or f'rank {rank}'}'s", confidence=confidence)
         if unseen:
-            text += f" ({unseen} of {sum(s.drawn for s in strata)} drawn rows it did not prove count as wrong)"
+            text += f" ({unseen} of {sum(s.drawn for s in strata)} drawn rows, not verified, count as wrong)"
         elif len(strata) > 1:
             text += f" (drawn in {len(strata)} rounds)"
         found[session, rank] = Claim(population, most, confidence, text)

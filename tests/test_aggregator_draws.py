@@ -218,7 +218,7 @@ def test_an_honest_rank_that_fails_keeps_its_rows_at_a_weaker_bound(tmp_path):
         lines = {line["rank"]: line for line in results.ranks}
     unseen = 4
     assert lines[2]["wrong_at_most"] == sampling.bad_at_most(30, 15, unseen=unseen) > lines[1]["wrong_at_most"]
-    assert lines[2]["claim"].endswith(" (4 of 15 drawn rows it did not prove count as wrong)")
+    assert lines[2]["claim"].endswith(" (4 of 15 drawn rows, not verified, count as wrong)")
 
 
 # -- rechecks --------------------------------------------------------------------------
