@@ -61,13 +61,15 @@ class Aggregator:
         boxes: rank id to the outbox of its orders.
         circuit, verifier: None where nothing is proved (coverage 0).
         job_id: what workers label their envelopes with.
+        spend: called before each proof is ordered; raises where no more may be made.
         clock: seconds that never go back; how fast ranks are is measured by it.
     """
 
     def __init__(self, job: JobSpec, n_rows: int, read: Callable[[int, int], np.ndarray],
                  circuit: Circuit | None, outputs: int, verifier: Verifier | None, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], journal: Journal, reference: Callable[[np.ndarray], np.ndarray],
-                 row_bytes: int, job_id: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+                 row_bytes: int, job_id: str = "", clock: Callable[[], float] = time.monotonic,
+                 spend: Callable[[], None] = lambda: None) -> None:
         self.job, self.members = job, members
         self._circuit, self._verifier, self._boxes, self._job_id = circuit, verifier, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
@@ -84,7 +86,7 @@ class Aggregator:
         if job.proof.beacon is not None:
             self._beacon = Beacon(job.proof.beacon, job.proof.beacon_wait_s, journal)
         draws = Draws(job, self.accounts, self._beacon)
-        self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace, draws)
+        self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace, draws, spend)
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
         self.judge = Judge(job, self.accounts, self.bundles, circuit, self.copies, members, boxes, reference)

@@ -6,7 +6,7 @@ A rank is ordered as many as it can work on; the rest stays here, where an idle 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -31,9 +31,10 @@ class Bundles:
     """Orders proofs. ``waiting``: the bundles that were ordered and not answered, by number."""
 
     def __init__(self, job: JobSpec, accounts: Accounts, circuit: Circuit | None, members: Mapping[int, Member],
-                 boxes: Mapping[int, Outbox], pace: Pace, draws: Draws) -> None:
+                 boxes: Mapping[int, Outbox], pace: Pace, draws: Draws,
+                 spend: Callable[[], None] = lambda: None) -> None:
         self._job, self._accounts, self._circuit, self._draws = job, accounts, circuit, draws
-        self._members, self._boxes, self._pace = members, boxes, pace
+        self._members, self._boxes, self._pace, self._spend = members, boxes, pace, spend
         self.waiting: dict[int, Bundle] = {}
         self._hands: dict[int, dict[int, Bundle]] = {rank: {} for rank in members}
         self.next_bundle = 1
@@ -85,7 +86,8 @@ class Bundles:
         return self.next_bundle - 1
 
     def send(self, bundle: Bundle) -> None:
-        """Order a bundle's proof."""
+        """Order a bundle's proof. Raises JobError where the model's budget of proofs is spent."""
+        self._spend()
         self.waiting[bundle.id] = self._hands[bundle.rank][bundle.id] = bundle
         self._pace.begin(bundle.rank, self._hands[bundle.rank].values())
         what = {"bundle": bundle.id, "round": bundle.round, "attempt": bundle.attempt,

@@ -79,6 +79,7 @@ class ProofSpec:
     recheck: float = 0.0
     inputs: str = "public"
     bounded_inputs: bool = False
+    private_weights: bool = False
     srs: Path | None = None
     srs_sha256: str | None = None
     tolerance: float | None = None

@@ -335,20 +335,25 @@ class _Story:
     def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuit: Circuit | None, model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
                     infer: Inference) -> tuple[Aggregator, Finish, Heartbeat]:
-        verifier = None
+        verifier = budget = None
         if circuit:
+            from enclaveml.zk.ezkl.budget import budget_of
             from enclaveml.zk.ezkl.system import EzklSystem
 
             verifier = EzklSystem().verifier(circuit, max(1, int(members[0].cores)))
             self._closing.append(verifier)
+            budget = budget_of(circuit, job.proof.private_weights)
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
         journal, before = begin(job, self.options, dataset, circuit, model, members, self.world.library)
         self._closing.append(journal)
         aggregator = Aggregator(job, dataset.rows, dataset.read, circuit, exchange.outputs, verifier,
                                 {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes,
-                                brief.job_id)
+                                brief.job_id, spend=budget.spend if budget else lambda: None)
         if before is not None:
             aggregator.go_on(before)
+        if budget and job.proof.private_weights:
+            rows = aggregator.replicas * job.proof.coverage * (dataset.rows - aggregator.rows_done)
+            budget.expect(int(np.ceil(rows / circuit.rows)))
         finish = Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)
         return aggregator, finish, Heartbeat(journal, STATS, exchange.stats)
 

@@ -186,6 +186,9 @@ KEYS: tuple[Key, ...] = (
     Key("proof.bounded_inputs", "flag", False, "",
         "committed or hashed inputs are bounded by the circuit itself, for an outside audit: costs 1.4 times the "
         "proof and more; rank 0 knows its inputs and needs none of it; public inputs need none"),
+    Key("proof.private_weights", "flag", False, "",
+        "make no more proofs of this model, over all jobs, than keep its weights from who reads them (PRIVACY.md); "
+        "workers see the weights in any case"),
     Key("proof.srs", "path", None, "",
         "a public ceremony's SRS file (kzgNN.srs) with at least as many rows as the circuit, in the format that "
         "ezkl reads; made here, it convinces rank 0 and nobody else",

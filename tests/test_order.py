@@ -45,7 +45,7 @@ zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
 zk.ezkl.plan_table zk.ezkl.examine
 zk.ezkl.build
-zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit
+zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
 circuit_index forecast_costs
 envelope combine inference weights model_class

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import audit_case
+import h5py
 import numpy as np
 import pytest
 import zk_case
@@ -184,3 +185,19 @@ def test_a_killed_child_leaves_no_witness(tmp_path, tmp_path_factory, monkeypatc
     finally:
         prover.close()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.ezkl
+def test_proofs_are_counted_and_private_weights_have_a_budget(traces) -> None:
+    one = traces["committed"]
+    with h5py.File(one.job.results) as file:
+        proofs, model = len(file["proofs/offset"]) - 1, file.attrs["model_hash"]
+    count = one.cache / "proofs" / str(model)
+    assert int(count.read_text()) == proofs == 2
+    # the small model's weights hold fewer bits than two proofs show
+    done = subprocess.run(
+        [sys.executable, "-m", "enclaveml", "run", str(one.job.path), "--force", "--set", "proof.private_weights=true"],
+        env=audit_case.environment(one.cache), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "proof.private_weights: this job needs about 2 proofs; 2 were made of this model, and more than 0" in done.stderr
+    assert int(count.read_text()) == 2

@@ -15,6 +15,7 @@ from enclaveml.errors import ProofError
 from enclaveml.zk.ezkl import field, process, statement
 from enclaveml.zk.ezkl.export import HASH_BATCH, export
 from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input, least_cells
+from enclaveml.zk.ezkl.onnx_canonical import weights_of
 from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.onnx_products import merge_pools, products
 from enclaveml.zk.ezkl.plan import Choice
@@ -47,6 +48,11 @@ class Bench:
     def model_hash(self) -> str:
         """SHA-256 (hex) of the canonical document."""
         return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the model's weights are."""
+        return weights_of(self.canonical)
 
     def document(self, batch: int, bound: str = "") -> str:
         """Path of the lean ONNX document at a batch, its inputs bounded in that way."""

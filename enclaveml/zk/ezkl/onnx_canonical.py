@@ -63,6 +63,14 @@ def canonical(model: onnx.ModelProto) -> bytes:
     return clean.SerializeToString(deterministic=True)
 
 
+def weights_of(document: bytes) -> int:
+    """How many floating-point numbers a document's tensors hold."""
+    import onnx
+
+    graph = onnx.load_from_string(document).graph
+    return sum(math.prod(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
 def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
     return next((a for a in node.attribute if a.name == name), None)
 

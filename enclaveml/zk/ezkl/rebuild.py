@@ -34,6 +34,7 @@ def choice_of(manifest: Mapping[str, Any]) -> Choice:
     try:
         args = dict(manifest["settings"])
         args.pop("blocks", None)
+        args.pop("weights", None)
         bound = str(args.pop("bound", ""))
         low, high = args["lookup_range"]
         choice = Choice(
