@@ -27,7 +27,7 @@ from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 8
+_PLAN_VERSION = 9
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:
