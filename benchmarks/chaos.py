@@ -186,7 +186,7 @@ def write_report(piece: dict[str, Any], add: bool) -> str:
                 "faults": sum(totals[name] for name in FAULTS), "pieces": pieces}
     lines = [
         "# chaos", "",
-        f"Jobs of 45 to 112 rows, 3 to 5 ranks, small circuits of {BUNDLE} rows, under {document['faults']} faults at "
+        f"Jobs of 77 to 144 rows, 4 or 5 ranks, small circuits of {BUNDLE} rows, under {document['faults']} faults at "
         f"random moments that follow from the seeds (`benchmarks/chaos_plan.py`). A frozen rank is given up after "
         f"{STOPPED_S:g} s here instead of 60, and joining MPI after {JOIN_S:g} s instead of 300. A lie is a bundle of a lying rank that rank 0 rejected.", "",
         "; ".join(f"`{p['command']}`" for p in pieces) + f" on {here['cores']} cores of {here['cpu']}, "

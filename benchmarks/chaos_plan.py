@@ -60,14 +60,14 @@ class JobPlan:
 def plan(seed: int, number: int) -> JobPlan:
     """The job of that number in the soak of that seed."""
     rng = random.Random(f"{seed}/{number}")
-    workers = rng.choice([2, 3, 3, MOST_WORKERS])
-    bundles = rng.randint(12, 28)
+    workers = rng.choice([3, MOST_WORKERS, MOST_WORKERS])
+    bundles = rng.randint(20, 36)
     strategy = rng.choice(["equal", "equal", "by_capacity", "redundant"])
-    liars = {r: rng.choice(ATTACKS) for r in rng.sample(range(1, workers + 1), rng.choice([0, 1, 1, workers - 1]))}
+    liars = {r: rng.choice(ATTACKS) for r in rng.sample(range(1, workers + 1), rng.choice([0, 1, 1, 2, workers - 1]))}
     sessions = []
     for turn in range(3):
-        ulfm = rng.random() < 0.7
-        events = [_event(rng, workers, bundles) for _ in range(rng.randint(6, 9) if turn == 0 else rng.randint(2, 4))]
+        ulfm = rng.random() < 0.75
+        events = [_event(rng, workers, bundles) for _ in range(rng.randint(10, 14) if turn == 0 else rng.randint(4, 6))]
         if turn == 0 and rng.random() < 0.5:
             events.append(Event(rng.choice(["kill-job", "kill-job", "kill-launcher"]), 0,
                                 rng.randint(1, max(1, bundles - 3)), rng.random()))
@@ -79,9 +79,9 @@ def plan(seed: int, number: int) -> JobPlan:
 
 
 def _event(rng: random.Random, workers: int, bundles: int) -> Event:
-    action = rng.choice(["kill", "kill", "freeze", "slow", "slow", "nice"])
-    rank = 0 if rng.random() < 0.1 else rng.randint(1, workers)
+    action = rng.choice(["kill", "kill", "freeze", "slow", "slow", "slow", "nice"])
+    rank = 0 if rng.random() < 0.05 else rng.randint(1, workers)
     # Under ULFM too a death before the first round ends the job: the more of them, the less is seen of the rest.
-    early = rng.random() < (0.08 if action == "kill" else 0.2)
+    early = rng.random() < (0.04 if action in ("kill", "freeze") else 0.2)
     return Event(action, rank, -1 if early else rng.randint(0, max(1, bundles - 2)),
                  rng.uniform(0, 6) if early else rng.uniform(0, 1.5))
