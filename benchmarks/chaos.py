@@ -176,10 +176,10 @@ class Soak:
 
 
 def write_report(piece: dict[str, Any], add: bool) -> str:
-    """Put a piece into the report, beside those that are there or instead of them. Returns the Markdown."""
+    """Put a piece into the report, beside those of other commands or instead of them. Returns the Markdown."""
     path = REPORTS / "chaos.json"
-    pieces = json.loads(path.read_text(encoding="utf-8"))["pieces"] if add and path.exists() else []
-    pieces.append(piece)
+    there = json.loads(path.read_text(encoding="utf-8"))["pieces"] if add and path.exists() else []
+    pieces = [*[p for p in there if p["command"] != piece["command"]], piece]
     totals = {name: sum(p["counts"].get(name, 0) for p in pieces) for name in COUNTS}
     here = machine()
     document = {"benchmark": "chaos", "machine": here, "totals": totals,
@@ -218,27 +218,29 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10**6, help="play so many at most")
     parser.add_argument("--add", action="store_true", help="add to the report that is there")
     parser.add_argument("--no-report", action="store_true", help="write none")
-    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()) / "enclaveml-chaos",
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()) / "enclaveml-chaos-logs",
                         help="where the logs of all sessions are kept")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args.logs.mkdir(parents=True, exist_ok=True)
     began, load = time.monotonic(), [os.getloadavg()[0]] * 2
     folder = Path(tempfile.mkdtemp(prefix="enclaveml-chaos-"))
-    soak = Soak(args.seed, folder, args.logs)
+    soak, text = Soak(args.seed, folder, args.logs), ""
     for number in range(args.first, args.first + args.jobs):
         if time.monotonic() - began > 60 * args.minutes:
             break
         soak.job(number)
         now = os.getloadavg()[0]
         load = [min(load[0], now), max(load[1], now)]
-        print(f"{(time.monotonic() - began) / 60:.1f} min: " + ", ".join(f"{n} {soak.counts[n]}" for n in COUNTS), flush=True)
+        minutes = (time.monotonic() - began) / 60
+        print(f"{minutes:.1f} min: " + ", ".join(f"{n} {soak.counts[n]}" for n in COUNTS), flush=True)
+        if not args.no_report:  # after each job: a soak that is ended leaves what it has seen
+            text = write_report({
+                "command": " ".join(["python", "-m", "benchmarks.chaos", *sys.argv[1:]]), "seed": args.seed,
+                "minutes": minutes, "load": load, "counts": dict(soak.counts), "anomalies": soak.anomalies}, args.add)
     if not soak.anomalies:
         shutil.rmtree(folder)
-    piece = {"command": " ".join(["python", "-m", "benchmarks.chaos", *sys.argv[1:]]), "seed": args.seed,
-             "minutes": (time.monotonic() - began) / 60, "load": load, "counts": dict(soak.counts),
-             "anomalies": soak.anomalies}
-    print(json.dumps(piece, indent=1) if args.no_report else write_report(piece, args.add))
+    print(text)
     print(f"{soak.faults} faults; " + ", ".join(f"{soak.counts[name]} {name}" for name in COUNTS))
     return 0 if not soak.anomalies and not any(soak.counts[name] for name in COUNTS[-3:]) else 1
 
