@@ -151,7 +151,7 @@ def test_what_was_true_before_the_lie_stays_verified(stage: Stage, cast: str, at
 # -- lies that are none ----------------------------------------------------------
 
 TRUE = Cast(("outputs_within_tolerance", "argmax_flipped_within_tolerance", "late=4", "statistics_that_are_no_numbers",
-             "replay={earlier}"), honest=0)
+             "replay={earlier}"), {"coverage": 0.99}, honest=0)  # a draw of all: no row changes hands for speed
 
 
 @pytest.fixture(scope="module")
