@@ -174,11 +174,24 @@ class Accounts:
         self.settled[rows] = (round_.stage[local] == DONE).all(axis=1)
 
     def take_back(self, round_: Round, local: np.ndarray, slots: np.ndarray, status: RowStatus) -> None:
-        """Free slots for another rank; ``status`` is how they end if nobody may take them."""
-        round_.release(local, slots, int(status))
+        """Free slots for another rank; ``status`` is how they end if nobody may take them.
+
+        What a proof showed to be inconsistent is not lost where no other proof can be had.
+        """
+        status = ends_as(round_, local, slots, status)
+        round_.release(local, slots, status)
         rows = local + round_.start
         self.status[rows, slots], self.rank_of[rows, slots] = status, round_.rank[local, slots]
         self.settled[rows] = 0
+
+    def failed(self, bundle: Bundle, some: np.ndarray, text: str) -> None:
+        """Note of some of a bundle's rows, (n,) bool, that its rank could not prove them, and why."""
+        round_ = self.rounds[bundle.round]
+        rows, slots = bundle.rows[some], bundle.slots[some]
+        round_.avoid(rows, bundle.rank)
+        status = ends_as(round_, rows - round_.start, slots, RowStatus.LOST)
+        for code in np.unique(status).tolist():
+            self.note(rows[status == code], RowStatus(code), text, bundle.rank, bundle.attempt)
 
     def end_unproved(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
         """End what one rank said of these rows without a proof."""
@@ -211,3 +224,9 @@ class Accounts:
             argmax_differs=np.zeros(n, bool) if verdict is None else verdict.argmax_differs,
             envelope=blob,
         )
+
+
+def ends_as(round_: Round, local: np.ndarray, slots: np.ndarray, status: RowStatus) -> np.ndarray:
+    """How slots end that are taken back with ``status`` if nobody may take them, (m,) uint8."""
+    coarse = round_.coarse[local, slots] & (status == RowStatus.LOST)
+    return np.where(coarse, np.uint8(RowStatus.INCONSISTENT), np.uint8(status))

@@ -21,6 +21,7 @@ from enclaveml.accounts import Accounts
 from enclaveml.admission import admit
 from enclaveml.beacon import Beacon
 from enclaveml.bundles import Bundles
+from enclaveml.circuits import Circuits
 from enclaveml.copies import Copies
 from enclaveml.dispatch import Dispatch
 from enclaveml.draws import Draws
@@ -39,7 +40,6 @@ from enclaveml.round_size import ROUND_BYTES, ROUND_ROWS, rows_of_a_round
 from enclaveml.sharing import Sharing
 from enclaveml.silence import Silence, limit_s
 from enclaveml.speeds import Speeds
-from enclaveml.zk.interface import Circuit, Verifier
 
 log = logging.getLogger(__name__)
 
@@ -59,37 +59,38 @@ class Aggregator:
         reference: rank 0's own float model, rows (n, *row_shape) to (n, D).
         members: rank id to member; mutated as things happen.
         boxes: rank id to the outbox of its orders.
-        circuit, verifier: None where nothing is proved (coverage 0).
+        circuits: with none in it where nothing is proved (coverage 0).
         job_id: what workers label their envelopes with.
         spend: called before each proof is ordered; raises where no more may be made.
         clock: seconds that never go back; how fast ranks are is measured by it.
     """
 
     def __init__(self, job: JobSpec, n_rows: int, read: Callable[[int, int], np.ndarray],
-                 circuit: Circuit | None, outputs: int, verifier: Verifier | None, members: Mapping[int, Member],
+                 circuits: Circuits, outputs: int, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], journal: Journal, reference: Callable[[np.ndarray], np.ndarray],
                  row_bytes: int, job_id: str = "", clock: Callable[[], float] = time.monotonic,
                  spend: Callable[[], None] = lambda: None) -> None:
         self.job, self.members = job, members
-        self._circuit, self._verifier, self._boxes, self._job_id = circuit, verifier, boxes, job_id
+        self._circuits, self._boxes, self._job_id = circuits, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
-        at_once = (circuit.rows if circuit else 0) * sum(m.children for m in members.values() if m.computes)
+        full = circuits.primary.rows if circuits.primary else 0
+        at_once = full * sum(m.children for m in members.values() if m.computes)
         round_rows = max(1, min(rows_of_a_round(row_bytes, at_once, ROUND_ROWS, ROUND_BYTES), n_rows))
         if job.proof.beacon is not None:
             round_rows = n_rows  # all outputs come before the one draw (run.py has checked that they fit)
         self.accounts = Accounts(journal, read, n_rows, round_rows, replicas, outputs)
         self.pace = Pace(members, clock)
         by_speed = job.split.capacity == "throughput"
-        self._speeds = Speeds(job, self.accounts, self.pace, members, circuit.rows if circuit else 0) if by_speed else None
+        self._speeds = Speeds(job, self.accounts, self.pace, members, full) if by_speed else None
         self.dispatch = Dispatch(job, self.accounts, members, boxes, self._speeds)
         self._beacon = None
         if job.proof.beacon is not None:
             self._beacon = Beacon(job.proof.beacon, job.proof.beacon_wait_s, journal)
         draws = Draws(job, self.accounts, self._beacon)
-        self.bundles = Bundles(job, self.accounts, circuit, members, boxes, self.pace, draws, spend)
+        self.bundles = Bundles(job, self.accounts, circuits, members, boxes, self.pace, draws, spend)
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
-        self.judge = Judge(job, self.accounts, self.bundles, circuit, self.copies, members, boxes, reference)
+        self.judge = Judge(job, self.accounts, self.bundles, circuits, self.copies, members, boxes, reference)
         self._recheck = Recheck(job.proof.recheck, self.accounts, self.judge, members)
         self._checking: dict[int, tuple[Bundle, bytes]] = {}
         self.draining = False
@@ -137,6 +138,11 @@ class Aggregator:
     def bundles_rejected(self) -> int:
         """Bundles, and reports, that were rejected."""
         return self.judge.bundles_rejected
+
+    @property
+    def fallback_rows(self) -> int:
+        """Answers that were verified at the fallback circuit."""
+        return self.judge.fallback_rows
 
     @property
     def argmax_flips(self) -> int:
@@ -190,7 +196,7 @@ class Aggregator:
             self._take(rank, report)
         for rank, seconds in self._silence.step(self._owing()).items():
             self._lose_silent(rank, seconds)
-        for verdict in self._verifier.poll() if self._verifier else ():
+        for verdict in self._circuits.poll():
             self.judge.conclude(*self._checking.pop(verdict.task), verdict)
         if not self.draining and self._stranded:
             self.draining = True  # nobody is left to compute, and not for lies: the job can be resumed
@@ -273,7 +279,8 @@ class Aggregator:
             self.dispatch.split(round_)
 
     def _close(self, round_: Round) -> None:
-        if 0 < self.job.proof.coverage < 1:  # workers still hold the rows that were not drawn
+        # Workers still hold the rows that were not drawn, and those that they could be asked for again.
+        if 0 < self.job.proof.coverage < 1 or self._circuits.fallback is not None:
             self.dispatch.forget(round_)
         self.accounts.close(round_)
 
@@ -325,7 +332,7 @@ class Aggregator:
         bundle = self.bundles.answered(rank, report, "an envelope", proved=True).timed(report.meta)
         data, node_id = self.accounts.data(bundle), self.members[rank].node_id
         try:
-            proof = admit(report.blob, self._circuit, self._job_id, node_id, bundle, data)
+            proof = admit(report.blob, self._circuits.of(bundle), self._job_id, node_id, bundle, data)
         except FormatError as error:
             self.judge.reject(bundle, report.blob[:EVIDENCE_BYTES], f"envelope: {error}")
             return
@@ -333,23 +340,33 @@ class Aggregator:
             round_ = self.rounds[bundle.round]
             round_.stage[bundle.rows - round_.start, bundle.slots] = CHECKING
         self._checking[bundle.id] = (bundle, report.blob)
-        self._verifier.submit(bundle.id, data, proof, bundle.outputs)
+        self._circuits.submit(bundle, data, proof)
 
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a failure")
         member = self.members[rank]
+        out = _overflowed(bundle, report.meta.get("overflow"))
+        if out.any():
+            self._take_overflow(bundle, out, _told(report.meta.get("text")))
+            return
         member.failures += 1
         text = _told(report.meta.get("text"))
         log.warning("%s could not prove bundle %d (%d rows from row %d): %s", member, bundle.id,
                     len(bundle.rows), bundle.rows[0], text)
         needed = not self.copies.discarded(bundle)
         if needed:
-            self.rounds[bundle.round].avoid(bundle.rows, rank)
-            self.accounts.note(bundle.rows, RowStatus.LOST, text, rank, bundle.attempt)
+            self.accounts.failed(bundle, np.ones(len(bundle.rows), bool), text)
         self.judge.fall(bundle, RowStatus.LOST)
         if needed:
             round_ = self.rounds[bundle.round]
             self.judge.unproven(member, round_, bundle.rows - round_.start, bundle.slots)
+
+    def _take_overflow(self, bundle: Bundle, out: np.ndarray, text: str) -> None:
+        rows = bundle.rows[out]
+        log.warning("%d of the %d rows of bundle %d (first %d) leave the range of the %s circuit, says %s: %s; nobody "
+                    "is blamed", len(rows), len(out), bundle.id, rows[0], self._circuits.of(bundle).role,
+                    self.members[bundle.rank], text)
+        self.judge.overflow(bundle, out, text)
 
     def _take_cancelled(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a cancellation")
@@ -357,6 +374,19 @@ class Aggregator:
         self.judge.fall(bundle, RowStatus.LOST)
         if needed:
             raise Unassigned(f"a cancellation of bundle {bundle.id}, which is needed")
+
+
+def _overflowed(bundle: Bundle, said: object) -> np.ndarray:
+    """The rows of a bundle, (n,) bool, that its rank says its circuit has no witness for.
+
+    Raises Unassigned for places that the bundle has not.
+    """
+    out = np.zeros(len(bundle.rows), bool)
+    for place in said if isinstance(said, list) else ():
+        if type(place) is not int or not 0 <= place < len(out):
+            raise Unassigned(f"a failure of rows that bundle {bundle.id} has not")
+        out[place] = True
+    return out
 
 
 def _told(text: object, most: int = 2000) -> str:

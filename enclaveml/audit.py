@@ -54,13 +54,14 @@ AHEAD = 2
 class AuditOptions:
     """What is to be checked, and against what.
 
-    circuit_id: hex, of the model's owner. max_tolerance: absolute, in units of the outputs. inputs, key, scale:
+    circuit_ids: hex, of the model's owner; each circuit that proves something must be among them.
+    max_tolerance: absolute, in units of the outputs. inputs, key, scale:
     the data, as a job names them. srs: the whole SRS file, to commit to committed inputs, and to compare. sample: check
     only so many proofs, drawn at random. processes: 0 for one a core.
     """
 
     results: Path
-    circuit_id: str = ""
+    circuit_ids: tuple[str, ...] = ()
     max_tolerance: float | None = None
     inputs: Path | None = None
     key: str | tuple[str, ...] | None = None
@@ -157,7 +158,7 @@ class _Audit:
             report.facts["inputs"] = f"{self._tied} of {report.proofs_checked} proofs checked are about the data given"
         used = [(s.circuit, input_limit(s)) for s in self._statements.values()]
         report.limits += limits(
-            results, report, used, seal, draws, circuit_given=bool(options.circuit_id), srs_given=options.srs is not None,
+            results, report, used, seal, draws, circuit_given=bool(options.circuit_ids), srs_given=options.srs is not None,
             inputs_given=options.inputs is not None, key_given=options.public_key is not None, ezkl=ezkl_version(),
         )
 
@@ -165,9 +166,10 @@ class _Audit:
 
     def _circuits(self) -> None:
         results, report, options = self._results, self._report, self._options
-        wanted = options.circuit_id.lower()
+        wanted = [circuit_id.lower() for circuit_id in options.circuit_ids]
         report.facts["circuit_given"] = bool(wanted)
         used = results.proofs("circuit_id")
+        proved = self._proved_rows(used)
         for circuit_id in results.circuit_ids:
             where = f"/keys/{circuit_id[:16]}"
             try:
@@ -179,7 +181,8 @@ class _Audit:
             circuit = found.circuit
             self._statements[circuit_id] = found
             report.circuits.append({
-                "circuit": circuit_id, "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
+                "circuit": circuit_id, "role": circuit.role, "rows_proved": len(proved.get(circuit_id, ())),
+                "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
                 "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "ezkl": circuit.version,
             })
@@ -192,10 +195,21 @@ class _Audit:
                 report.fail(where, f"is of model {circuit.model_hash[:16]}, the file says {results.attribute('model_hash')[:16]}")
             if circuit.inputs != results.attribute("inputs"):
                 report.fail(where, f"has {circuit.inputs} inputs, the file says {results.attribute('inputs')}")
-            if wanted and circuit_id != wanted:
-                report.fail(where, f"is circuit {circuit_id}, the one given is {wanted}")
+            if wanted and circuit_id not in wanted and circuit_id in proved:
+                given = f"the one given is {wanted[0]}" if len(wanted) == 1 else f"and none of the {len(wanted)} given"
+                report.fail(where, f"is circuit {circuit_id}, {given}: its proofs bind these rows to no model",
+                            proved[circuit_id])
             if options.max_tolerance is not None and not circuit.tolerance <= options.max_tolerance:
                 report.fail(where, f"accepts a tolerance of {circuit.tolerance:g}, more than {options.max_tolerance:g}")
+
+    def _proved_rows(self, used: list[str]) -> dict[str, np.ndarray]:
+        """The rows that proofs of each circuit speak of, by its id; none for one that proves nothing."""
+        starts, rows = self._results.offsets[1], self._results.proof_rows("rows")
+        proving = np.isin(self._results.proof_rows("row_status"), (RowStatus.VERIFIED, RowStatus.INCONSISTENT))
+        names, of = np.unique(np.array(used, dtype=str), return_inverse=True)
+        circuit = np.repeat(of, np.diff(starts))
+        return {str(name): found for i, name in enumerate(names)
+                if len(found := np.unique(rows[proving & (circuit == i)]))}
 
     # -- proofs ------------------------------------------------------------------
 

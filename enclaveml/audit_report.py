@@ -69,7 +69,9 @@ class Report:
             about = f"; rows that fail: {brief(rows, 20)}" if rows else ""
             count = len(self.failures)
             return f"FAILED: {count} thing{'' if count == 1 else 's'} in this file {'is' if count == 1 else 'are'} not so{about}"
-        which = "of the circuit given" if self.facts.get("circuit_given") else "consistent; no claim about which model"
+        which = "consistent; no claim about which model"
+        if self.facts.get("circuit_given"):
+            which = f"of the circuit{'s' if len(self.circuits) > 1 else ''} given"
         return f"{self.rows_checked} of {self.rows} rows proved, {self.proofs_checked} of {self.proofs} proofs checked: {which}"
 
     def document(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from enclaveml.options import RunOptions
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState
 from enclaveml.roster import Member
-from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.interface import Circuit
 
 # What may differ between a job and its resumption: where it runs and what it is called.
@@ -54,9 +53,6 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
         # The journal holds a fingerprint of the data, by which few rows could be searched for.
         journal = Journal.create(path, overwrite=options.resume, private=job.proof.inputs != "public")
         journal.append("start", fresh)
-    if circuit is not None and (before is None or circuit.circuit_id not in before.circuit_ids):
-        journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},
-                       **auditor_files(circuit))
     journal.flush()
     return journal, before
 

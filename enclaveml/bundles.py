@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from enclaveml.accounts import Accounts
+from enclaveml.circuits import Circuits
 from enclaveml.draws import Draws
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
-from enclaveml.ledger import DUE, PROVING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.ledger import CHECKING, DUE, PROVING, READY, SENT, WIDE, Bundle, Round, Unassigned
 from enclaveml.pace import Pace
 from enclaveml.roster import Member
-from enclaveml.zk.interface import Circuit
 
 # Bundles that a rank has beside those in its children, so that a child that finishes finds the next
 # one waiting: one at least, and as many as its children finish in this many seconds, the time from
@@ -30,10 +30,10 @@ MOST_AHEAD = 8.0
 class Bundles:
     """Orders proofs. ``waiting``: the bundles that were ordered and not answered, by number."""
 
-    def __init__(self, job: JobSpec, accounts: Accounts, circuit: Circuit | None, members: Mapping[int, Member],
+    def __init__(self, job: JobSpec, accounts: Accounts, circuits: Circuits, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], pace: Pace, draws: Draws,
                  spend: Callable[[], None] = lambda: None) -> None:
-        self._job, self._accounts, self._circuit, self._draws = job, accounts, circuit, draws
+        self._job, self._accounts, self.circuits, self._draws = job, accounts, circuits, draws
         self._members, self._boxes, self._pace, self._spend = members, boxes, pace, spend
         self.waiting: dict[int, Bundle] = {}
         self._hands: dict[int, dict[int, Bundle]] = {rank: {} for rank in members}
@@ -41,8 +41,8 @@ class Bundles:
 
     @property
     def rows(self) -> int:
-        """Rows of a full bundle, B; 0 where nothing is proved."""
-        return self._circuit.rows if self._circuit else 0
+        """Rows of a full bundle at the primary circuit, B; 0 where nothing is proved."""
+        return self.circuits.primary.rows if self.circuits.primary else 0
 
     def order(self, round_: Round) -> None:
         """Order what is due, as far as ranks have room: full bundles, and a rank's last when all is in."""
@@ -58,6 +58,25 @@ class Bundles:
             for at in range(0, min(end, b * self.room(rank)), b):
                 part = mine[at: min(at + b, end)]
                 self._order_bundle(round_, rank, local[part], slots[part])
+        self._order_wide(round_)
+
+    def _order_wide(self, round_: Round) -> None:
+        """Order what is for the fallback: full bundles, and a rank's last when nothing of it can join them.
+
+        What failed at another rank is proved row by row: one that no prover survives costs no other.
+        """
+        local, slots = np.nonzero(round_.stage == WIDE)
+        ranks, tried = round_.rank[local, slots], round_.attempt[local, slots] > 1
+        for rank in np.unique(ranks).tolist():
+            coming = (round_.rank == rank) & np.isin(round_.stage, (SENT, READY, DUE, PROVING, CHECKING))
+            most = self.circuits.begin_fallback().rows
+            for alone in (False, True):
+                mine = np.flatnonzero((ranks == rank) & (tried == alone))
+                b = 1 if alone else most
+                end = len(mine) // b * b if coming.any() else len(mine)
+                for at in range(0, min(end, b * self.room(rank)), b):
+                    part = mine[at: min(at + b, end)]
+                    self._order_bundle(round_, rank, local[part], slots[part], fallback=True)
 
     def _choose(self, round_: Round) -> None:
         """Decide which of the outputs that are in are to be proved."""
@@ -73,10 +92,13 @@ class Bundles:
                 round_.stage[drawn] = DUE
         else:
             round_.stage[local, slots] = DUE
+        if self.circuits.fallback is not None:
+            round_.stage[(round_.stage == DUE) & round_.coarse] = WIDE
 
-    def _order_bundle(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray) -> None:
+    def _order_bundle(self, round_: Round, rank: int, local: np.ndarray, slots: np.ndarray,
+                      fallback: bool = False) -> None:
         rows, attempt = local.astype(np.int64) + round_.start, int(round_.attempt[local, slots].max())
-        bundle = Bundle(self.number(), rank, round_.number, rows, slots, attempt, round_.output[local, slots])
+        bundle = Bundle(self.number(), rank, round_.number, rows, slots, attempt, round_.output[local, slots], fallback)
         round_.stage[local, slots] = PROVING
         self.send(bundle)
 
@@ -91,7 +113,7 @@ class Bundles:
         self.waiting[bundle.id] = self._hands[bundle.rank][bundle.id] = bundle
         self._pace.begin(bundle.rank, self._hands[bundle.rank].values())
         what = {"bundle": bundle.id, "round": bundle.round, "attempt": bundle.attempt,
-                "timeout_s": self.timeout(bundle.attempt)}
+                "timeout_s": self.timeout(bundle.attempt), "circuit": self.circuits.of(bundle).circuit_id}
         self._boxes[bundle.rank].put(Order("prove", what, bundle.rows))
 
     def cancel(self, bundle: Bundle) -> None:
@@ -126,7 +148,7 @@ class Bundles:
             named = f"bundle {number}" if type(number) is int else strange
             raise Unassigned(f"{what} of {named}, which rank {rank} was not given or has answered")
         self.waiting.pop(bundle.id, None)
-        self._pace.end(bundle, proved)
+        self._pace.end(bundle, proved and not bundle.fallback)  # another circuit's time says nothing of the primary's
         self._pace.begin(rank, self._hands[rank].values())
         return bundle
 

@@ -153,15 +153,15 @@ def _check(args: argparse.Namespace) -> int:
 def _hash_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
     parser.add_argument(
-        "--circuit", action="store_true", help="print the circuit's id instead, rebuilt from the model: for "
-        "`enclaveml audit --circuit-id`",
+        "--circuit", action="store_true", help="print each circuit's id and role (primary, fallback) instead, rebuilt "
+        "from the model: for `enclaveml audit --circuit-id`",
     )
     parser.add_argument(
         "--srs", metavar="FILE", type=Path, help="with --circuit: the SRS that the aggregator used (default: this "
         "machine's own)",
     )
     parser.add_argument(
-        "--like", metavar="RESULTS", type=Path, help="with --circuit: take the circuit's settings from this results "
+        "--like", metavar="RESULTS", type=Path, help="with --circuit: take the circuits' settings from this results "
         "file (default: what the plan chooses for one rank of this machine)",
     )
 
@@ -253,8 +253,8 @@ def _slurm(args: argparse.Namespace) -> int:
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULTS", type=Path, help="the results file, HDF5")
     parser.add_argument(
-        "--circuit-id", metavar="HEX", type=_digest, help="the circuit that must have been used, from "
-        "`enclaveml hash --circuit` of the model's owner",
+        "--circuit-id", metavar="HEX", type=_digest, action="append", help="a circuit that may have been used, from "
+        "`enclaveml hash --circuit` of the model's owner; given once for each of its lines",
     )
     parser.add_argument("--max-tolerance", metavar="T", type=float, help="refuse a larger tolerance of outputs")
     parser.add_argument("--inputs", metavar="FILE", type=Path, help="the data, to check that the proofs are about them")
@@ -287,7 +287,7 @@ def _audit(args: argparse.Namespace) -> int:
     return print_audit(
         AuditOptions(
             results=args.results,
-            circuit_id=args.circuit_id or "",
+            circuit_ids=tuple(args.circuit_id or ()),
             max_tolerance=args.max_tolerance,
             inputs=args.inputs,
             key=keys[0] if len(keys) == 1 else tuple(keys) or None,

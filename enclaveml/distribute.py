@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,17 @@ def _digests_hold(circuit: Circuit) -> bool:
     except EnvironmentFault:
         return False
     return True
+
+
+def distribute_all(world: World, circuits: Sequence[Circuit]) -> tuple[LocalCircuit, ...]:
+    """Collective. ``circuits`` are rank 0's own and empty elsewhere; returns each rank's, in that order.
+
+    Raises:
+        EnvironmentFault, RemoteFailure: a node cannot store or read the files.
+    """
+    count = np.array([len(circuits)], np.int64)
+    world.bcast_array(count, "Bcast of the number of circuits")
+    return tuple(distribute(world, circuits[i] if world.is_root else None) for i in range(int(count[0])))
 
 
 def distribute(world: World, circuit: Circuit | None) -> LocalCircuit:

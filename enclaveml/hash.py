@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from enclaveml.circuits import prepare_circuits
 from enclaveml.errors import EnvironmentFault
 from enclaveml.job import load_job
 from enclaveml.prepare import load_function, request_of
+from enclaveml.zk.interface import PRIMARY
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +28,12 @@ def model_hash(job_path: Path, overrides: Sequence[str] = ()) -> str:
     return export.model_hash(load_function(job)[0])
 
 
-def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None = None,
-               like: Path | None = None) -> str:
-    """The id (hex) of the job's circuit, rebuilt from the model: for ``enclaveml audit --circuit-id``.
+def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None = None,
+                like: Path | None = None) -> dict[str, str]:
+    """Id (hex) to role of each of the job's circuits, rebuilt from the model: for ``enclaveml audit --circuit-id``.
 
     srs: the SRS file that the aggregator used; None: the job's, else this machine's own. like: a results file whose
-    circuit's settings are taken; None: those that the plan chooses for one rank of this machine.
+    circuits' settings are taken; None: those that the plan chooses for one rank of this machine.
 
     Raises:
         JobError: the job or its model cannot be read, or made such a circuit.
@@ -38,40 +41,46 @@ def circuit_id(job_path: Path, overrides: Sequence[str] = (), srs: Path | None =
     """
     job = load_job(job_path, overrides)
     srs = srs or job.proof.srs
-    manifest, wanted = _like(like) if like else ({}, b"")
+    wanted = _like(like) if like else []
     from enclaveml.zk.ezkl import rebuild
-    from enclaveml.zk.ezkl.system import EzklSystem
 
     def progress(line: str) -> None:
         log.info("%s", line)
 
     function, samples, n = load_function(job)
     if not like:
-        circuit = EzklSystem().prepare(function, samples, request_of(job, n, 1), progress)
+        circuits = prepare_circuits(job, function, samples, n, request_of(job, n, 1))
         if srs is None or srs == job.proof.srs:
-            return circuit.circuit_id
-        manifest = circuit.manifest()
-    found, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress)
-    if wanted and part != wanted:
-        raise EnvironmentFault(f"{like}: was made with another SRS than {srs or 'the one of this machine'}: "
-                               f"give the one that the aggregator used with --srs")
+            return {circuit.circuit_id: circuit.role for circuit in circuits}
+        wanted = [(circuit.manifest(), b"") for circuit in circuits]
+    found: dict[str, str] = {}
+    for manifest, there in wanted:
+        rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress)
+        if there and part != there:
+            raise EnvironmentFault(f"{like}: was made with another SRS than {srs or 'the one of this machine'}: "
+                                   f"give the one that the aggregator used with --srs")
+        found[rebuilt] = str(manifest.get("role", PRIMARY))
     return found
 
 
-def _like(path: Path) -> tuple[dict[str, object], bytes]:
-    """Manifest and SRS of a results file's one circuit. Raises EnvironmentFault, FormatError."""
+def _like(path: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """Manifest and SRS of each circuit of a results file, the primary first. Raises EnvironmentFault, FormatError."""
     from enclaveml.results import read_results
 
     with read_results(path) as results:
-        ids = results.circuit_ids
-        if len(ids) != 1:
-            raise EnvironmentFault(f"{path}: has {len(ids)} circuits, expected one")
-        keys = results.circuit(ids[0])
-        return dict(keys.manifest), keys.srs
+        keys = [results.circuit(circuit_id) for circuit_id in results.circuit_ids]
+    if not keys:
+        raise EnvironmentFault(f"{path}: has no circuit")
+    found = [(dict(each.manifest), each.srs) for each in keys]
+    return sorted(found, key=lambda item: item[0].get("role", PRIMARY) != PRIMARY)
 
 
 def print_hash(job_path: Path, overrides: Sequence[str] = (), circuit: bool = False, srs: Path | None = None,
                like: Path | None = None) -> int:
-    """Print the hash, or the circuit's id, on a line of its own. Returns the exit status."""
-    print(circuit_id(job_path, overrides, srs, like) if circuit else model_hash(job_path, overrides))
+    """Print the hash, or a line for each circuit: its id and its role. Returns the exit status."""
+    if not circuit:
+        print(model_hash(job_path, overrides))
+        return 0
+    for found, role in circuit_ids(job_path, overrides, srs, like).items():
+        print(f"{found} {role}")
     return 0

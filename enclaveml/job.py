@@ -84,6 +84,7 @@ class ProofSpec:
     srs_sha256: str | None = None
     tolerance: float | None = None
     agreement: float = 0.995
+    fallback: bool = True
     timeout_s: float = 600.0
     max_rejections: int = 1
     strict: bool = True

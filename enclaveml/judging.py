@@ -12,14 +12,15 @@ import numpy as np
 
 from enclaveml.accounts import Accounts
 from enclaveml.bundles import Bundles
+from enclaveml.circuits import Circuits
 from enclaveml.copies import Copies
 from enclaveml.exchange import Order, Outbox
 from enclaveml.job import JobSpec
-from enclaveml.ledger import DONE, DUE, PROVING, READY, SENT, Bundle, Round
+from enclaveml.ledger import DONE, DUE, PROVING, READY, SENT, WIDE, Bundle, Round
 from enclaveml.provenance import utc_now
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Fate, Member
-from enclaveml.zk.interface import Circuit, Verdict
+from enclaveml.zk.interface import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +36,15 @@ DEFAULT_TOLERANCE = 0.01
 class Judge:
     """Believes, takes back and expels. ``reference``: rank 0's own float model, rows to (n, D)."""
 
-    def __init__(self, job: JobSpec, accounts: Accounts, bundles: Bundles, circuit: Circuit | None,
+    def __init__(self, job: JobSpec, accounts: Accounts, bundles: Bundles, circuits: Circuits,
                  copies: Copies, members: Mapping[int, Member], boxes: Mapping[int, Outbox],
                  reference: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._job, self._accounts, self._bundles, self._circuit = job, accounts, bundles, circuit
+        self._job, self._accounts, self._bundles, self._circuits = job, accounts, bundles, circuits
         self._copies, self._members, self._boxes, self._reference = copies, members, boxes, reference
-        tolerance = circuit.tolerance if circuit else job.proof.tolerance or DEFAULT_TOLERANCE
+        tolerance = circuits.primary.tolerance if circuits.primary else job.proof.tolerance or DEFAULT_TOLERANCE
         #: Largest deviation of an honest float output from rank 0's own.
         self.allowed = HONEST_SHARE * tolerance
-        self.proofs_verified = self.bundles_rejected = self.argmax_flips = 0
+        self.proofs_verified = self.bundles_rejected = self.argmax_flips = self.fallback_rows = 0
         self.verify_seconds = 0.0
 
     def conclude(self, bundle: Bundle, blob: bytes, verdict: Verdict) -> None:
@@ -61,12 +62,13 @@ class Judge:
         round_ = self._accounts.rounds[bundle.round]
         local = bundle.rows - round_.start
         good = status == RowStatus.VERIFIED
-        self._accounts.record(bundle, self._circuit.circuit_id, blob, verdict.text, verdict.seconds, status,
+        self._accounts.record(bundle, self._circuits.of(bundle).circuit_id, blob, verdict.text, verdict.seconds, status,
                               verdict)
         self.proofs_verified += bool(good.any())
         self.argmax_flips += int(verdict.argmax_differs[good].sum())
         member.proofs += 1
         member.rows_verified += int(good.sum())
+        self.fallback_rows += int(good.sum()) if bundle.fallback else 0
         self._accounts.finish(round_, local[good], bundle.slots[good], RowStatus.VERIFIED,
                               verdict.proved[good])
         if not good.all():
@@ -82,8 +84,14 @@ class Judge:
             rows = bundle.rows[bad][honest]
             log.warning("%d rows (first %d) of %s are inconsistent: the fixed-point plan is too coarse for "
                         "them (deviation up to %.4g, tolerance %.4g); nobody is blamed", len(rows), rows[0], member,
-                        np.nanmax(verdict.deviation[bad][honest], initial=0.0), self._circuit.tolerance)
-            self._accounts.finish(round_, local[honest], slots[honest], RowStatus.INCONSISTENT)
+                        np.nanmax(verdict.deviation[bad][honest], initial=0.0),
+                        self._circuits.of(bundle).tolerance)
+            round_.coarse[local[honest], slots[honest]] = True
+            # No proof is within the tolerance of what is no number.
+            again = honest & np.isfinite(bundle.outputs[bad]).all(axis=1) & self._may_widen(bundle)
+            self._accounts.finish(round_, local[honest & ~again], slots[honest & ~again], RowStatus.INCONSISTENT)
+            round_.stage[local[again], slots[again]] = WIDE
+            round_.output[local, slots] = bundle.outputs[bad]  # of whoever holds them now
         if not honest.all():
             lied = bundle.rows[bad][~honest]
             round_.refuse(lied, member.rank)
@@ -139,11 +147,37 @@ class Judge:
                                      f"is not the model's: it deviates by {np.nanmax(deviation[~honest], initial=0):.4g}, "
                                      f"allowed {self.allowed:.4g}")
 
+    def _may_widen(self, bundle: Bundle) -> bool:
+        """Whether a bundle's rows have another circuit to be proved at."""
+        return self._circuits.fallback is not None and not bundle.fallback
+
+    def overflow(self, bundle: Bundle, out: np.ndarray, text: str) -> None:
+        """Take in that a bundle's circuit has no witness for these of its rows, (n,) bool, as its rank says.
+
+        They go to the fallback, or come back where that is what failed; the others are ordered again.
+        Where another rank proves the bundle as well, or has, it is left to that one.
+        """
+        if not self._copies.holds(bundle) or self._copies.has(bundle):
+            if not self._copies.discarded(bundle):
+                self._accounts.failed(bundle, np.ones(len(bundle.rows), bool), text)
+            self.fall(bundle, RowStatus.LOST)
+            return
+        round_ = self._accounts.rounds[bundle.round]
+        local, slots = bundle.rows - round_.start, bundle.slots
+        round_.output[local, slots] = bundle.outputs  # of whoever holds them now
+        round_.stage[local[~out], slots[~out]] = WIDE if bundle.fallback else DUE
+        if self._may_widen(bundle):
+            round_.stage[local[out], slots[out]] = WIDE
+            return
+        self._accounts.failed(bundle, out, text)
+        self._accounts.take_back(round_, local[out], slots[out], RowStatus.LOST)
+        self.unproven(self._members[bundle.rank], round_, local[out], slots[out])
+
     def reject(self, bundle: Bundle, blob: bytes, text: str, seconds: float = 0.0) -> None:
         """Believe nothing of a bundle, and blame its rank."""
         # What another rank's proof made of rows that it did not verify is not to be overruled by a later record.
         if not self._copies.discarded(bundle) or self._verified(bundle):
-            self._accounts.record(bundle, self._circuit.circuit_id, blob, text, seconds,
+            self._accounts.record(bundle, self._circuits.of(bundle).circuit_id, blob, text, seconds,
                                   np.full(len(bundle.rows), RowStatus.REJECTED, np.uint8))
         if bundle.round in self._accounts.rounds:
             self._accounts.rounds[bundle.round].refuse(bundle.rows, bundle.rank)
@@ -187,8 +221,8 @@ class Judge:
         for round_ in self._accounts.rounds.values():
             # Slots that wait for another rank keep the status that they were taken back with;
             # proofs that are already here are judged by what they are, whoever sent them.
-            owed.append((round_, *round_.held_by(member.rank, DUE, PROVING)))
-            local, slots = round_.held_by(member.rank, SENT, READY, DUE, PROVING)
+            owed.append((round_, *round_.held_by(member.rank, DUE, WIDE, PROVING)))
+            local, slots = round_.held_by(member.rank, SENT, READY, DUE, WIDE, PROVING)
             self._accounts.take_back(round_, local, slots, RowStatus.LOST)
             taken += len(local)
         self._bundles.drop(member.rank)

@@ -4,8 +4,9 @@ A round is a tile of the dataset: rows start to start + n. Each row has r slots,
 replica (r = 1 unless the split is redundant), and each slot goes its own way:
 
     IDLE -> SENT -> READY -> DUE -> PROVING -> CHECKING -> DONE
-      ^       |        |      |        |           |
-      +-------+--------+------+--------+-----------+   its rank lied, failed or died: another one gets it
+      ^       |        |      |        |  ^        |
+      +-------+--------+------+--------+--|--------+   its rank lied, failed or died: another one gets it
+                                       +-WIDE------+   the circuit is too narrow for it: its rank proves it at the fallback
 
 READY are outputs that are in, DUE those of them that are to be proved, held back here until
 their rank can work on them. An idle rank may take DUE rows over (``move``), and then they
@@ -25,7 +26,7 @@ import numpy as np
 from enclaveml.errors import EnclaveError
 from enclaveml.results_schema import RowStatus
 
-IDLE, SENT, READY, DUE, PROVING, CHECKING, DONE = range(7)
+IDLE, SENT, READY, DUE, WIDE, PROVING, CHECKING, DONE = range(8)
 
 
 class Unassigned(EnclaveError):
@@ -37,7 +38,7 @@ class Bundle:
     """At most B rows that one rank proves together.
 
     rows (n,) are dataset rows, slots (n,) their replicas, outputs (n, D) float32 what the rank
-    said of them before it was ordered to prove them.
+    said of them before it was ordered to prove them. fallback: whether it is for the fallback circuit.
 
     witness_s, prove_s: how long its rank says that witness and proof took, in seconds; NaN until it says so.
     """
@@ -49,6 +50,7 @@ class Bundle:
     slots: np.ndarray
     attempt: int
     outputs: np.ndarray
+    fallback: bool = False
     witness_s: float = math.nan
     prove_s: float = math.nan
 
@@ -76,6 +78,9 @@ class Round:
         self.drawn = np.zeros((n, replicas), bool)
         # Unproved slots that rank 0 has drawn from to compute itself, or that are from before the round was opened.
         self.rechecked = np.zeros((n, replicas), bool)
+        # Answers that are honest and out of the tolerance at the primary circuit, by rank 0's own float
+        # model: whoever proves them does so at the fallback.
+        self.coarse = np.zeros((n, replicas), bool)
         # Ranks that may not get a row again, for the few rows where something failed:
         # ``refused`` for good (they lied about it), ``avoided`` while another rank is left,
         # ``copied`` while they prove it beside the rank that holds it.
@@ -165,7 +170,7 @@ class Round:
         had = np.array([rank in self.shared.get(row, ()) for row in rows.tolist()], bool)
         return ~(self.forbidden(rows, [rank])[:, 0] | had)
 
-    def release(self, local: np.ndarray, slots: np.ndarray, status: int) -> None:
+    def release(self, local: np.ndarray, slots: np.ndarray, status: np.ndarray | int) -> None:
         """Take slots back from their rank; ``status`` is how they end if nobody else may take them."""
         self.stage[local, slots] = IDLE
         self.status[local, slots] = status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from enclaveml.capacity import measure
 from enclaveml.circuit_index import model_key, remember
+from enclaveml.circuits import prepare_circuits
 from enclaveml.cluster import computing
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, load_job
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from enclaveml.models import Model
     from enclaveml.zk.interface import ModelFunction
-
-log = logging.getLogger(__name__)
 
 # Rows that the circuit is held against the float model on, as in a run.
 _SAMPLE_ROWS = 256
@@ -78,7 +76,7 @@ def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:
 
 
 def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = None) -> int:
-    """Make the job's circuit and keys for ``ranks`` ranks, or find them in the cache; print what was tried.
+    """Make the job's circuits and keys for ``ranks`` ranks, or find them in the cache; print what was tried.
 
     ranks: None stands for those that ``cluster.ranks`` describes, or 1. Returns the exit status.
 
@@ -90,13 +88,13 @@ def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = N
         raise JobError(Fault(job.where("proof.coverage"), "proof.coverage", "is 0: there is no circuit to prepare"))
     function, samples, rows = load_function(job)
     from enclaveml.zk.ezkl.plan_table import text
-    from enclaveml.zk.ezkl.system import EzklSystem
 
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
-    circuit = EzklSystem().prepare(function, samples, request, lambda line: log.info("%s", line))
+    circuits = prepare_circuits(job, function, samples, rows, request)
     package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
-    remember(model_key(package.to_bytes(), samples.shape[1:], samples.dtype), circuit)
-    sys.stdout.write(text(circuit.folder, circuit.tolerance))
-    print(f"circuit {circuit.circuit_id}")
-    print(f"keys: {circuit.folder}")
+    remember(model_key(package.to_bytes(), samples.shape[1:], samples.dtype), circuits[0])
+    for circuit in circuits:
+        sys.stdout.write(text(circuit.folder, circuit.tolerance))
+        print(f"{circuit.role} circuit {circuit.circuit_id}")
+        print(f"keys: {circuit.folder}")
     return 0

@@ -4,8 +4,9 @@
  2. Rank 0 reads and checks the job, the data and the model's files.
  3. Roll call: machines, devices, weights in the split.
  4. Everybody binds its device and builds the model, jitted at one static batch.
- 5. Rank 0 prepares the circuit (or takes it from the cache) and checks it on sample rows.
- 6. The circuit goes to every node, once; every rank checks its digests.
+ 5. Rank 0 prepares the circuit (or takes it from the cache) and checks it on sample rows; so it does a wider
+    one for the rows that the first cannot prove (``circuits.py``).
+ 6. The circuits go to every node, once; every rank checks its digests.
  7. Ticks: rows out, outputs in, bundles proved, proofs verified, failures given to others.
  8. Rank 0 combines what is verified and writes the results file.
  9. Everybody leaves with rank 0's exit status.
@@ -31,10 +32,11 @@ from enclaveml.aggregator import Aggregator, rows_of_a_round
 from enclaveml.beacon import check_size
 from enclaveml.circuit_index import model_key, remember
 from enclaveml.capacity import device_capacity
+from enclaveml.circuits import Circuits, prepare_circuits
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
-from enclaveml.distribute import LocalCircuit, distribute
+from enclaveml.distribute import distribute_all
 from enclaveml.errors import EnclaveError, Fault, JobError
 from enclaveml.exchange import STATS, Exchange
 from enclaveml.finish import Finish, finished_before
@@ -45,6 +47,7 @@ from enclaveml.log import setup
 from enclaveml.loop import Loop, leave
 from enclaveml.options import RunOptions
 from enclaveml.progress import Progress
+from enclaveml.provers import LazyProver
 from enclaveml.rollcall import call, children_of
 from enclaveml.roster import Member
 from enclaveml.signals import StopRequests, Terminated
@@ -153,17 +156,16 @@ class _Story:
         world.patience_s = PREPARE_S
         with together(world, "preparing the circuit"):
             if world.is_root:
-                circuit, model_hash = self._prepare(job, dataset, model, members)
+                circuits, model_hash = self._prepare(job, dataset, model, members)
                 self._check_hash(job, model_hash)
-                if circuit:
-                    remember(model_key(package, brief.row_shape, np.dtype(brief.dtype)), circuit)
+                if circuits:
+                    remember(model_key(package, brief.row_shape, np.dtype(brief.dtype)), circuits[0])
             else:
-                circuit, model_hash = None, ""
+                circuits = ()
         world.patience_s = PATIENCE_S
-        local = distribute(world, circuit) if brief.coverage > 0 else None
-        if local:
-            self._closing.append(local)
-        return self._compute(job, dataset, brief, members, model, infer, local)
+        local = distribute_all(world, circuits)
+        self._closing += local
+        return self._compute(job, dataset, brief, members, model, infer, tuple(each.circuit for each in local))
 
     # -- 2. the job --------------------------------------------------------------
 
@@ -238,12 +240,10 @@ class _Story:
     # -- 5. the circuit ----------------------------------------------------------
 
     def _prepare(self, job: JobSpec, dataset: Dataset, model: Model,
-                 members: tuple[Member, ...]) -> tuple[Circuit | None, str]:
-        """The circuit (None where nothing is proved) and the model hash ("" where nobody asks for it)."""
+                 members: tuple[Member, ...]) -> tuple[tuple[Circuit, ...], str]:
+        """The circuits (none where nothing is proved) and the model hash ("" where nobody asks for it)."""
         if job.proof.coverage == 0:
-            return None, self._exported_hash(model) if job.model.hash else ""
-        from enclaveml.zk.ezkl.system import EzklSystem
-
+            return (), self._exported_hash(model) if job.model.hash else ""
         computing = [m for m in members if m.computes]
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
         cores = sum(children_of(m, members) for m in computing)
@@ -254,12 +254,8 @@ class _Story:
             memory_gb=min(m.memory_gb for m in computing), cores=cores,
             children=max(children_of(m, members) for m in computing),
         )
-        began = time.monotonic()
-        circuit = EzklSystem().prepare(model.function, _samples(dataset), request, lambda line: log.info("%s", line))
-        log.info("circuit %s ready in %.1f s: %d rows a proof, tolerance %.4g, deviation %.4g on %d sample rows, "
-                 "argmax agreement %.4f", circuit.circuit_id[:12], time.monotonic() - began, circuit.rows,
-                 circuit.tolerance, circuit.deviation, circuit.samples, circuit.agreement)
-        return circuit, circuit.model_hash
+        circuits = prepare_circuits(job, model.function, _samples(dataset), dataset.rows, request)
+        return circuits, circuits[0].model_hash
 
     def _exported_hash(self, model: Model) -> str:
         from enclaveml.zk.ezkl.export import model_hash
@@ -275,22 +271,27 @@ class _Story:
     # -- 7. ticks ----------------------------------------------------------------
 
     def _compute(self, job: JobSpec | None, dataset: Dataset | None, brief: Brief, members: tuple[Member, ...],
-                 model: Model, infer: Inference, local: LocalCircuit | None) -> int:
+                 model: Model, infer: Inference, circuits: tuple[Circuit, ...]) -> int:
         world, me = self.world, members[self.world.rank]
-        circuit = local.circuit if local else None
+        circuit = circuits[0] if circuits else None
         outputs = circuit.outputs if circuit else model.outputs
         exchange = Exchange(world, brief.row_shape, np.dtype(brief.dtype), outputs)
-        aggregator = finish = heartbeat = prover = None
+        aggregator = finish = heartbeat = prover = fallback = None
         with together(world, "starting the provers"):
             if circuit and me.computes:
                 from enclaveml.zk.ezkl.system import EzklSystem
 
-                prover = EzklSystem().prover(circuit.folder, children_of(me, members), 1)
+                system = EzklSystem()
+                prover = system.prover(circuit.folder, children_of(me, members), 1)
                 self._closing.append(prover)
+                if len(circuits) > 1:
+                    wide = circuits[1]
+                    fallback = wide, LazyProver(lambda: system.prover(wide.folder, 1, 1))
+                    self._closing.append(fallback[1])
             if world.is_root:
-                aggregator, finish, heartbeat = self._aggregator(job, dataset, brief, circuit, model, members, exchange, infer)
+                aggregator, finish, heartbeat = self._aggregator(job, dataset, brief, circuits, model, members, exchange, infer)
         worker = Worker(infer, min(infer.batch, exchange.most_rows), prover, children_of(me, members), circuit,
-                        me.node_id, brief.job_id, exchange.outbox)
+                        me.node_id, brief.job_id, exchange.outbox, fallback)
         progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
         loop = Loop(world, exchange, worker, aggregator, self.stop, self.watchdog,
                     lambda: self._show(progress, heartbeat, aggregator))
@@ -332,28 +333,29 @@ class _Story:
             return code if finish is not None else 75
         return code
 
-    def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuit: Circuit | None, model: Model,
+    def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuits: tuple[Circuit, ...], model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
                     infer: Inference) -> tuple[Aggregator, Finish, Heartbeat]:
-        verifier = budget = None
-        if circuit:
-            from enclaveml.zk.ezkl.budget import budget_of
-            from enclaveml.zk.ezkl.system import EzklSystem
+        from enclaveml.zk.ezkl.budget import budget_of
+        from enclaveml.zk.ezkl.system import EzklSystem
 
-            verifier = EzklSystem().verifier(circuit, max(1, int(members[0].cores)))
-            self._closing.append(verifier)
-            budget = budget_of(circuit, job.proof.private_weights)
+        # One count for a model, whichever of its circuits a proof is of.
+        budget = budget_of(circuits[0], job.proof.private_weights) if circuits else None
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
-        journal, before = begin(job, self.options, dataset, circuit, model, members, self.world.library)
+        journal, before = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
+                                self.world.library)
         self._closing.append(journal)
-        aggregator = Aggregator(job, dataset.rows, dataset.read, circuit, exchange.outputs, verifier,
+        mine = Circuits(circuits, lambda circuit: EzklSystem().verifier(circuit, max(1, int(members[0].cores))), journal,
+                        before.circuit_ids if before else ())
+        self._closing.append(mine)
+        aggregator = Aggregator(job, dataset.rows, dataset.read, mine, exchange.outputs,
                                 {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes,
                                 brief.job_id, spend=budget.spend if budget else lambda: None)
         if before is not None:
             aggregator.go_on(before)
         if budget and job.proof.private_weights:
             rows = aggregator.replicas * job.proof.coverage * (dataset.rows - aggregator.rows_done)
-            budget.expect(int(np.ceil(rows / circuit.rows)))
+            budget.expect(int(np.ceil(rows / circuits[0].rows)))
         finish = Finish(job, self.options.json, dataset, aggregator, journal, exchange.stats)
         return aggregator, finish, Heartbeat(journal, STATS, exchange.stats)
 

@@ -202,6 +202,8 @@ KEYS: tuple[Key, ...] = (
         "least part of the sample rows on which proved and float outputs have the same argmax, else the model "
         "is refused; nothing to ask of one output, 0 where outputs are no classes",
         check=Range(0, 1)),
+    Key("proof.fallback", "flag", True, "",
+        "make a second, wider circuit for rows that the first cannot prove"),
     Key("proof.timeout_s", "number", 600.0, "s", "longest time for one proof", check=Range(0, open=True)),
     Key("proof.max_rejections", "whole", 1, "proofs",
         "rejected proofs after which a worker gets no more rows",

@@ -119,8 +119,11 @@ class Sharing:
         return self._members[rank].children
 
     def _free(self, bundle: Bundle, rank: int) -> bool:
-        """Whether a rank may have a bundle: it is not answered, only one rank proves it, and it may have all rows."""
-        if bundle.id not in self._bundles.waiting or self._copies.has(bundle):
+        """Whether a rank may have a bundle: it is not answered, only one rank proves it, and it may have all rows.
+
+        Those at the fallback circuit are few and short, and stay where they are.
+        """
+        if bundle.fallback or bundle.id not in self._bundles.waiting or self._copies.has(bundle):
             return False
         return bool(self._accounts.rounds[bundle.round].may_share(rank, bundle.rows).all())
 

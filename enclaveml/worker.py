@@ -36,10 +36,14 @@ class Worker:
     Args:
         infer: rows (n, *row_shape) to float32 outputs (n, D); any n, one jitted batch inside.
         prover: makes the proofs in child processes, ``children`` at a time; None where nothing is proved.
+        fallback: the fallback circuit and its prover, if there is one; what is proved is then held until
+            rank 0 says to forget it, for it may be asked for again.
     """
 
     def __init__(self, infer: Callable[[np.ndarray], np.ndarray], batch: int, prover: Prover | None, children: int,
-                 circuit: Circuit, node_id: str, job_id: str, outbox: Outbox) -> None:
+                 circuit: Circuit, node_id: str, job_id: str, outbox: Outbox,
+                 fallback: tuple[Circuit, Prover] | None = None) -> None:
+        self._fallback = fallback
         self._infer, self._batch, self._prover, self._children = infer, batch, prover, children
         self._circuit, self._node_id, self._job_id, self._outbox = circuit, node_id, job_id, outbox
         self._to_infer: deque[tuple[np.ndarray, np.ndarray]] = deque()
@@ -101,13 +105,28 @@ class Worker:
         """Collect finished proofs and keep the children supplied. Cheap: also called while a tick waits."""
         if self._prover is None:
             return
-        for result in self._prover.poll():
-            self._finish(result)
+        for prover in self._provers:
+            for result in prover.poll():
+                self._finish(result)
         while self._to_prove and len(self._proving) < self._children + AHEAD:
             meta, rows = self._to_prove.popleft()
             task = int(meta["bundle"])
             self._proving[task] = (meta, rows)
-            self._prover.submit(task, np.stack([self._held[int(row)][0] for row in rows]), float(meta["timeout_s"]))
+            self._at(meta)[1].submit(task, np.stack([self._held[int(row)][0] for row in rows]), float(meta["timeout_s"]))
+
+    @property
+    def _provers(self) -> list[Prover]:
+        """Those of the circuits that there are."""
+        known = [self._prover] if self._fallback is None else [self._prover, self._fallback[1]]
+        return [prover for prover in known if prover is not None]
+
+    def _at(self, meta: Mapping[str, object]) -> tuple[Circuit, Prover]:
+        """The circuit that an order is for, and its prover."""
+        if self._fallback is not None and meta["circuit"] == self._fallback[0].circuit_id:
+            return self._fallback
+        if self._prover is None or meta["circuit"] != self._circuit.circuit_id:
+            raise ValueError(f"an order for circuit {str(meta['circuit'])[:16]}, which this rank has not")
+        return self._circuit, self._prover
 
     def _infer_some(self) -> None:
         began = time.monotonic()
@@ -141,12 +160,16 @@ class Worker:
         self._stats["prove_s"] += result.prove_seconds
         if result.proof is None:
             self._stats["failures"] += 1
-            for row in rows.tolist():  # whoever gets these rows next, perhaps this rank, is sent them again
+            # Rows of a bundle without a witness are ordered again; whoever gets others next is sent them.
+            for row in () if result.overflow else rows.tolist():
                 self._held.pop(row, None)
-            self._outbox.put(Report("failed", {"bundle": result.task, "text": result.error}))
+            self._outbox.put(Report("failed", {"bundle": result.task, "text": result.error,
+                                               "overflow": list(result.overflow)}))
             return
         self._stats["proofs"] += 1
-        data, outputs = map(np.stack, zip(*(self._held.pop(int(row)) for row in rows), strict=True))
+        data, outputs = map(np.stack, zip(*(self._held[int(row)] for row in rows), strict=True))
+        for row in rows.tolist() if self._fallback is None else ():
+            del self._held[row]
         told = {"witness_s": result.witness_seconds, "prove_s": result.prove_seconds}
         self._outbox.put(Report("envelope", {"bundle": result.task, **told},
                                 blob=self.seal(meta, rows, data, outputs, result.proof)))
@@ -154,7 +177,7 @@ class Worker:
     def seal(self, meta: Mapping[str, object], rows: np.ndarray, data: np.ndarray, outputs: np.ndarray,
              proof: Proof) -> bytes:
         """The envelope of one proved bundle: rows (n,), their data (n, *row_shape), float outputs (n, D), its proof."""
-        circuit = self._circuit
+        circuit, _ = self._at(meta)
         fixed = proof.outputs[: len(rows)] / 2.0**circuit.output_scale
         with np.errstate(invalid="ignore"):
             deviation = float(np.abs(fixed - outputs).max(initial=0.0))
@@ -195,5 +218,5 @@ class Worker:
 
     def close(self) -> None:
         """End the prover's children."""
-        if self._prover is not None:
-            self._prover.close()
+        for prover in self._provers:
+            prover.close()

@@ -1,7 +1,8 @@
 """Test doubles: a proof system that decides by rule, and a cluster of simulated ranks without MPI.
 
 The model is linear, ``rows @ WEIGHTS``; a row's first value is its number in the dataset, so that the
-verifier knows which rows it was shown. A "proof" is a digest of the rows that were proved.
+verifier knows which rows it was shown. A "proof" is a digest of the rows that were proved. There are two
+circuits, the primary and the wider fallback; a row's second value says what they make of it.
 
 Letters: N rows, B rows per bundle, D outputs per row.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from enclaveml import aggregator as aggregator_module
 from enclaveml.aggregator import Aggregator
+from enclaveml.circuits import Circuits
 from enclaveml.ledger import final_status
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import (
@@ -42,19 +44,38 @@ from enclaveml.resume import Resume
 from enclaveml.roster import Member
 from enclaveml.sampling import fraction
 from enclaveml.worker import Worker
-from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Circuit, Proof, ProofResult, Verdict
+from enclaveml.zk.ezkl.files import SETTINGS, VERIFIER_SRS, VK
+from enclaveml.zk.interface import (
+    FALLBACK,
+    INCONSISTENT,
+    PRIMARY,
+    REJECTED,
+    VERIFIED,
+    Circuit,
+    Proof,
+    ProofResult,
+    Verdict,
+)
 
 B, D, WIDTH, SCALE, TOLERANCE = 4, 3, 5, 16, 0.01
+#: Rows in one proof at the fallback.
+B_WIDE = 3
 WEIGHTS = np.random.default_rng(5).normal(size=(WIDTH - 1, D)).astype(np.float32)
-#: Rows with this as their second value are too coarse in fixed point: honest, and beyond the tolerance.
-COARSE = 77.0
+#: Rows with this as their second value are too coarse in fixed point: honest, and beyond the tolerance;
+#: the next ones so at the fallback too.
+COARSE, COARSER = 77.0, 78.0
+#: Rows that leave the primary circuit's range, and such as leave the fallback's too.
+BIG, HUGE = 99.0, 100.0
 
 
-def dataset(n: int, coarse: tuple[int, ...] = ()) -> np.ndarray:
-    """N rows (N, WIDTH) float32, the first value of each its number."""
+def dataset(n: int, coarse: tuple[int, ...] = (), **special: tuple[int, ...]) -> np.ndarray:
+    """N rows (N, WIDTH) float32, the first value of each its number; ``special``: coarser, big or huge rows."""
     data = np.random.default_rng(n).uniform(-1, 1, (n, WIDTH)).astype(np.float32)
     data[:, 0] = np.arange(n)
     data[list(coarse), 1] = COARSE
+    for name, value in (("coarser", COARSER), ("big", BIG), ("huge", HUGE)):
+        data[list(special.pop(name, ())), 1] = value
+    assert not special
     return data
 
 
@@ -68,20 +89,25 @@ def model(rows: np.ndarray) -> np.ndarray:
     return _exact(rows).astype(np.float32)
 
 
-def fixed(rows: np.ndarray) -> np.ndarray:
+def fixed(rows: np.ndarray, wide: bool = False) -> np.ndarray:
     """What an honest proof says the outputs are, (n, D) int64."""
-    exact = _exact(rows) + np.where(rows[:, 1] == COARSE, 1.0, 0.0)[:, None]
-    return np.round(exact * 2**SCALE).astype(np.int64)
+    off = (rows[:, 1] == COARSER) | ((rows[:, 1] == COARSE) & (not wide))
+    return np.round((_exact(rows) + off[:, None]) * 2**SCALE).astype(np.int64)
 
 
-def digest(rows: np.ndarray) -> bytes:
-    return b"proof of " + hashlib.sha256(np.ascontiguousarray(rows).tobytes()).digest()
+def digest(rows: np.ndarray, wide: bool = False) -> bytes:
+    return (b"wide " if wide else b"") + b"proof of " + hashlib.sha256(np.ascontiguousarray(rows).tobytes()).digest()
 
 
-def prove(rows: np.ndarray) -> Proof:
+def prove(rows: np.ndarray, wide: bool = False) -> Proof:
     """An honest proof of (n, WIDTH) rows; the last is repeated up to B."""
-    padded = np.concatenate([rows, np.repeat(rows[-1:], B - len(rows), axis=0)])
-    return Proof(digest(rows), b"", fixed(padded))
+    padded = np.concatenate([rows, np.repeat(rows[-1:], (B_WIDE if wide else B) - len(rows), axis=0)])
+    return Proof(digest(rows, wide), b"", fixed(padded, wide))
+
+
+def overflow(rows: np.ndarray, wide: bool = False) -> tuple[int, ...]:
+    """Places of the rows that a circuit has no witness for."""
+    return tuple(np.flatnonzero((rows[:, 1] == HUGE) | ((rows[:, 1] == BIG) & (not wide))).tolist())
 
 
 class FakeProver:
@@ -93,7 +119,9 @@ class FakeProver:
         delay: int = 0,
         fails: Callable[[int], str] = lambda task: "",
         children: int = 1 << 30,
+        overflow: Callable[[np.ndarray], tuple[int, ...]] = overflow,
     ) -> None:
+        self.overflow = overflow
         self.prove, self.delay, self.fails, self.children = prove, delay, fails, children
         self.waiting: list[tuple[int, np.ndarray]] = []
         self.ready_at: dict[int, int] = {}
@@ -124,8 +152,11 @@ class FakeProver:
         self._begin()
         results = []
         for task, rows in ready:
-            error = self.fails(task)
-            results.append(ProofResult(task, None if error else self.prove(rows), error, 0.25, 0.5))
+            error, out = self.fails(task), self.overflow(rows)
+            if out and not error:
+                results.append(ProofResult(task, None, "a value is out of range", 0.25, 0.0, out))
+            else:
+                results.append(ProofResult(task, None if error else self.prove(rows), error, 0.25, 0.5))
         return results
 
     @property
@@ -136,21 +167,28 @@ class FakeProver:
         self.closed = True
 
 
+def wide_prover(**more: object) -> FakeProver:
+    """A prover at the fallback circuit."""
+    return FakeProver(
+        **{"prove": lambda rows: prove(rows, wide=True), "overflow": lambda rows: overflow(rows, wide=True), **more}
+    )
+
+
 class FakeVerifier:
-    """Accepts exactly what ``prove`` makes of rank 0's own rows; answers after ``delay`` polls.
+    """Accepts exactly what ``prove`` makes of rank 0's own rows at its circuit; answers after ``delay`` polls.
 
     ``said``: task to (dataset rows, status), everything it ever said.
     """
 
-    def __init__(self, delay: int = 0) -> None:
-        self.delay, self.polls = delay, 0
+    def __init__(self, delay: int = 0, wide: bool = False) -> None:
+        self.delay, self.polls, self.wide = delay, 0, wide
         self.waiting: list[tuple[int, Verdict]] = []
         self.said: dict[int, tuple[list[int], list[int]]] = {}
 
     def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
         assert task not in self.said
         n = len(rows)
-        honest = prove(rows)
+        honest = prove(rows, self.wide)
         proved = proof.outputs[:n] / 2.0**SCALE
         with np.errstate(invalid="ignore"):
             deviation = np.abs(proved - float_outputs).max(axis=1)
@@ -183,13 +221,15 @@ class FakeVerifier:
         self.waiting.clear()
 
 
-def a_circuit(folder: Path) -> Circuit:
+def a_circuit(folder: Path, wide: bool = False) -> Circuit:
+    for name in (VK, SETTINGS, VERIFIER_SRS):
+        (folder / name).write_bytes(b"{}")
     return Circuit(
         system="fake",
         version="1",
-        circuit_id="c1" * 32,
+        circuit_id=("c2" if wide else "c1") * 32,
         model_hash="ab" * 32,
-        rows=B,
+        rows=B_WIDE if wide else B,
         outputs=D,
         row_shape=(WIDTH,),
         dtype="float32",
@@ -208,6 +248,7 @@ def a_circuit(folder: Path) -> Circuit:
         measured={},
         files={},
         folder=folder,
+        role=FALLBACK if wide else PRIMARY,
     )
 
 
@@ -280,9 +321,6 @@ def a_journal(path: Path, job: JobSpec, n_rows: int, members: list[Member], circ
             "ranks": [{"rank": m.rank, "node_id": m.node_id, "host": m.host} for m in members],
         },
     )
-    journal.append(
-        "circuit", {"circuit_id": circuit.circuit_id, "manifest": {}}, vk=b"v", settings=b"{}", srs=b"s"
-    )
     return journal
 
 
@@ -303,7 +341,8 @@ class Cluster:
     """Simulated ranks around a real aggregator: orders and reports are handed over, a tick at a time.
 
     ``workers``: rank to a Worker class (default Worker); ``provers``: rank to a prover; ``tamper``:
-    rank to a function of its reports. Rank 0 only aggregates unless it is alone.
+    rank to a function of its reports. Rank 0 only aggregates unless it is alone. ``fallback``: there is a
+    fallback circuit, with ``wide`` for the ranks' provers at it; ``special``: rows as of ``dataset``.
     """
 
     def __init__(
@@ -316,6 +355,9 @@ class Cluster:
         capacities: tuple[float, ...] | None = None,
         batch: int = 8,
         coarse: tuple[int, ...] = (),
+        special: dict[str, tuple[int, ...]] = {},
+        fallback: bool = False,
+        wide: dict[int, FakeProver] | None = None,
         workers: dict[int, type[Worker]] | None = None,
         provers: dict[int, FakeProver] | None = None,
         tamper: dict[int, Callable[[list[Report]], list[Report]]] | None = None,
@@ -324,13 +366,15 @@ class Cluster:
         **job: object,
     ) -> None:
         self.folder, self.n_rows = folder, n_rows
-        self.data = dataset(n_rows, coarse)
+        self.data = dataset(n_rows, coarse, **special)
         self.job = a_job(**job)
         weights = capacities or (1.0,) * ranks
         self.members = {r: a_member(r, weights[r], r > 0 or ranks == 1) for r in range(ranks)}
         self.circuit = a_circuit(folder)
         self.proving = self.job.proof.coverage > 0
-        self.verifier = FakeVerifier(verdict_delay)
+        self.fallback = a_circuit(folder, wide=True) if fallback else None
+        self.verifier, self.wide_verifier = FakeVerifier(verdict_delay), FakeVerifier(verdict_delay, wide=True)
+        self.opened: list[str] = []
         self.boxes = {r: Outbox() for r in range(ranks)}
         self.ranks: dict[int, Rank] = {}
         for r in range(ranks):
@@ -345,6 +389,7 @@ class Cluster:
                 f"node-{r}",
                 "job-1",
                 outbox,
+                (self.fallback, (wide or {}).get(r) or wide_prover()) if fallback else None,
             )
             self.ranks[r] = Rank(worker, prover, outbox)
             if r in (tamper or {}):
@@ -372,9 +417,13 @@ class Cluster:
                 self.job,
                 n_rows,
                 self._read,
-                self.circuit if self.proving else None,
+                Circuits(
+                    tuple(c for c in (self.circuit, self.fallback) if c) if self.proving else (),
+                    self._verifier_of,
+                    self.journal,
+                    before.circuit_ids if before else (),
+                ),
                 D,
-                self.verifier if self.proving else None,
                 self.members,
                 self.boxes,
                 self.journal,
@@ -387,6 +436,10 @@ class Cluster:
             self.aggregator.go_on(before)
         self.bundles: dict[int, tuple[int, list[int]]] = {}
         self.open_rounds = 0
+
+    def _verifier_of(self, circuit: Circuit) -> FakeVerifier:
+        self.opened.append(circuit.role)
+        return self.verifier if circuit is self.circuit else self.wide_verifier
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         self.reads.append((start, stop))
@@ -460,7 +513,7 @@ class Cluster:
         """What must hold of every run, however it went, in memory and by the journal."""
         aggregator = self.aggregator
         told = {}
-        for task, (rows, status) in self.verifier.said.items():
+        for task, (rows, status) in (*self.verifier.said.items(), *self.wide_verifier.said.items()):
             rank, ordered = self.bundles[task]
             assert rows == ordered, "the verifier was shown other rows than were ordered"
             told.update({(row, rank): row for row, s in zip(rows, status, strict=True) if s == VERIFIED})
@@ -468,7 +521,7 @@ class Cluster:
         for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
             rank = int(aggregator.rank_of[row, slot])
             assert (row, rank) in told, f"row {row} of rank {rank} was never verified"
-        assert (aggregator.proved[rows, slots] == fixed(self.data[rows]) / 2.0**SCALE).all()
+        assert (aggregator.proved[rows, slots] == fixed(self.data[rows], wide=True) / 2.0**SCALE).all()
         for row in range(self.n_rows):
             ranks = aggregator.rank_of[row, aggregator.status[row] == VERIFIED].tolist()
             assert len(set(ranks)) == len(ranks), f"row {row} was verified twice of one rank"
@@ -518,7 +571,7 @@ class Cluster:
         with read_results(self.folder / "results.h5") as results:
             assert results.row("status").tolist() == self.index.states.status.tolist()
             verified = results.row("status") == VERIFIED
-            assert (results.proved_outputs()[verified] == fixed(self.data[verified]) / 2.0**SCALE).all()
+            assert (results.proved_outputs()[verified] == fixed(self.data[verified], wide=True) / 2.0**SCALE).all()
             assert results.outputs()[verified].tobytes() == model(self.data)[verified].tobytes()
 
     def kept(self, rank: int) -> list[tuple[np.ndarray, bytes]]:

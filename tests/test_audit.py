@@ -142,11 +142,14 @@ def test_a_sampled_job(base, monkeypatch, tmp_path) -> None:
 def test_the_circuit_id(public) -> None:
     with h5py.File(public.results) as file:
         (circuit,) = file["keys"]
-    report = run(public.results, circuit_id=circuit.upper())
+    report = run(public.results, circuit_ids=("1" * 64, circuit.upper()))
     assert report.failures == [] and report.verdict.endswith("proofs checked: of the circuit given")
     assert not any("which model" in line for line in report.limits)
-    (found,) = findings(public.results, circuit_id="0" * 64)
-    assert found == f"/keys/{circuit[:16]}: is circuit {circuit}, the one given is {'0' * 64}"
+    (found,) = findings(public.results, circuit_ids=("0" * 64,))
+    assert found == (f"/keys/{circuit[:16]}: is circuit {circuit}, the one given is {'0' * 64}: its proofs bind these rows "
+                     "to no model (rows 0-9)")
+    (found,) = findings(public.results, circuit_ids=("0" * 64, "1" * 64))
+    assert found.startswith(f"/keys/{circuit[:16]}: is circuit {circuit}, and none of the 2 given: its proofs")
 
 
 def test_the_tolerance(public) -> None:

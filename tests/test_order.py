@@ -45,6 +45,7 @@ zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
 zk.ezkl.plan_table zk.ezkl.examine
 zk.ezkl.build
+zk.ezkl.fallback
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
 circuit_index forecast_costs
@@ -57,7 +58,8 @@ audit_draws
 report_facts
 report_words report_plots report_tables
 report_html report_markdown
-exchange ledger
+exchange ledger provers
+circuits
 admission accounts pace
 speeds draws
 dispatch

@@ -44,7 +44,7 @@ class Bench:
         self.worker.take(
             Order(
                 "prove",
-                {"bundle": bundle, "round": 0, "attempt": attempt, "timeout_s": timeout_s},
+                {"bundle": bundle, "round": 0, "attempt": attempt, "timeout_s": timeout_s, "circuit": "c1" * 32},
                 np.array(rows, np.int64),
             )
         )
@@ -128,7 +128,8 @@ def test_a_failure_is_reported_with_its_text_and_the_rows_can_be_given_again(tmp
     bench.work()
     bench.order(1, 0, 1)
     reports = bench.work(2)
-    assert [(r.kind, dict(r.meta)) for r in reports] == [("failed", {"bundle": 1, "text": "too slow"})]
+    assert [(r.kind, dict(r.meta)) for r in reports] == [
+        ("failed", {"bundle": 1, "text": "too slow", "overflow": []})]
     assert bench.stat("failures") == 1 and bench.stat("proofs") == 0
     bench.order(2, 0)  # without being given again they are not there
     with pytest.raises(KeyError):

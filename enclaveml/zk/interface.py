@@ -33,6 +33,9 @@ INPUT_MODES = ("public", "committed", "hashed")
 #: Name of the document in a circuit's folder that :func:`load_circuit` reads.
 MANIFEST = "circuit.json"
 
+#: What a job uses a circuit for: all rows, or those that the primary circuit cannot prove.
+PRIMARY, FALLBACK = ROLES = ("primary", "fallback")
+
 #: How a bundle with fewer than B rows is filled. Part of every ``circuit_id``.
 PADDING = "repeat-last-row"
 
@@ -100,7 +103,8 @@ class Circuit:
     sample rows, ``agreement`` the share of them with the same argmax. ``inputs_bounded`` says
     whether the circuit itself bounds the inputs' range; where it is False, the statement holds for
     a verifier who fixes the input values himself. ``proof_bytes`` is the exact length of a proof.
-    ``measured`` holds seconds and peak memory (bytes) seen at preparation; it is in no hash.
+    ``measured`` holds seconds and peak memory (bytes) seen at preparation, ``role`` what the aggregator
+    uses the circuit for (of ROLES); both are in no hash.
     """
 
     system: str
@@ -126,6 +130,7 @@ class Circuit:
     measured: Mapping[str, float]
     files: Mapping[str, str]
     folder: Path
+    role: str = PRIMARY
 
     @property
     def bound(self) -> str:
@@ -171,6 +176,8 @@ def circuit_from_manifest(document: Mapping[str, Any], folder: Path) -> Circuit:
         circuit = Circuit(folder=Path(folder), **given)
         if circuit.rows < 1 or circuit.outputs < 1 or not math.isfinite(circuit.tolerance):
             raise ValueError("rows, outputs or tolerance out of range")
+        if circuit.role not in ROLES:
+            raise ValueError(f"role is {circuit.role!r}; allowed: {', '.join(ROLES)}")
         if any("/" in name or name.startswith(".") for name in circuit.files):
             raise ValueError("a file name with a path in it")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -211,13 +218,18 @@ class Proof:
 
 @dataclass(frozen=True)
 class ProofResult:
-    """What became of one submitted bundle: a proof, or ``error`` says why there is none."""
+    """What became of one submitted bundle: a proof, or ``error`` says why there is none.
+
+    overflow: places in the bundle of the rows that this circuit has no witness for (a value leaves its range),
+    where that is why; empty where time, memory or a crash is, which says nothing about rows.
+    """
 
     task: int
     proof: Proof | None
     error: str
     witness_seconds: float
     prove_seconds: float
+    overflow: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -287,6 +299,16 @@ class ProofSystem(Protocol):
         progress: Callable[[str], None] = lambda line: None,
     ) -> Circuit:
         """Choose, set up and register a circuit for the model, or take it from the cache."""
+
+    def prepare_fallback(
+        self,
+        function: ModelFunction,
+        sample_rows: np.ndarray,
+        request: CircuitRequest,
+        primary: Circuit,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> Circuit | None:
+        """A small circuit of finer scale and far more range than ``primary``, or None where there is none."""
 
     def prover(
         self, folder: Path, children: int, threads_per_child: int = 1, scratch: Path | None = None

@@ -27,7 +27,7 @@ from enclaveml.worker import Worker
 from enclaveml.zk.ezkl import prover as prover_module
 from enclaveml.zk.ezkl import system
 from enclaveml.zk.ezkl.prover import EzklProver
-from enclaveml.zk.interface import CircuitRequest, Proof, ProofResult
+from enclaveml.zk.interface import PRIMARY, CircuitRequest, Proof, ProofResult
 
 ATTACKS: dict[str, Callable[[str], None]] = {}
 
@@ -129,6 +129,61 @@ def own_circuit_key_sent_along(_: str) -> None:
             item = replace(item, meta={**item.meta, "settings": (folder / prover_module.SETTINGS).read_text(),
                                        "vk": (folder / prover_module.VK).read_bytes().hex()})
         original(self, item)
+
+
+# -- the fallback circuit --------------------------------------------------------
+
+def _claim_overflow() -> None:
+    """Say of all rows of each bundle at the primary circuit that they leave its range, without trying."""
+    claims: list[ProofResult] = []
+
+    @instead(EzklProver, "submit")
+    def submit(original, self, task, rows, timeout_s):
+        if self.circuit.role != PRIMARY:
+            return original(self, task, rows, timeout_s)
+        claims.append(ProofResult(task, None, "witness: a value is out of range", 0.0, 0.0, tuple(range(len(rows)))))
+
+    @instead(EzklProver, "poll")
+    def poll(original, self):
+        mine = claims[:] if self.circuit.role == PRIMARY else []
+        del claims[: len(mine)]
+        return mine + original(self)
+
+
+@attack
+def overflow_claimed(_: str) -> None:
+    """True outputs and proofs, but only at the fallback."""
+    _claim_overflow()
+
+
+@attack
+def overflow_claimed_of_false_outputs(_: str) -> None:
+    """Outputs beyond the tolerance, with the wider circuit for an excuse."""
+    say(lambda outputs, tolerance: outputs + 3 * tolerance)
+    _claim_overflow()
+
+
+@attack
+def other_circuit(_: str) -> None:
+    """The primary circuit's proof where one at the fallback was ordered, labelled and cut as that one's."""
+    primary: list[EzklProver] = []
+
+    @instead(EzklProver, "__init__")
+    def made(original, self, *args):
+        original(self, *args)
+        if self.circuit.role == PRIMARY:
+            primary.append(self)
+
+    @instead(EzklProver, "submit")
+    def submit(original, self, task, rows, timeout_s):
+        original(primary[0], task, rows, timeout_s)
+
+    _claim_overflow()  # of orders at the primary, which therefore are those at the fallback alone
+
+    @instead(Worker, "seal")
+    def sealed(original, self, meta, rows, data, outputs, proof):
+        circuit, _ = self._at(meta)
+        return original(self, meta, rows, data, outputs, replace(proof, outputs=proof.outputs[: circuit.rows]))
 
 
 @attack

@@ -16,6 +16,7 @@ from mutations import MUTATIONS
 from small_job import BUNDLE, TOLERANCE, floats
 
 from enclaveml.envelope import decode
+from enclaveml.run import SAMPLE_ROWS
 from enclaveml.results_reader import StoredProof
 
 pytestmark = [pytest.mark.mpi, pytest.mark.ezkl]
@@ -63,6 +64,10 @@ CAUGHT: dict[str, dict[str, str]] = {
         "outputs_altered_in_the_envelope": "envelope: outputs differ from those that the rank sent before proving",
         "key_appended": r"envelope: .*end: \d+ bytes more found; none allowed",
     },
+    "fallback": {
+        "overflow_claimed_of_false_outputs": NOT_THE_MODELS,
+        "other_circuit": NO_PROOF,
+    },
     "committed": {
         "wrong_input": "the input's commit is not that of these rows",
         "wrong_input_right_commitment": "verification: ",
@@ -73,6 +78,8 @@ CAUGHT: dict[str, dict[str, str]] = {
 
 
 def cast_of(name: str) -> Cast:
+    if name == "fallback":  # more rows than are sampled, or there would be none
+        return Cast((*CAUGHT[name], "overflow_claimed"), {"rows_per_proof": 65}, SAMPLE_ROWS + 4)
     return Cast(tuple(CAUGHT[name]), {"inputs": "committed"} if name == "committed" else {})
 
 
@@ -139,6 +146,19 @@ def test_the_envelope_and_its_verdict_are_kept(stage: Stage, cast: str, attack: 
     else:
         assert re.match(r"4 of 4 rows out of tolerance 0.05, row \d of the bundle deviates by ", bad[0].verdict)
         assert (bad[0].status == 3).all()
+
+
+def test_a_rank_that_claims_that_good_rows_overflow_gains_nothing(stage: Stage) -> None:
+    """It has proved them at the fallback, and is neither blamed nor believed more than others."""
+    played = stage("fallback", cast_of("fallback"))
+    rank = played.cast.rank_of("overflow_claimed")
+    line = line_of(played, rank)
+    assert (line["fate"], line["rejections"]) == ("ok", 0) and line["rows_verified"] > 0
+    with played.open() as results:
+        roles = {each: results.circuit(each).manifest["role"] for each in results.circuit_ids}
+        names, bundle = results.proofs("circuit_id"), results.row("bundle")
+        assert {roles[names[i]] for i in bundle[results.row("rank") == rank].tolist()} == {"fallback"}
+        assert {roles[names[i]] for i in bundle[results.row("rank") == played.cast.ranks - 1].tolist()} == {"primary"}
 
 
 @pytest.mark.parametrize(("cast", "attack"), [("statements", "another_bundle"), ("committed", "another_bundle"),

@@ -18,6 +18,7 @@ from enclaveml.zk.ezkl import keys, process, srs, statement
 from enclaveml.zk.ezkl.bench import Bench, float_outputs
 from enclaveml.zk.ezkl.build import build_circuit, measure
 from enclaveml.zk.ezkl.export import model_hash
+from enclaveml.zk.ezkl.fallback import NONE, build_fallback, fallback_request
 from enclaveml.zk.ezkl.files import COMPILED, SETTINGS
 from enclaveml.zk.ezkl.plan import Progress, work_of
 from enclaveml.zk.ezkl.scratch import Scratch
@@ -69,10 +70,7 @@ def prepare(
     Raises JobError for a model that cannot be proved, or not within the tolerance or the memory, and
     EnvironmentFault for a machine that does not serve.
     """
-    rows = np.ascontiguousarray(sample_rows[:MAX_SAMPLES]).astype(function.dtype)
-    if not len(rows) or rows.shape[1:] != tuple(function.row_shape):
-        raise ValueError(f"sample rows are {rows.shape}, expected (S, {', '.join(map(str, function.row_shape))})")
-    digest = hashlib.sha256(rows.tobytes()).hexdigest()
+    rows, digest = _sampled(function, sample_rows)
     cache = keys.Cache()
     fingerprint = function.fingerprint or model_hash(function)
     given = request.rows_per_proof is not None and request.scale is not None
@@ -91,13 +89,64 @@ def prepare(
                 if not sized and not _fits(circuit, request):
                     progress(f"cached circuit {circuit.circuit_id[:16]} takes more memory than this job has")
                     break
-                if (circuit.folder / _SAMPLES).read_text(encoding="ascii") == digest:
-                    return circuit
-                try:
-                    return _registered_again(circuit, function, rows, child, request.agreement)
-                except JobError as error:  # other rows than the cached circuit was made for
-                    progress(f"cached circuit {circuit.circuit_id[:16]} does not serve: {error}")
+                if served := _serves(circuit, function, rows, digest, child, request, progress):
+                    return served
     raise AssertionError("an entry made for these sample rows was made for others")
+
+
+def prepare_fallback(
+    function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, primary: Circuit, progress: Progress
+) -> Circuit | None:
+    """The fallback of a circuit that :func:`prepare` gave for the same arguments; see ``fallback.py``.
+
+    None, with the reasons in a log line, where there is none. Raises EnvironmentFault.
+    """
+    rows, digest = _sampled(function, sample_rows)
+    cache = keys.Cache()
+    key = keys.key_of({
+        "plan": _PLAN_VERSION, "fallback_of": primary.circuit_id, "tolerance": primary.tolerance,
+        "agreement": request.agreement,
+        "memory": math.floor(4 * math.log2(max(0.01, fallback_request(request, primary, 0).memory_gb))),
+    })
+    with contextlib.closing(process.Child(len(allowed_cores()))) as child:
+
+        def build(folder: Path) -> None:
+            with contextlib.closing(Scratch()) as scratch:
+                bench = Bench(function, request.inputs, child, scratch)
+                build_fallback(folder, bench, rows, request, primary, cache, progress)
+                (folder / _SAMPLES).write_text(digest, encoding="ascii")
+
+        for name in (key, f"{key}-{digest[:16]}"):
+            folder = cache.entry("circuits", name, build, request.setup_timeout_s, progress)
+            if (folder / NONE).exists():
+                why = (folder / NONE).read_text(encoding="utf-8").splitlines()
+                progress(f"no fallback circuit: of {len(why)} tried none serves; the last: {why[-1]}")
+                return None
+            if served := _serves(_load(folder), function, rows, digest, child, request, progress):
+                return served
+    raise AssertionError("an entry made for these sample rows was made for others")
+
+
+def _sampled(function: ModelFunction, sample_rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """The sample rows that are compared, (S, *row_shape), and their SHA-256 (hex)."""
+    rows = np.ascontiguousarray(sample_rows[:MAX_SAMPLES]).astype(function.dtype)
+    if not len(rows) or rows.shape[1:] != tuple(function.row_shape):
+        raise ValueError(f"sample rows are {rows.shape}, expected (S, {', '.join(map(str, function.row_shape))})")
+    return rows, hashlib.sha256(rows.tobytes()).hexdigest()
+
+
+def _serves(
+    circuit: Circuit, function: ModelFunction, rows: np.ndarray, digest: str, child: process.Child,
+    request: CircuitRequest, progress: Progress,
+) -> Circuit | None:
+    """The cached circuit, held against these sample rows; None where it was made for others and does not serve."""
+    if (circuit.folder / _SAMPLES).read_text(encoding="ascii") == digest:
+        return circuit
+    try:
+        return _registered_again(circuit, function, rows, child, request.agreement)
+    except JobError as error:
+        progress(f"cached circuit {circuit.circuit_id[:16]} does not serve: {error}")
+        return None
 
 
 def _fits(circuit: Circuit, request: CircuitRequest) -> bool:

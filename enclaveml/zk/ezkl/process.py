@@ -40,7 +40,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a call; ``error`` is empty when it went well."""
+    """The answer to a call; ``error`` is empty when it went well.
+
+    ``ended``: the child gave none, since it died or was killed for time or memory.
+    """
 
     error: str
     value: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +51,7 @@ class Reply:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
+    ended: bool = False
 
 
 def child_environment(threads: int) -> dict[str, str]:
@@ -179,7 +183,7 @@ class Child:
 
     def _fail(self, text: str) -> Reply:
         self.kill()
-        return Reply(text)
+        return Reply(text, ended=True)
 
     def kill(self) -> None:
         """Kill the child, whatever it does; the next call starts another."""

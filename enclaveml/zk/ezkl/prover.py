@@ -1,4 +1,8 @@
-"""A rank's prover: bundles of rows in, proofs out, in persistent children."""
+"""A rank's prover: bundles of rows in, proofs out, in persistent children.
+
+A bundle for which the circuit has no witness is searched for the rows that leave its range, by halving, and
+these are named: witnesses are made in a small part of a proof's time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,10 @@ from enclaveml.zk.ezkl.process import Call, Reply
 from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.interface import Proof, ProofResult, load_circuit
+
+
+#: Witnesses that are made to find the rows without one; what is not told apart by then is named with them.
+TRIALS = 64
 
 
 class EzklProver:
@@ -64,14 +72,17 @@ class EzklProver:
         """Witness, check of its ranges, proof, and the section that ties the input."""
         names = {part: f"{serial}-{part}" for part in ("input", "witness", "proof", "felts")}
         seconds = {"witness": 0.0, "prove": 0.0}
+        proof, error, overflow = None, "", ()
         try:
             proof = yield from self._prove(rows, timeout_s, names, seconds)
-            error = ""
+        except _NoWitness as problem:
+            error = str(problem)
+            overflow = yield from self._without_witness(rows, timeout_s, names, seconds)
         except Exception as problem:  # one bundle's failure is not the queue's
-            proof, error = None, str(problem) or type(problem).__name__
+            error = str(problem) or type(problem).__name__
         finally:
             self._scratch.drop(*names.values())
-        return ProofResult(task, proof, error, seconds["witness"], seconds["prove"])
+        return ProofResult(task, proof, error, seconds["witness"], seconds["prove"], overflow)
 
     def _prove(
         self, rows: np.ndarray, timeout_s: float, names: dict[str, str], seconds: dict[str, float]
@@ -79,28 +90,14 @@ class EzklProver:
         circuit, path = self.circuit, self._path
         if rows.shape[1:] != circuit.row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]}, the circuit takes {circuit.row_shape}")
-        felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
-        witness_path = str(self._scratch.file(names["witness"]))
-        data = self._scratch.write(names["input"], input_document(felts))
-        made: Reply = yield Call(
-            "witness", {"data": data, "circuit": path[COMPILED], "output": witness_path}, timeout_s
-        )
-        seconds["witness"] = made.seconds
-        _raise_error("witness", made)
-        low, high = circuit.settings["lookup_range"]
-        if not low <= made.value["min_lookup"] <= made.value["max_lookup"] <= high:
-            raise _Failed(  # prove would never return
-                f"lookups reach {made.value['min_lookup']}..{made.value['max_lookup']}, "
-                f"the circuit's table is {low}..{high}"
-            )
-        outputs = field.from_felts(made.block).reshape(circuit.rows, circuit.outputs)
+        felts, outputs = yield from self._witness(rows, timeout_s, names, seconds)
         proved: Reply = yield Call(
             "prove",
             {
-                "witness": witness_path, "circuit": path[COMPILED], "pk": path[PK], "srs": path[SRS],
+                "witness": str(self._scratch.file(names["witness"])), "circuit": path[COMPILED], "pk": path[PK], "srs": path[SRS],
                 "proof": str(self._scratch.file(names["proof"])),
             },
-            timeout_s - made.seconds,
+            timeout_s - seconds["witness"],
         )
         seconds["prove"] = proved.seconds
         _raise_error("prove", proved)
@@ -113,9 +110,79 @@ class EzklProver:
             section = tie_bytes(circuit.inputs, tied.value)
         return Proof(proved.block, section, outputs)
 
+    def _witness(
+        self, rows: np.ndarray, timeout_s: float, names: dict[str, str], seconds: dict[str, float]
+    ) -> Steps[tuple[bytes, np.ndarray]]:
+        """Make the witness, its file in the scratch folder: the input's field elements, outputs (B, D) int64.
+
+        Raises _NoWitness where the circuit has none for these rows.
+        """
+        circuit = self.circuit
+        try:
+            felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
+        except ValueError as error:
+            raise _NoWitness(f"input: {error}") from error
+        made: Reply = yield Call(
+            "witness",
+            {
+                "data": self._scratch.write(names["input"], input_document(felts)),
+                "circuit": self._path[COMPILED], "output": str(self._scratch.file(names["witness"])),
+            },
+            timeout_s,
+        )
+        seconds["witness"] += made.seconds
+        if made.ended:
+            _raise_error("witness", made)
+        if made.error:
+            raise _NoWitness(f"witness: {made.error}")
+        low, high = circuit.settings["lookup_range"]
+        if not low <= made.value["min_lookup"] <= made.value["max_lookup"] <= high:
+            raise _NoWitness(  # prove would never return
+                f"lookups reach {made.value['min_lookup']}..{made.value['max_lookup']}, "
+                f"the circuit's table is {low}..{high}"
+            )
+        try:
+            outputs = field.from_felts(made.block)
+        except ValueError as error:
+            raise _NoWitness(f"an output: {error}") from error
+        return felts, outputs.reshape(circuit.rows, circuit.outputs)
+
+    def _without_witness(
+        self, rows: np.ndarray, timeout_s: float, names: dict[str, str], seconds: dict[str, float]
+    ) -> Steps[tuple[int, ...]]:
+        """Places of the rows, which together have no witness, that have none by themselves."""
+        found: list[int] = []
+        parts, trials = [(0, len(rows))], 0
+        while parts:
+            start, stop = parts.pop()
+            if stop - start == 1 or trials >= TRIALS or seconds["witness"] > timeout_s:
+                found += range(start, stop)
+                continue
+            middle = (start + stop) // 2
+            whole = []
+            for half in ((start, middle), (middle, stop)):
+                if half[0] == middle and len(whole) == 1:
+                    parts.append(half)  # the fault is in this one, since it is not in the other
+                    break
+                trials += 1
+                try:
+                    yield from self._witness(rows[slice(*half)], timeout_s, names, seconds)
+                    whole.append(half)
+                except _NoWitness:
+                    parts.append(half)
+                except _Failed:  # time, memory or a crash: nothing is learnt of these rows
+                    trials = TRIALS
+                    parts.append((half[0], stop))
+                    break
+        return tuple(sorted(found))
+
 
 class _Failed(Exception):
     """A step that did not give what the next one needs."""
+
+
+class _NoWitness(Exception):
+    """The circuit has no witness for these rows: a value is out of its range."""
 
 
 def _raise_error(step: str, reply: Reply) -> None:

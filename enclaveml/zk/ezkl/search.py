@@ -101,6 +101,10 @@ class Search:
         rows = max(2, min(_PROBE_ROWS, len(self.rows)))
         return Choice(numerics, *_WIDE, inner=2, logrows=16, rows=rows)
 
+    def settings_of(self, probe: Probe) -> dict:
+        """ezkl's settings at a probe's numerics, for few rows."""
+        return self.bench.settings(self._probe_choice(probe.numerics), rows=4)
+
     def multipliers(self, scale: int) -> list[int]:
         """The multipliers that give different circuits at this scale, cheapest first.
 
@@ -220,15 +224,15 @@ class Search:
         if request.scale is None and not any(p.deviation * 2 <= limit and self._may_agree(p) for p in found):
             found += self.probes(FINE_SCALES)
         self.found = found
-        agreeing = [p for p in found if self._may_agree(p)]
-        if found and not agreeing:
-            self.agreed = 1 - min(p.flips for p in found) / len(self.rows)
-            raise JobError(self.disagreement())
-        found = agreeing
         finite = [p for p in found if math.isfinite(p.deviation)]
         if not finite:
             reason = self.failures[-1] if self.failures else "its outputs are not finite"
             raise JobError(f"the model cannot be proved: no witness of the sample rows ({reason})")
+        agreeing = [p for p in finite if self._may_agree(p)]
+        if not agreeing and (request.tolerance is None or any(p.deviation <= limit for p in finite)):
+            self.agreed = 1 - min(p.flips for p in finite) / len(self.rows)
+            raise JobError(self.disagreement())
+        finite = agreeing or finite
         for margin in (2.0, 1.0):
             if kept := [p for p in finite if p.deviation * margin <= limit]:
                 self.margin = margin

@@ -24,6 +24,15 @@ class EzklSystem:
 
         return prepare(function, sample_rows, request, progress)
 
+    def prepare_fallback(
+        self, function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, primary: Circuit,
+        progress: Progress = lambda line: None,
+    ) -> Circuit | None:
+        """A wider circuit for what ``primary`` cannot prove, or None (see ``fallback.py``)."""
+        from enclaveml.zk.ezkl.prepare import prepare_fallback
+
+        return prepare_fallback(function, sample_rows, request, primary, progress)
+
     def prover(
         self, folder: Path, children: int, threads_per_child: int = 1, scratch: Path | None = None
     ) -> EzklProver:

@@ -1,0 +1,133 @@
+"""The circuits of a job: the primary, by which rows are proved, and the fallback for those that it cannot prove.
+
+A circuit is chosen on sample rows. A row beyond them may leave its range, so that it has no witness there, or
+its fixed-point output may be out of the tolerance although the float output is the model's. That is the
+plan's doing and nobody's lie, so such a row is proved at a second, wider circuit:
+
+ 1. Rank 0 prepares, with the primary, a small *fallback* circuit of the same model, input mode and tolerance: finer
+    scale, far more range, few rows a proof (``zk/ezkl/fallback.py`` has its margins). It is held against the float model
+    on the same sample rows, cached and distributed like the primary. Where all rows are sample rows nothing is
+    left that could need one; where none serves, a log line says so, and rows end as without one.
+ 2. A rank whose bundle has no witness says which rows are why. Its other rows are ordered again, and these at the
+    fallback. It is believed in that, because it gains nothing by it: the row is proved all the same, by the same
+    statement at a finer scale. The claim binds the claimant alone; another rank that gets the row begins
+    at the primary. A failure that is no matter of rows (time, memory, a crash) is treated as before.
+ 3. A row whose proof holds and whose float output is rank 0's own, but out of the tolerance (``judging.py``),
+    is ordered at the fallback. That rank 0 has seen itself, so it holds for whoever proves the row.
+ 4. The float output that a rank was bound to before its first proof is the one that the fallback's proof is compared
+    with. Where another rank has to prove the row, it infers it and is bound to its own output first, as ever.
+ 5. A bundle at the fallback that fails is ordered again without the rows that have no witness there either; after a crash
+    or time-out its rows are proved one by one. So a row that nothing proves costs itself alone: it ends
+    ``inconsistent`` where a proof showed it to be, else ``lost``, when no rank is left that may take it.
+
+Which circuit a bundle is for stands in its order, its envelope, its journal record and the results file; admission and
+verification go by rank 0's own record of it. The verifier, and each rank's prover, of the fallback start when first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from enclaveml.job import JobSpec
+from enclaveml.journal import Journal
+from enclaveml.ledger import Bundle
+from enclaveml.zk.ezkl.files import auditor_files
+from enclaveml.zk.interface import Circuit, CircuitRequest, Proof, Verdict, Verifier
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from enclaveml.zk.interface import ModelFunction
+
+log = logging.getLogger(__name__)
+
+
+def prepare_circuits(
+    job: JobSpec, function: ModelFunction, samples: np.ndarray, rows: int, request: CircuitRequest
+) -> tuple[Circuit, ...]:
+    """The primary circuit of a job over so many rows and, where it is to have one, the fallback.
+
+    samples: the sample rows, (S, *row_shape).
+
+    Raises:
+        JobError: the model cannot be proved as the job asks.
+        EnvironmentFault: the machine does not serve.
+    """
+    from enclaveml.zk.ezkl.system import EzklSystem
+
+    def progress(line: str) -> None:
+        log.info("%s", line)
+
+    began = time.monotonic()
+    system = EzklSystem()
+    primary = system.prepare(function, samples, request, progress)
+    log.info("circuit %s ready in %.1f s: %d rows a proof, tolerance %.4g, deviation %.4g on %d sample rows, "
+             "argmax agreement %.4f", primary.circuit_id[:12], time.monotonic() - began, primary.rows,
+             primary.tolerance, primary.deviation, primary.samples, primary.agreement)
+    if not job.proof.fallback:
+        return (primary,)
+    if len(samples) >= rows:
+        log.info("no fallback circuit: the circuit was held against each of the %d rows", rows)
+        return (primary,)
+    began = time.monotonic()
+    fallback = system.prepare_fallback(function, samples, request, primary, progress)
+    if fallback is None:
+        return (primary,)
+    log.info("fallback circuit %s ready in %.1f s: %d rows a proof, scale %d bits, deviation %.4g",
+             fallback.circuit_id[:12], time.monotonic() - began, fallback.rows, fallback.input_scale, fallback.deviation)
+    return primary, fallback
+
+
+class Circuits:
+    """Rank 0's circuits and their verifiers; which of them a bundle is for is the bundle's ``fallback``.
+
+    Args:
+        circuits: none (nothing is proved), the primary, or the primary and the fallback.
+        verifier: opens the verifier of a circuit.
+        known: ids of the circuits that the journal has.
+    """
+
+    def __init__(self, circuits: tuple[Circuit, ...], verifier: Callable[[Circuit], Verifier], journal: Journal,
+                 known: tuple[str, ...] = ()) -> None:
+        self.primary = circuits[0] if circuits else None
+        self.fallback = circuits[1] if len(circuits) > 1 else None
+        self._open, self._journal, self._known = verifier, journal, set(known)
+        self._verifiers: dict[str, Verifier] = {}
+        if self.primary is not None:
+            self._begin(self.primary)
+
+    def of(self, bundle: Bundle) -> Circuit:
+        """The circuit that a bundle is for."""
+        found = self.fallback if bundle.fallback else self.primary
+        assert found is not None, "a bundle without a circuit"
+        return found
+
+    def begin_fallback(self) -> Circuit:
+        """The fallback, its verifier opened and its keys in the journal, before the first bundle for it."""
+        assert self.fallback is not None
+        self._begin(self.fallback)
+        return self.fallback
+
+    def _begin(self, circuit: Circuit) -> None:
+        if circuit.circuit_id not in self._verifiers:
+            self._verifiers[circuit.circuit_id] = self._open(circuit)
+        if circuit.circuit_id not in self._known:
+            self._journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},
+                                 **auditor_files(circuit))
+            self._known.add(circuit.circuit_id)
+
+    def submit(self, bundle: Bundle, rows: np.ndarray, proof: Proof) -> None:
+        """Have a bundle's proof verified by its circuit; rows (n, *row_shape) are rank 0's own."""
+        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs)
+
+    def poll(self) -> list[Verdict]:
+        """The verdicts that are ready; never blocks."""
+        return [verdict for verifier in self._verifiers.values() for verdict in verifier.poll()]
+
+    def close(self) -> None:
+        """End the verifiers."""
+        for verifier in self._verifiers.values():
+            verifier.close()
