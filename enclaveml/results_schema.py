@@ -25,7 +25,7 @@ class RowStatus(IntEnum):
     INCONSISTENT = 3  # its proof verifies, but the float output is beyond the tolerance
     UNPROVED = 4  # not drawn (coverage below 1); of an answer also: another rank's proof came first
     SUSPECT = 5  # not drawn, and computed by a rank that was caught lying
-    LOST = 6  # no rank was left to compute it
+    LOST = 6  # no rank was left to compute it, or none could prove it
 
 
 class FileStatus(str, Enum):
