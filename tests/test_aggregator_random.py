@@ -49,6 +49,24 @@ class Flaky(Behaviour):
         self.rank.prover.fails = lambda task: "failed" if self.chance.random() < 0.5 else ""
 
 
+class Claims(Behaviour):
+    """Says of rows that a circuit holds, now and then, that it does not."""
+
+    def attach(self) -> None:
+        fallback = self.rank.worker._fallback
+        for prover in (self.rank.prover, *(fallback[1:] if fallback else ())):
+            self.claim(prover)
+
+    def claim(self, prover: FakeProver) -> None:
+        plain = prover.overflow
+
+        def overflow(rows):
+            false = [place for place in range(len(rows)) if self.chance.random() < 0.3]
+            return tuple(sorted({*plain(rows), *false}))
+
+        prover.overflow = overflow
+
+
 class Forges(Behaviour):
     """Proofs that do not verify, now and then."""
 
@@ -125,17 +143,21 @@ LIARS = (Forges, Alters, Sends, Garbles)
     st.sampled_from([1.0, 1.0, 1.0, 0.0, 0.3]),
     st.integers(1, 60),
     st.sampled_from([7, 16, 1000]),
-    st.lists(st.sampled_from([Honest, Slow, Slow, Flaky, *LIARS]), min_size=1, max_size=5),
+    st.lists(st.sampled_from([Honest, Slow, Slow, Flaky, Claims, *LIARS]), min_size=1, max_size=5),
     st.booleans(),
     st.sampled_from([True, True, True, False]),
+    st.booleans(),
 )
 def test_every_job_ends_with_every_row_accounted_for(
-    seed, strategy, coverage, n_rows, round_rows, kinds, deaths, reassign
+    seed, strategy, coverage, n_rows, round_rows, kinds, deaths, reassign, fallback
 ):
     logging.disable(logging.CRITICAL)
     chance = random.Random(seed)
     workers = [Honest, *kinds] if strategy != "redundant" else [Honest, Honest, *kinds]
     chance.shuffle(workers)
+    unusual = iter(chance.sample(range(n_rows), n_rows))
+    some = {name: tuple(row for row, _ in zip(unusual, range(chance.choice([0, 0, 1, 2]))))
+            for name in ("coarse", "coarser", "big", "huge")}
     with tempfile.TemporaryDirectory() as folder, np.errstate(invalid="ignore"):
         c = Cluster(
             Path(folder),
@@ -151,7 +173,9 @@ def test_every_job_ends_with_every_row_accounted_for(
             batch=chance.choice([1, 3, 16]),
             verdict_delay=chance.randrange(3),
             capacities=(1.0, *(chance.choice([0.5, 1.0, 7.0]) for _ in workers)),
-            coarse=tuple(chance.sample(range(n_rows), chance.choice([0, 0, min(2, n_rows)]))),
+            coarse=some["coarse"],
+            special={name: some[name] for name in ("coarser", "big", "huge")},
+            fallback=fallback,
             provers={r: FakeProver() for r in range(len(workers) + 1)},
         )
         ranks = {r: kind(c.ranks[r], chance) for r, kind in enumerate(workers, 1)}
@@ -171,10 +195,13 @@ def test_every_job_ends_with_every_row_accounted_for(
         c.check()
         c.check_sharing()
 
-        coarse = c.data[:, 1] == 77.0
+        inconsistent, lost = np.zeros(n_rows, bool), np.zeros(n_rows, bool)
+        inconsistent[list(some["coarser"] + (() if fallback else some["coarse"]))] = True
+        lost[list(some["huge"] + (() if fallback else some["big"]))] = True
+        good = ~inconsistent & ~lost
         for r, kind in enumerate(workers, 1):
             member = c.members[r]
-            if kind in (Honest, Slow, Flaky):
+            if kind in (Honest, Slow, Flaky, Claims):
                 assert not member.rejections and not member.evidence and member.fate is not Fate.EXPELLED
             else:
                 assert (member.rejections > 0) == bool(member.evidence)
@@ -188,10 +215,11 @@ def test_every_job_ends_with_every_row_accounted_for(
                 mine = c.aggregator.rank_of == r
                 assert not (c.aggregator.status[mine] == RowStatus.UNPROVED).any()
         if reassign and coverage == 1.0:
-            assert (c.status[~coarse] == RowStatus.VERIFIED).all()
-            assert np.isin(c.status[coarse], (RowStatus.INCONSISTENT, RowStatus.VERIFIED)).all()
+            assert (c.status[good] == RowStatus.VERIFIED).all()
+            assert (c.status[inconsistent] == RowStatus.INCONSISTENT).all()
+            assert np.isin(c.status[lost], (RowStatus.LOST, RowStatus.REJECTED)).all()
         elif reassign:
-            assert np.isin(c.status[~coarse], (RowStatus.VERIFIED, RowStatus.UNPROVED)).all()
+            assert np.isin(c.status[good], (RowStatus.VERIFIED, RowStatus.UNPROVED)).all()
     logging.disable(logging.NOTSET)
 
 
