@@ -181,7 +181,7 @@ class _Audit:
             circuit = found.circuit
             self._statements[circuit_id] = found
             report.circuits.append({
-                "circuit": circuit_id, "role": circuit.role, "rows_proved": len(proved.get(circuit_id, ())),
+                "circuit": circuit_id, "role": circuit.role, "rows": len(proved.get(circuit_id, ())),
                 "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
                 "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "ezkl": circuit.version,
@@ -203,11 +203,15 @@ class _Audit:
                 report.fail(where, f"accepts a tolerance of {circuit.tolerance:g}, more than {options.max_tolerance:g}")
 
     def _proved_rows(self, used: list[str]) -> dict[str, np.ndarray]:
-        """The rows that proofs of each circuit speak of, by its id; none for one that proves nothing."""
+        """The rows whose state rests on a proof of each circuit, by its id; nothing for one that proves none."""
         starts, rows = self._results.offsets[1], self._results.proof_rows("rows")
-        proving = np.isin(self._results.proof_rows("row_status"), (RowStatus.VERIFIED, RowStatus.INCONSISTENT))
+        made = self._results.proof_rows("row_status")
         names, of = np.unique(np.array(used, dtype=str), return_inverse=True)
-        circuit = np.repeat(of, np.diff(starts))
+        number = np.repeat(np.arange(len(used)), np.diff(starts))
+        circuit = of[number] if len(used) else number
+        # A row that one circuit was too coarse for is, in the end, the other one's.
+        counts = self._results.row("bundle")[rows] == number
+        proving = (made == RowStatus.VERIFIED) | ((made == RowStatus.INCONSISTENT) & counts)
         return {str(name): found for i, name in enumerate(names)
                 if len(found := np.unique(rows[proving & (circuit == i)]))}
 

@@ -54,7 +54,7 @@ def limits(
               for c in circuits if c.version != ezkl]
     if circuits:
         found.append("which rank computed a row, and when: those are labels, no proof speaks of them")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _hidden(mode: str, limits: Sequence[float | None], circuit_given: bool) -> list[str]:

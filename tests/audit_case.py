@@ -56,7 +56,9 @@ def rebuilt_id(job: SmallJob, cache: Path) -> str:
     command = [sys.executable, "-m", "enclaveml", "hash", "--circuit", "--like", str(job.results), str(job.path)]
     done = subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    ((found, role),) = (line.split() for line in done.stdout.splitlines())
+    assert role == "primary"
+    return found
 
 
 def copied(job: SmallJob, folder: Path) -> Path:

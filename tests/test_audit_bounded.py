@@ -46,7 +46,7 @@ def test_the_verdict_names_the_bound_and_the_owner_can_rebuild_the_id(job, base)
     assert report.circuits[0]["inputs"] == "committed, bounded"
     rebuilt = audit_case.rebuilt_id(job, base / "cache")
     assert rebuilt == circuit
-    report = run(job.results, circuit_id=rebuilt)
+    report = run(job.results, circuit_ids=(rebuilt,))
     assert report.failures == [] and said in report.limits and word not in report.limits
 
 

@@ -88,7 +88,7 @@ def test_a_file_of_two_circuits_is_audited(done) -> None:
     report = audit(AuditOptions(job.results, processes=1))
     assert report.failures == [] and report.rows_checked == N - 1
     primary, fallback = (next(c for c in report.circuits if c["role"] == role) for role in ("primary", "fallback"))
-    assert (primary["rows_proved"], fallback["rows_proved"]) == (N - 4, 3)
+    assert (primary["rows"], fallback["rows"]) == (N - 4, 3)
     assert primary["tolerance"] == fallback["tolerance"] == TOLERANCE and fallback["scale"] > primary["scale"]
     text = report.text()
     assert all(one["circuit"][:16] in text for one in (primary, fallback))

@@ -29,13 +29,13 @@ def test_a_prepared_job_finds_its_keys(tmp_path: Path) -> None:
     lines = made.stdout.splitlines()
     assert lines[1].split() == ["predicted", "measured", "predicted", "measured", "deviation", "plan"]
     assert [line.rpartition(": ")[2] for line in lines[2:] if ": chosen" in line] == ["chosen"]
-    assert re.fullmatch(r"circuit [0-9a-f]{64}", lines[-2]) and lines[-1].startswith("keys: ")
+    assert re.fullmatch(r"primary circuit [0-9a-f]{64}", lines[-2]) and lines[-1].startswith("keys: ")
     assert "set-up, key about" in made.stderr
     again = run([sys.executable, "-m", "enclaveml", "prepare", str(job.path), "--ranks", "3"], env=env, timeout=LIMIT_S)
     assert again.stdout == made.stdout and "set-up, key about" not in again.stderr
     done = enclaveml(job, ranks=3, env=env)
     assert done.returncode == 0 and "set-up, key about" not in log_of(done)
-    assert f"circuit {lines[-2].split()[1][:12]} ready" in log_of(done)
+    assert f"circuit {lines[-2].split()[2][:12]} ready" in log_of(done)
 
 
 def test_what_ranks_of_this_machine_ask_for(tmp_path: Path, monkeypatch) -> None:

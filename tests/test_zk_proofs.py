@@ -261,7 +261,7 @@ def test_a_prover_goes_on_after_bad_rows_timeouts_and_a_killed_child(case, tmp_p
         assert list(tmp_path.glob("*/[0-9]*")) == []  # no witness or proof is left behind
     finally:
         prover.close()
-    assert found[1].error == "a value is not finite or exceeds 2**44, the most at scale 8"
+    assert found[1].error == "input: a value is not finite or exceeds 2**44, the most at scale 8"
     assert found[2].error == "rows of shape (5,), the circuit takes (6,)"
     assert found[3].error == (
         "witness: RuntimeError: Failed to generate witness: [graph] [halo2] General synthesis error"

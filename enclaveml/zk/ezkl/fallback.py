@@ -71,7 +71,12 @@ def build_fallback(
             if wanted.memory_gb <= 0:
                 raise JobError(f"{request.memory_gb:g} GB of memory are taken by the primary circuit's provers")
             rung = searches.setdefault(wanted.scale, _Rung(bench, wanted, rows, truth, progress))
-            set_up_best(folder, rung.search, rung.candidates(headroom, most), cache)
+            found = rung.candidates(headroom, most)
+            if request.srs is not None:  # a file of so many rows: it had enough for the primary
+                found = [candidate for candidate in found if candidate.choice.logrows <= primary.logrows]
+            if not found:
+                raise JobError(f"the SRS given is known to have 2^{primary.logrows} rows, and it takes more")
+            set_up_best(folder, rung.search, found, cache)
         except (JobError, ProofError) as error:
             reasons[f"{wanted.scale} bits, headroom {headroom}: {error}"] = None
             continue
