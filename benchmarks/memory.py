@@ -101,7 +101,8 @@ def main() -> None:
         disk = (folder / "rows.h5").stat().st_blocks * 512
         found = measure(path, options.ranks)
     print("\n".join(found["said"]))
-    document = {"benchmark": "memory", "machine": machine(), "rows": rows, "gigabytes": options.gb, **found}
+    document = {"benchmark": "memory", "machine": machine(), "rows": rows, "gigabytes": options.gb,
+                "seconds": found["seconds"], "peak_bytes": found["peak_bytes"], "exit_status": found["exit_status"]}
     lines = [
         "# memory", "", f"A job at coverage 0 over {rows} rows of 1 MiB, {options.gb:g} GB in an HDF5 file of "
         f"{disk / 1e6:.1f} MB on disk (chunks never written read as the fill value), on {options.ranks} ranks of one "
