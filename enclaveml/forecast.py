@@ -36,7 +36,7 @@ from enclaveml.zk.interface import Circuit
 VERIFIER_BYTES, TABLE_BYTES = 60e6, 40.0
 
 #: So many bundles are simulated at most (whole rounds); longer jobs go on at the rate of the first half.
-MOST_BUNDLES = 40_000
+MOST_BUNDLES = 8_000
 
 #: Slurm is asked for the wall time and this part more, and so many seconds at least.
 SPARE, LEAST_SPARE_S = 0.3, 300.0
@@ -159,7 +159,7 @@ def rounds_of(circuit: Circuit, data: Data, target: Target, seed: int = 0) -> tu
     if data.proved < data.rows:  # rows that are not drawn are inferred all the same
         spent = replace(spent, infer=spent.infer * data.rows / max(1, data.proved))
     provers = target.children * (target.ranks - target.first)
-    whole = max(MOST_BUNDLES, 3 * provers)
+    whole = max(MOST_BUNDLES, 6 * provers)
     simulated = min(total, max(1, whole // a_round) * a_round)
     outcome = sim.simulate(simulated, a_round, spent, plant(target), seed)
     if simulated < total:
@@ -270,6 +270,6 @@ def curve(data: Data, circuits: Sequence[Circuit], target: Target, seed: int = 0
 
 def stops_at(points: Sequence[tuple[int, sim.Outcome, str]]) -> int | None:
     """The first P of a curve at which a rank brings less than EFFICIENT of what one brings at its best."""
-    rates = [(p, o.bundles / o.seconds / max(1, p - 1)) for p, o, _ in points if o.seconds > 0]
+    rates = [(p, o.bundles / o.seconds / p) for p, o, _ in points if o.seconds > 0]
     best = max((rate for _, rate in rates), default=0.0)
     return next((p for p, rate in rates if rate < EFFICIENT * best), None)
