@@ -6,8 +6,8 @@ from __future__ import annotations
 ROUND_ROWS, ROUND_BYTES = 1 << 16, 1 << 26
 
 #: Where there are so many provers that such a round would leave some without work, a round has this many
-#: bundles for each of them, within so many bytes. Forecast and measured costs (benchmarks/reports/forecast.md)
-#: have rounds of 65,536 rows bind first, at 91 ranks of 16 provers with 90 rows a bundle.
+#: bundles for each of them, within so many bytes. Two rounds of 65,536 rows are 1,456 bundles of 90 rows, work
+#: for 91 ranks of 16 provers and no more.
 ROUND_BUNDLES, WIDE_BYTES = 3, 1 << 28
 
 
