@@ -27,12 +27,16 @@ TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class Cast:
-    """Who plays what: rank 0 aggregates, ranks 1, 2, ... play ``attacks`` of liar.py, ``honest`` more are honest."""
+    """Who plays what: rank 0 aggregates, ranks 1, 2, ... play ``attacks`` of liar.py, ``honest`` more are honest.
+
+    Unless it ``shares``, rank 0 leaves each rank its rows, however slow it is: each liar is to have its say.
+    """
 
     attacks: tuple[str, ...]
     proof: Mapping[str, Any] = field(default_factory=dict)
     rows: int = ROWS
     honest: int = 1
+    shares: bool = False
 
     @property
     def ranks(self) -> int:
@@ -64,7 +68,8 @@ def play(cast: Cast, folder: Path, cache: Path, fill: Mapping[str, str] = {}) ->
         "cluster": {"ranks": [{"node_id": f"node-{i}", "memory_gb": 2} for i in range(cast.ranks)]},
     })
     honest = [sys.executable, "-m", "enclaveml"]
-    command = [*launcher(), "-np", "1", *honest, "run", str(job.path)]
+    root = honest if cast.shares else [sys.executable, str(LIAR), "leaves_rows_where_they_are"]
+    command = [*launcher(), "-np", "1", *root, "run", str(job.path)]
     for attack in (*cast.attacks, *[None] * cast.honest):
         program = honest if attack is None else [sys.executable, str(LIAR), attack.format(**fill)]
         command += [":", "-np", "1", *program, "run", str(job.path)]

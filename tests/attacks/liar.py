@@ -23,6 +23,7 @@ from mutations import MUTATIONS
 from enclaveml import cli, exchange, models
 from enclaveml.envelope import decode, encode
 from enclaveml.exchange import Outbox, Report
+from enclaveml.sharing import Sharing
 from enclaveml.worker import Worker
 from enclaveml.zk.ezkl import prover as prover_module
 from enclaveml.zk.ezkl import system
@@ -549,6 +550,14 @@ def late_for_good(_: str) -> None:
         if order.kind == "drain":
             for item in kept:
                 put_now(self._outbox, item)
+
+
+# -- no lie: rank 0 of most casts ------------------------------------------------
+
+@attack
+def leaves_rows_where_they_are(_: str) -> None:
+    """Idle ranks are given nothing of others."""
+    Sharing.step = lambda self: None
 
 
 if __name__ == "__main__":
