@@ -64,6 +64,32 @@ def transfers(rows: int, width: int, repeats: int) -> dict[str, Any]:
             "ratio_reused": float(np.median(taken["reused"]) / np.median(taken["ours"]))}
 
 
+def large(width: int, counts: list[int]) -> dict[str, Any]:
+    """One Scatterv and one Gatherv of more elements than MPI's 32-bit counts hold: rows of ``width`` uint8."""
+    from enclaveml.comm import World
+
+    world = World.start()
+    data = None
+    if world.is_root:
+        data = np.empty((sum(counts), width), np.uint8)
+        for i, row in enumerate(data):
+            row[:] = i + 1
+            row[-1] = 100 + i
+    began = time.perf_counter()
+    got = world.scatter_rows(data, counts, (width,), np.dtype(np.uint8), "the benchmark")
+    scattered = time.perf_counter() - began
+    if world.is_root:
+        data = None
+    first = sum(counts[: world.rank])
+    for i, row in enumerate(got, first):
+        if row[0] != i + 1 or row[-2] != i + 1 or row[-1] != 100 + i:
+            raise SystemExit(f"rank {world.rank}: row {i} arrived damaged")
+    back = world.gather_rows(got, counts, "the benchmark")
+    if world.is_root and [int(row[-1]) for row in back] != [100 + i for i in range(sum(counts))]:
+        raise SystemExit("the rows came back damaged")
+    return {"elements": sum(counts) * width, "scatter_s": scattered, "in_all_s": time.perf_counter() - began}
+
+
 def _tiny() -> Callable[[np.ndarray], np.ndarray]:
     """The digits' MLP, jitted for any number of rows that comes."""
     import jax
@@ -128,7 +154,7 @@ def pool(rows: int, chunk: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run the part that the command line names."""
-    found = {"transfers": transfers, "pickled": pickled, "pool": pool}[sys.argv[1]](**json.loads(sys.argv[2]))
+    found = {"transfers": transfers, "pickled": pickled, "pool": pool, "large": large}[sys.argv[1]](**json.loads(sys.argv[2]))
     from mpi4py import MPI
 
     if MPI.COMM_WORLD.rank == 0:
