@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from enclaveml.aggregator import Aggregator
+from enclaveml.circuits import Circuits
 from enclaveml.exchange import STATS, Exchange, Order, Report
 from enclaveml.job import load_job
 from enclaveml.journal import Journal
@@ -69,6 +70,13 @@ def step_seconds(aggregator: Aggregator, turns: int = 30) -> float:
     return (time.thread_time() - began) / turns
 
 
+class _Idle:
+    """A verifier that is asked for nothing."""
+
+    def poll(self) -> list:
+        return []
+
+
 def make(folder: Path, circuit: Circuit, ranks: int, data: np.ndarray, verifier: object) -> tuple[Aggregator, dict]:
     """An aggregator over ``data`` with that many ranks, and their boxes."""
     job = load_job(JOB, ("split.strategy=equal",))
@@ -83,7 +91,8 @@ def make(folder: Path, circuit: Circuit, ranks: int, data: np.ndarray, verifier:
     journal.append("start", {"job": "", "job_given": "", "inputs": "public", "strategy": "equal", "versions": {},
                              "model_hash": "", "dataset_fingerprint": "", "rows": len(data),
                              "outputs": circuit.outputs, "started": "", "ranks": []})
-    made = Aggregator(job, len(data), lambda a, b: data[a:b], circuit, circuit.outputs, verifier, members, boxes, journal,
+    circuits = Circuits((circuit,), lambda circuit: verifier or _Idle(), journal)
+    made = Aggregator(job, len(data), lambda a, b: data[a:b], circuits, circuit.outputs, members, boxes, journal,
                       lambda rows: np.zeros((len(rows), circuit.outputs), np.float32), data[0].nbytes, "bench")
     return made, boxes
 

@@ -90,8 +90,11 @@ class Judge:
             # No proof is within the tolerance of what is no number.
             again = honest & np.isfinite(bundle.outputs[bad]).all(axis=1) & self._may_widen(bundle)
             self._accounts.finish(round_, local[honest & ~again], slots[honest & ~again], RowStatus.INCONSISTENT)
-            round_.stage[local[again], slots[again]] = WIDE
             round_.output[local, slots] = bundle.outputs[bad]  # of whoever holds them now
+            if member.working:
+                round_.stage[local[again], slots[again]] = WIDE
+            else:  # it has left since it proved them
+                self._accounts.take_back(round_, local[again], slots[again], RowStatus.LOST)
         if not honest.all():
             lied = bundle.rows[bad][~honest]
             round_.refuse(lied, member.rank)

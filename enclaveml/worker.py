@@ -120,11 +120,11 @@ class Worker:
         known = [self._prover] if self._fallback is None else [self._prover, self._fallback[1]]
         return [prover for prover in known if prover is not None]
 
-    def _at(self, meta: Mapping[str, object]) -> tuple[Circuit, Prover]:
+    def _at(self, meta: Mapping[str, object]) -> tuple[Circuit, Prover | None]:
         """The circuit that an order is for, and its prover."""
         if self._fallback is not None and meta["circuit"] == self._fallback[0].circuit_id:
             return self._fallback
-        if self._prover is None or meta["circuit"] != self._circuit.circuit_id:
+        if meta["circuit"] != self._circuit.circuit_id:
             raise ValueError(f"an order for circuit {str(meta['circuit'])[:16]}, which this rank has not")
         return self._circuit, self._prover
 

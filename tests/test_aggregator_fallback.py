@@ -165,6 +165,15 @@ def test_another_rank_infers_the_row_itself_and_begins_at_the_primary_unless_it_
                       for row in record.arrays["rows"].tolist()}
 
 
+def test_a_coarse_row_of_a_rank_that_died_since_goes_to_another(tmp_path):
+    c = Cluster(tmp_path, n_rows=8, ranks=3, coarse=(1,), fallback=True, verdict_delay=2)
+    c.until(lambda: any(1 in rows for rows, _ in c.verifier.said.values()))
+    c.kill(1)
+    c.run()
+    c.check()
+    assert (c.status == RowStatus.VERIFIED).all() and c.aggregator.rank_of[1, 0] == 2
+
+
 # -- ranks that lie about it -------------------------------------------------------
 
 
