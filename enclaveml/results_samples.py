@@ -42,6 +42,11 @@ def rank_claims(index: JournalIndex) -> dict[tuple[int, int], dict[str, Any]]:
     proved = Lines(*(np.concatenate([np.zeros(0, np.int64), *(np.broadcast_to(line[i], len(line[2])) for line in lines)])
                      for i in range(3)))
     answers, left = index.answers, index.answers.status == RowStatus.UNPROVED
+    if index.start["strategy"] != "redundant":
+        # Only what the file shows: an answer that a later session's replaced is nobody's claim any more.
+        counts = np.zeros(len(left), bool)
+        counts[index.states.answer[index.states.answer >= 0]] = True
+        left = left & counts
     unproved = Lines(answers.session[left], answers.rank[left], answers.row[left])
     nodes = {key: str(known.get("node_id") or "") for key, known in index.ranks.items()}
     found = claims(index.draws, nodes, proved, unproved)

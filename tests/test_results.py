@@ -17,6 +17,7 @@ from results_case import CIRCUIT, Case, D, start, table
 
 from enclaveml import hdf5
 from enclaveml import results as module
+from enclaveml import sampling
 from enclaveml.errors import EnclaveError, EnvironmentFault, FormatError
 from enclaveml.journal import Journal, read_records
 from enclaveml.records import KINDS
@@ -302,6 +303,38 @@ def test_draws(tmp_path):
         assert line["wrong_at_most"] == 3  # one of 4 is drawn: 3 wrong ones hide with a probability of 1/4
         assert line["claim"] == "at 90 % confidence, fewer than 4 of node-1's 4 rows can be wrong"
         assert [r["wrong_at_most"] for r in results.ranks if r["rank"] == 0] == [-1]
+
+
+def test_claims_are_about_the_answers_that_the_file_shows(tmp_path):
+    """A killed session's rows that ended unproved, and were answered again: found by the soak, whose audits failed."""
+    from enclaveml.audit_draws import check_draws
+    from enclaveml.audit_report import Report
+
+    def draw(rank: int, of: list[int], seed: str) -> None:
+        rows = np.array(of)[sampling.pick(np.array(of), 1, seed)]
+        case.journal.append("draw", {"rank": rank, "round": 0, "start": 0, "stop": 8, "seed": seed, "of": len(of), "drawn": 1,
+                                     "confidence": 0.99}, rows=rows)
+        case.bundle(rank, rows)
+        left = [r for r in of if r not in rows]
+        case.rows(left, RowStatus.UNPROVED, rank)
+
+    case = Case(tmp_path / "j", 8, 3)
+    case.outputs(1, range(4))
+    draw(1, [0, 1, 2, 3], "11" * 32)
+    case.outputs(2, range(4, 8))
+    draw(2, [4, 5, 6, 7], "22" * 32)
+    gone = [r for r in range(4) if not np.isin(r, sampling.pick(np.arange(4), 1, "11" * 32))]
+    case.journal.append("resume", {"started": "2026-02-01T00:00:00Z", "versions": {}, "ranks": table(3)})
+    case.outputs(2, gone)  # all that rank 1 left unproved is rank 2's now
+    draw(2, gone, "33" * 32)
+    case.end()
+    build_results(tmp_path / "j", tmp_path / "r.h5")
+    with read_results(tmp_path / "r.h5") as results:
+        claimed = {(line["session"], line["rank"]): line["wrong_at_most"] for line in results.ranks if line["claim"]}
+        assert claimed == {(0, 2): 3, (1, 2): 2}
+        report = Report("r.h5")
+        lines = check_draws(results, report, {"proof": {"coverage": 0.25}})
+    assert report.failures == [] and sum("node-2's" in line for line in lines) == 2
 
 
 @st.composite
