@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
 
     job = load_job(JOB, (EVERY_ROW[1], EVERY_ROW[3]))
-    dataset = open_dataset(job.input.path, job.input.key, job.input.labels)
+    dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
     rows = dataset.read_rows(np.arange(dataset.rows))
     folder = JOB.parent
     package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)

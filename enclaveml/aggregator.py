@@ -192,7 +192,8 @@ class Aggregator:
         if not self.job.proof.coverage:
             self._measure_inference(passed, reports)
         for rank, report in reports:
-            self._silence.heard(rank)
+            if report.kind != "drained" or self.draining:  # else it answers nothing that was asked
+                self._silence.heard(rank)
             self._take(rank, report)
         for rank, seconds in self._silence.step(self._owing()).items():
             self._lose_silent(rank, seconds)
@@ -345,7 +346,11 @@ class Aggregator:
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a failure")
         member = self.members[rank]
-        out = _overflowed(bundle, report.meta.get("overflow"))
+        try:
+            out = _overflowed(bundle, report.meta.get("overflow"))
+        except Unassigned:
+            self.judge.fall(bundle, RowStatus.LOST)  # it is in nobody's hand any more: end_member would not see it
+            raise
         if out.any():
             self._take_overflow(bundle, out, _told(report.meta.get("text")))
             return

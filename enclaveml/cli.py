@@ -390,7 +390,7 @@ def _report(args: argparse.Namespace) -> int:
 
 # What the base install does not bring, and the extra that does (pyproject.toml).
 _EXTRAS = {
-    **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors"), "run"),
+    **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "ml_dtypes"), "run"),
     "cryptography": "sign",
     "matplotlib": "report",
 }

@@ -17,7 +17,7 @@ import numpy as np
 from enclaveml.accounts import Accounts
 from enclaveml.bundles import Bundles
 from enclaveml.exchange import Order, Outbox, Report
-from enclaveml.ledger import CHECKING, PROVING, Bundle
+from enclaveml.ledger import CHECKING, PROVING, SENT, Bundle
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Member
 
@@ -113,7 +113,13 @@ class Copies:
     def _order(self, item: _Inferring) -> None:
         copy = item.bundle
         if not item.needed:
-            self._boxes[copy.rank].put(Order("forget", {}, copy.rows))
+            rows = copy.rows
+            if (round_ := self._accounts.rounds.get(copy.round)) is not None:
+                local = rows - round_.start  # what it was given again meanwhile it keeps
+                again = (round_.rank[local] == copy.rank) & (round_.stage[local] == SENT)
+                rows = rows[~again.any(axis=1)]
+            if len(rows):
+                self._boxes[copy.rank].put(Order("forget", {}, rows))
             return
         meta = {"rank": copy.rank, "attempt": copy.attempt, "round": copy.round}
         self._accounts.journal.append("outputs", meta, rows=copy.rows, outputs=copy.outputs)

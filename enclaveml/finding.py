@@ -40,7 +40,6 @@ def merged(found: Sequence[Sequence[Finding]]) -> list[tuple[Finding, tuple[int,
 
 def numbers(ranks: Sequence[int]) -> str:
     """``rank 3``, ``ranks 0-2, 5``."""
-    parts: list[str] = []
     runs: list[list[int]] = []
     for rank in ranks:
         if runs and runs[-1][1] == rank - 1:

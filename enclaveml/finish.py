@@ -177,7 +177,7 @@ class Finish:
             log.info("%d rows went to ranks that were out of work, which proved %d bundles as well as the ranks that "
                      "were at them; %d bundles discarded", moved, copies, sum(m.discarded for m in a.members.values()))
         if a.fallback_rows:
-            log.info("%d of these rows were proved at the fallback circuit", a.fallback_rows)
+            log.info("%d rows were proved at the fallback circuit", a.fallback_rows)
         for member in a.members.values():
             if member.fate is not Fate.OK:
                 log.error("%s: %s: %s", member, member.fate.value, member.fate_reason.splitlines()[0])

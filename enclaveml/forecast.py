@@ -101,7 +101,7 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
     from enclaveml.datasets import open_dataset
     from enclaveml.model_package import package_model
 
-    with open_dataset(job.input.path, job.input.key, job.input.labels) as dataset:
+    with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
         n, shape, dtype = rows or dataset.rows, dataset.row_shape, dataset.dtype
     package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
     replicas = job.split.replicas if job.split.strategy == "redundant" else 1
@@ -110,6 +110,7 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
         c for c in circuits_of(model_key(package.to_bytes(), shape, dtype))
         if c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
         and proof.rows_per_proof in (None, c.rows)
+        and bool(c.bound) == (proof.bounded_inputs and proof.inputs != "public")
     ]
     size = Data(n, math.ceil(n * replicas * proof.coverage), math.prod(shape) * dtype.itemsize,
                 len(package.weights or b"") // 4)
@@ -168,19 +169,11 @@ def rounds_of(circuit: Circuit, data: Data, target: Target, seed: int = 0) -> tu
     return outcome, total, rounds
 
 
-def forecast(job: JobSpec, target: Target, rows: int | None = None, seed: int = 0) -> Forecast:
-    """Predict a job on a target. The same seed gives the same forecast.
-
-    Raises:
-        EnvironmentFault: the cache has no circuit of the job's model, or none that fits.
-        JobError: data or model cannot be read, or nothing is proved.
-    """
-    data, circuits = data_of(job, rows)
-    return predict(data, circuits, target, seed)
-
-
 def predict(data: Data, circuits: Sequence[Circuit], target: Target, seed: int = 0) -> Forecast:
-    """A forecast for a job of this size with one of these circuits."""
+    """A forecast for a job of this size with one of these circuits. The same seed gives the same forecast.
+
+    Raises EnvironmentFault where none of the circuits fits.
+    """
     circuit = choose(circuits, data, target)
     outcome, bundles, rounds = rounds_of(circuit, data, target, seed)
     measured, spent = circuit.measured, costs(circuit, data.weights, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
     srs = srs or job.proof.srs
     wanted = _like(like) if like else []
     from enclaveml.zk.ezkl import rebuild
+    from enclaveml.zk.ezkl.files import SETTINGS
 
     def progress(line: str) -> None:
         log.info("%s", line)
@@ -52,10 +54,11 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
         circuits = prepare_circuits(job, function, samples, n, request_of(job, n, 1))
         if srs is None or srs == job.proof.srs:
             return {circuit.circuit_id: circuit.role for circuit in circuits}
-        wanted = [(circuit.manifest(), b"") for circuit in circuits]
+        wanted = [(circuit.manifest(), b"", (circuit.folder / SETTINGS).read_bytes()) for circuit in circuits]
     found: dict[str, str] = {}
-    for manifest, there in wanted:
-        rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress)
+    for manifest, there, settings in wanted:
+        rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress,
+                                           like=_mapping(settings))
         if there and part != there:
             raise EnvironmentFault(f"{like}: was made with another SRS than {srs or 'the one of this machine'}: "
                                    f"give the one that the aggregator used with --srs")
@@ -63,15 +66,27 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
     return found
 
 
-def _like(path: Path) -> list[tuple[dict[str, Any], bytes]]:
-    """Manifest and SRS of each circuit of a results file, the primary first. Raises EnvironmentFault, FormatError."""
+def _mapping(text: bytes) -> dict[str, Any]:
+    """A JSON object, or nothing where somebody else's file has none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _like(path: Path) -> list[tuple[dict[str, Any], bytes, bytes]]:
+    """Manifest, SRS and settings of each circuit of a results file, the primary first.
+
+    Raises EnvironmentFault, FormatError.
+    """
     from enclaveml.results import read_results
 
     with read_results(path) as results:
         keys = [results.circuit(circuit_id) for circuit_id in results.circuit_ids]
     if not keys:
         raise EnvironmentFault(f"{path}: has no circuit")
-    found = [(dict(each.manifest), each.srs) for each in keys]
+    found = [(dict(each.manifest), each.srs, each.settings) for each in keys]
     return sorted(found, key=lambda item: item[0].get("role", PRIMARY) != PRIMARY)
 
 

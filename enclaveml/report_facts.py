@@ -88,6 +88,7 @@ def _facts(results: Results) -> Facts:
         "rows": results.n_rows,
         "outputs_per_row": results.n_outputs,
         "statuses": {s.name.lower(): int((status == s).sum()) for s in RowStatus if (status == s).any()},
+        "coverage": _coverage(results),
         "inputs": results.attribute("inputs"),
         "strategy": results.attribute("strategy"),
         "sealed": seal.sealed,
@@ -113,6 +114,12 @@ def _facts(results: Results) -> Facts:
         "job": results.attribute("job"),
     }
     return Facts(document, known, prove, verify, _spans(results, prove, verify), confusion)
+
+
+def _coverage(results: Results) -> float | None:
+    """``proof.coverage``; None where ``proof.audit`` asks for a bound instead."""
+    proof = job_of(results)["proof"]
+    return None if proof.get("audit") else proof["coverage"]
 
 
 def _circuit(results: Results, name: str) -> dict[str, Any]:

@@ -19,8 +19,12 @@ def summary(document: Mapping[str, Any]) -> str:
     """Sentences for people who did not run the job. ``document`` is ``report_facts.Facts.document``."""
     rows, statuses = document["rows"], document["statuses"]
     verified = statuses.get("verified", 0)
-    working = [r for r in document["ranks"] if r["rows"]]
-    said = [f"The job ran {rows:,} rows through one model on {counted(len(working), 'rank')} and asked for a "
+    parts = [sum(r["rows"] > 0 for r in document["ranks"] if r["session"] == i) for i in range(len(document["sessions"]))]
+    ranks = counted(max(parts, default=0), "rank")
+    if len(parts) > 1:
+        ranks = f"up to {ranks}, in {len(parts)} parts,"
+    ran = "ran" if document["status"].startswith("complete") else "was to run"
+    said = [f"The job {ran} {counted(rows, 'row')} through one model on {ranks} and asked for a "
             f"zero-knowledge proof of {_asked(document)}."]
     if verified == rows:
         said.append(f"All {rows:,} rows are verified: for each there is a proof, checked by the aggregator (rank 0), that "
@@ -47,7 +51,9 @@ def summary(document: Mapping[str, Any]) -> str:
     elif score:
         said.append(f"Against the labels that came with the data, the mean absolute error of the {score['rows']:,} verified "
                     f"outputs is {score['mean_absolute_error']:.4g}.")
-    if document["status"] in ("running", "resumable", "failed"):
+    if document["status"] == "failed":
+        said.append(f"The job failed (exit status {document['exit_code']}): {document['message']}.")
+    elif document["status"] in ("running", "resumable"):
         said.append(f"The job has not ended: it is {document['status']}.")
     return " ".join(said)
 
@@ -56,7 +62,7 @@ def caution(document: Mapping[str, Any]) -> str:
     """What a report does not show."""
     seal = "is not sealed" if not document["sealed"] else (
         "does not agree with its seal: it was changed after it was sealed" if document["seal_changes"] else
-        "agrees with its seal" + (", which is signed" if document["signed"] else ", which is not signed"))
+        "agrees with its seal" + (", which carries a signature that was not checked (audit --public-key does)" if document["signed"] else ", which is not signed"))
     return ("This report repeats what the results file says and checks no proof; the file " + seal + ". "
             "Check it with: enclaveml audit " + document["file"].rsplit("/", 1)[-1] + ". A verified row does not mean that "
             "the model is right, nor which rank computed it or when.")
@@ -68,10 +74,9 @@ def counted(n: int, noun: str) -> str:
 
 
 def _asked(document: Mapping[str, Any]) -> str:
-    unproved = document["statuses"].get("unproved", 0) + document["statuses"].get("suspect", 0)
-    if not document["circuits"] and not document["proofs"]:
+    if document["coverage"] == 0:
         return "none of them"
-    return "each" if not unproved else "rows drawn at random from them"
+    return "each" if document["coverage"] == 1 else "rows drawn at random from them"
 
 
 def _tolerance(document: Mapping[str, Any]) -> str:

@@ -213,13 +213,16 @@ INPUTS = Column("inputs", "float32", ("N", "..."), "the rows that the model was 
 
 #: Names that the combining step is expected to write; others are allowed and described by their name.
 COMBINED = (
-    Column("combined/result", "float64", ("D",), "the job's one answer: all verified rows combined"),
-    Column(
-        "combined/outputs",
-        "float64",
-        ("N", "D"),
-        "the verified answers of each row combined; NaN without any",
-    ),
+    Column("combined/result", "float64", ("D",),
+           "the job's one answer: all verified rows combined (majority_vote: one value, the class)"),
+    Column("combined/count", "int64", (), "verified rows that took part", "row"),
+    Column("combined/votes", "int64", ("C",), "majority_vote: how many rows chose each class", "row"),
+    Column("combined/accuracy", "float64", (),
+           "with class labels: the share of rows with a verified output whose class is the label"),
+    Column("combined/outputs", "float64", ("N", "D"),
+           "redundant: the verified answers of each row combined; NaN without any"),
+    Column("combined/votes_by_row", "int64", ("N", "C"),
+           "majority_vote and redundant: how many answers chose each class"),
 )
 
 KEYS = ("vk", "settings", "srs", "manifest")

@@ -22,7 +22,7 @@ class ResumeState:
     compare them before going on). sessions: how many there were. status (N,) uint8, attempts (N,) and
     verified (N,) bool of every row; drawn (N,) bool: rows that an earlier session drew to be proved. rows, ranks, sessions_of (V,) and proved (V, D) float64: the
     verified answers, by row (several per row where it was redundant). rounds: counters of the completed
-    rounds. next_bundle: a bundle number that no earlier session used. counts: (session, rank) to
+    rounds. next_bundle: a bundle number above those of all proofs that earlier sessions judged. counts: (session, rank) to
     answers, verified answers, envelopes and rejections. expelled: node ids of expelled ranks.
     sealed: the outputs that were sealed for a beacon, each with its ``root`` and ``before``. end: meta of the
     last end record, None if the job was killed.

@@ -22,7 +22,6 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -340,7 +339,7 @@ class _Story:
         from enclaveml.zk.ezkl.system import EzklSystem
 
         # One count for a model, whichever of its circuits a proof is of.
-        budget = budget_of(circuits[0], job.proof.private_weights) if circuits else None
+        budget = budget_of(circuits, job.proof.private_weights) if circuits else None
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
         journal, before = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
                                 self.world.library)

@@ -150,7 +150,8 @@ KEYS: tuple[Key, ...] = (
         "the dataset: .npy, .npz, HDF5 or CSV, or a folder of such files; one row per sample", required=True),
     Key("input.key", "names", None, "", "array in an npz, dataset in an HDF5 file, columns of a CSV",
         default_words="the only array, or x"),
-    Key("input.labels", "text", None, "", "true classes beside the rows: gives accuracy in log and file",
+    Key("input.labels", "text", None, "", "true classes (whole numbers: accuracy in log, file and report) or values (mean absolute error in the report) "
+        "beside the rows",
         default_words="none"),
     Key("input.scale", "number", None, "",
         "what uint8 values are multiplied by (0.00392157: pixels from 0 to 1); proofs are about the products",

@@ -48,7 +48,7 @@ class Worker:
         self._circuit, self._node_id, self._job_id, self._outbox = circuit, node_id, job_id, outbox
         self._to_infer: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._to_prove: deque[tuple[Mapping[str, object], np.ndarray]] = deque()
-        self._proving: dict[int, tuple[Mapping[str, object], np.ndarray]] = {}
+        self._proving: dict[int, tuple[Mapping[str, object], np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = {}
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._draining = False
         self.stopped = False
@@ -111,8 +111,10 @@ class Worker:
         while self._to_prove and len(self._proving) < self._children + AHEAD:
             meta, rows = self._to_prove.popleft()
             task = int(meta["bundle"])
-            self._proving[task] = (meta, rows)
-            self._at(meta)[1].submit(task, np.stack([self._held[int(row)][0] for row in rows]), float(meta["timeout_s"]))
+            # Kept with the task: rows may be forgotten while an outcome that comes too late to cancel is on its way.
+            held = [self._held[int(row)] for row in rows]
+            self._proving[task] = (meta, rows, held)
+            self._at(meta)[1].submit(task, np.stack([data for data, _ in held]), float(meta["timeout_s"]))
 
     @property
     def _provers(self) -> list[Prover]:
@@ -155,7 +157,7 @@ class Worker:
         return self._infer(data)
 
     def _finish(self, result: ProofResult) -> None:
-        meta, rows = self._proving.pop(result.task)
+        meta, rows, held = self._proving.pop(result.task)
         self._stats["witness_s"] += result.witness_seconds
         self._stats["prove_s"] += result.prove_seconds
         if result.proof is None:
@@ -167,9 +169,9 @@ class Worker:
                                                "overflow": list(result.overflow)}))
             return
         self._stats["proofs"] += 1
-        data, outputs = map(np.stack, zip(*(self._held[int(row)] for row in rows), strict=True))
+        data, outputs = map(np.stack, zip(*held, strict=True))
         for row in rows.tolist() if self._fallback is None else ():
-            del self._held[row]
+            self._held.pop(row, None)
         told = {"witness_s": result.witness_seconds, "prove_s": result.prove_seconds}
         self._outbox.put(Report("envelope", {"bundle": result.task, **told},
                                 blob=self.seal(meta, rows, data, outputs, result.proof)))

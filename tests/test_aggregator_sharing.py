@@ -6,7 +6,6 @@ A tick is a second. A proof takes 1 + ``delay`` ticks, and every rank has two ch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np

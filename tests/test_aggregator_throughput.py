@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fakes import B, Cluster, FakeProver
 
+from enclaveml.ledger import DUE, PROVING, READY, SENT
 from enclaveml.results_schema import RowStatus
 from enclaveml.worker import Worker
 
@@ -67,7 +68,7 @@ def test_ranks_are_done_together_with_what_they_have_left(tmp_path):
     c = three(tmp_path, n_rows=24 + 48 + 96)
     c.until(lambda: len(c.aggregator.accounts._stops) == 2)
     speeds = c.aggregator._speeds
-    left = c.aggregator.accounts.count(4, 1, 2, 3, 4)
+    left = c.aggregator.accounts.count(4, SENT, READY, DUE, PROVING)
     done = [left[r] / speeds.of(r) for r in (1, 2, 3)]
     unit = B / min(speeds.of(r) for r in (1, 2, 3))
     assert max(done) - min(done) <= unit

@@ -28,7 +28,8 @@ RESEALED = max(20, FLIPS // 20)
 
 # What no proof covers, and a signature alone protects; AUDIT.md has the same list in words.
 UNPROVED = (
-    "ranks/", "row/attempts", "row/label", "proofs/verify_seconds", "proofs/verdict", "draws/",
+    "ranks/", "row/attempts", "row/label", "proofs/witness_seconds", "proofs/prove_seconds", "proofs/verify_seconds",
+    "proofs/judged", "proofs/verdict", "draws/",
 )
 UNPROVED_ATTRIBUTES = (
     "message", "job", "job_given", "versions", "started", "finished", "counter", "sessions", "exit_code",

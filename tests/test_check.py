@@ -43,6 +43,8 @@ pytestmark = pytest.mark.ezkl
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENCLAVEML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # Another test file may have brought up JAX in this process: it is on the CPU all the same.
+        patch.setattr("enclaveml.devices.bind_device", lambda device, local_rank: None)
         yield
 
 

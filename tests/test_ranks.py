@@ -98,7 +98,7 @@ def test_every_described_machine_runs_a_job_on_cpu_ranks(job: SmallJob, cache: d
     path = Path(__file__).resolve().parents[1] / "configs" / f"{config}.yaml"
     described = yaml.safe_load(path.read_text())["ranks"]
     done = enclaveml(job, "--set", f"cluster={path}", "--set", "cluster.ranks.*.device=cpu",
-                     "--set", "split.strategy=by_capacity", ranks=len(described), env=cache)
+                     "--set", "split.strategy=by_capacity", "--set", "split.reassign=false", ranks=len(described), env=cache)
     assert done.returncode == 0, log_of(done)
     outcome = read(job.results)
     assert outcome.status == "complete"

@@ -20,8 +20,8 @@ from enclaveml.errors import EnvironmentFault, JobError
 from enclaveml.job import load_job
 from enclaveml.srs_file import SrsFile, file_bytes, logrows_of, verifier_srs
 from enclaveml.zk.ezkl import field, keys, process, srs, srs_reduce
-from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
-from enclaveml.zk.ezkl.rebuild import choice_of, rebuilt_id
+from enclaveml.zk.ezkl.files import SRS, VERIFIER_SRS
+from enclaveml.zk.ezkl.rebuild import choice_of, counted_as, rebuilt_id
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import VERIFIED
 
@@ -169,3 +169,12 @@ def test_a_job_and_its_audit(tmp_path, ceremony, child) -> None:
     (mine,) = [text["circuit"] for text in report.circuits]
     assert audit_case.rebuilt_id(job, root) == mine
     assert json.loads(json.dumps(report.document()))["circuits"][0]["srs"] == f"the file with SHA-256 {ceremony.sha256}"
+
+
+def test_an_id_made_again_takes_the_layouts_counts_of_the_other() -> None:
+    """ezkl counts 352, 353 or 354 rows of the same circuit, from one call to the next."""
+    mine = {"num_rows": 352, "total_assignments": 352, "run_args": {}}
+    other = {"num_rows": 353, "total_assignments": 354, "run_args": {"logrows": 9}}
+    assert counted_as(mine, other) == {"num_rows": 353, "total_assignments": 354, "run_args": {}}
+    for wrong in ({}, {"num_rows": 353}, {**other, "num_rows": 400}, {**other, "total_assignments": "353"}):
+        assert counted_as(mine, wrong) is mine

@@ -91,7 +91,7 @@ def test_the_budget_is_the_models_whatever_its_circuit(tmp_path: Path, monkeypat
     for name, constants in (("one", 2378), ("two", 9000)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.json").write_text(json.dumps({"total_const_size": constants}))
-        budgets.append(budget_of(OfDigits(tmp_path / name), True))
+        budgets.append(budget_of([OfDigits(tmp_path / name)], True))
     budgets[0].spend()
     assert [b.most for b in budgets] == [75, 37] and [b.spent for b in budgets] == [1, 1]
-    assert budget_of(OfDigits(tmp_path / "one"), False).most is None
+    assert budget_of([OfDigits(tmp_path / "one")], False).most is None

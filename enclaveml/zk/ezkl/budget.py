@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault, JobError
@@ -35,14 +36,19 @@ def allowed(weights: int, bits: int, columns: int) -> int:
     return int(PART * weights * bits / (OPENED_BITS * max(1, columns)))
 
 
-def budget_of(circuit: Circuit, private: bool) -> Budget:
-    """The count of the proofs of a circuit's model in this machine's cache; limited where its weights are private."""
-    most = None
-    if private:
-        settings = json.loads((circuit.folder / SETTINGS).read_text(encoding="utf-8"))
-        columns = cost.blocks(settings["total_const_size"], circuit.logrows)
-        most = allowed(int(circuit.settings["weights"]), int(circuit.settings["param_scale"]), columns)
-    return Budget(keys.cache_root() / "proofs" / circuit.model_hash, most)
+def budget_of(circuits: Sequence[Circuit], private: bool) -> Budget:
+    """The count of the proofs of these circuits' model in this machine's cache; limited where its weights are private.
+
+    The limit is the least of the circuits' (primary, fallback): a proof counts the same whichever it is of.
+    """
+    most = min(map(_allowed, circuits)) if private else None
+    return Budget(keys.cache_root() / "proofs" / circuits[0].model_hash, most)
+
+
+def _allowed(circuit: Circuit) -> int:
+    settings = json.loads((circuit.folder / SETTINGS).read_text(encoding="utf-8"))
+    columns = cost.blocks(settings["total_const_size"], circuit.logrows)
+    return allowed(int(circuit.settings["weights"]), int(circuit.settings["param_scale"]), columns)
 
 
 class Budget:

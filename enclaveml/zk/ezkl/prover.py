@@ -6,7 +6,6 @@ these are named: witnesses are made in a small part of a proof's time.
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import numpy as np

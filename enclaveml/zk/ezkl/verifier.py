@@ -74,7 +74,7 @@ class EzklVerifier:
         felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
         own = b""
         if call := tie_call(circuit.inputs, felts, path, self._scratch, names[0], TIMEOUT_S):
-            tied: Reply = yield call
+            tied = yield from _twice(call)
             if tied.error:
                 raise FormatError(f"{call.name}: {tied.error}")
             own = tie_bytes(circuit.inputs, tied.value)
@@ -85,17 +85,28 @@ class EzklVerifier:
         parts = statement.proof_parts(
             circuit.inputs, proof.computation, outputs, felts=felts, digest=own, commitment=own
         )
-        reply: Reply = yield Call(
+        reply = yield from _twice(Call(
             "verify_parts",
             {
                 "parts": self._scratch.write(names[1], document.pack(*parts)),
                 "settings": path[SETTINGS], "vk": path[VK], "srs": path[VERIFIER_SRS],
             },
             TIMEOUT_S,
-        )
+        ))
         if reply.error or reply.value.get("valid") is not True:
             raise FormatError(f"verification: {reply.error or 'ezkl.verify returned False'}")
         return outputs
+
+
+def _twice(call: Call) -> Steps[Reply]:
+    """A call's reply; once more, in a fresh child, where the first child died or ran out of time.
+
+    That is rank 0's own trouble (a machine short of memory, or very busy): nobody is blamed for it at once.
+    """
+    reply: Reply = yield call
+    if reply.ended:
+        reply = yield call
+    return reply
 
 
 def rejection(task: int, rows: int, outputs: int, text: str, seconds: float) -> Verdict:
