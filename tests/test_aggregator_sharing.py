@@ -16,6 +16,7 @@ from enclaveml.exchange import Report
 from enclaveml.results import read_results
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Fate
+from enclaveml.silence import Silence
 
 NEVER = 1 << 30
 
@@ -288,3 +289,36 @@ def test_the_file_counts_what_changed_hands(tmp_path):
         found = [tuple(line[n] for n in ("rows_moved_in", "rows_moved_out", "copies", "discarded"))
                  for line in results.ranks]
     assert found == [(0, 0, 0, 0), (0, 12, 0, 2), (12, 0, 2, 0)]
+
+
+@pytest.mark.parametrize("liar", [1, 2])
+@pytest.mark.parametrize("ticks", range(5))
+def test_a_failure_of_rows_that_a_copied_bundle_has_not_leaves_its_rows_to_others(tmp_path, liar, ticks):
+    """From the straggler or from the copy's rank: its rows have one owner afterwards, and the job ends."""
+    c = Cluster(tmp_path, n_rows=96, ranks=4, round_rows=24, strategy="equal",
+                provers={1: FakeProver(delay=NEVER), 2: FakeProver(delay=6), 3: FakeProver(delay=3)})
+    c.until(lambda: any(copy.rank == 2 for copy in c.aggregator.copies._copy_of.values()))
+    for _ in range(ticks):
+        c.tick()
+    pairs = [(b, copy.id) for b, copy in c.aggregator.copies._copy_of.items() if copy.rank == 2]
+    if not pairs:
+        return  # the copy has won by then
+    c.ranks[liar].outbox.put(Report("failed", {"bundle": pairs[0][liar - 1], "text": "no", "overflow": [99]}))
+    c.tick()
+    if liar == 2:
+        c.kill(1)
+    c.run()
+    c.check()
+    assert (c.status == RowStatus.VERIFIED).all() and c.members[3].fate is Fate.OK
+
+
+def test_a_rank_that_says_it_is_drained_and_nothing_else_is_given_up(tmp_path):
+    def drained(own: list[Report]) -> list[Report]:
+        return [r for r in own if r.kind != "outputs"] + [Report("drained")]
+
+    c = Cluster(tmp_path, n_rows=16, ranks=3, tamper={2: drained})
+    c.aggregator._silence = Silence(lambda: 60.0 * c.ticks)  # a tick a minute
+    c.run()
+    c.check()
+    assert c.members[2].fate is Fate.LOST and "has not answered" in c.members[2].fate_reason
+    assert (c.status == RowStatus.VERIFIED).all()
