@@ -67,7 +67,7 @@ def test_rows_that_overflow_are_verified_at_the_fallback_and_one_that_nothing_pr
     log = log_of(ended)
     assert ended.returncode == 3, log
     assert f"complete_unverified (exit status 3): {N - 1} of {N} rows verified; 1 lost" in ended.stderr
-    assert "3 of these rows were proved at the fallback circuit" in ended.stderr
+    assert "3 rows were proved at the fallback circuit" in ended.stderr
     assert "leave the range of the primary circuit, says rank 1" in ended.stderr
     assert f"1 rows (first {UNSEEN[2]}) of rank 1" in ended.stderr and "is too coarse for them" in ended.stderr
     assert "REJECTED" not in log
