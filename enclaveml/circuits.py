@@ -27,9 +27,12 @@ verification go by rank 0's own record of it. The verifier, and each rank's prov
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from enclaveml.job import JobSpec
 from enclaveml.journal import Journal
@@ -38,11 +41,32 @@ from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.interface import Circuit, CircuitRequest, Proof, Verdict, Verifier
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from enclaveml.datasets import Dataset
     from enclaveml.zk.interface import ModelFunction
 
 log = logging.getLogger(__name__)
+
+
+#: Rows that a circuit is held against the float model on when it is registered.
+SAMPLE_ROWS = 256
+
+
+def sample_rows(dataset: Dataset) -> np.ndarray:
+    """Up to SAMPLE_ROWS rows spread evenly over the dataset, (S, *row_shape): the same whenever it is asked."""
+    return dataset.read_rows(np.unique(np.linspace(0, dataset.rows - 1, min(SAMPLE_ROWS, dataset.rows)).astype(np.int64)))
+
+
+def request_for(job: JobSpec, rows: int, memory_gb: float, cores: int, children: int) -> CircuitRequest:
+    """What a job over so many rows asks of its circuit, on ranks of that memory (GB) that run so many provers.
+
+    Keys of the cache follow from it, so a run and ``enclaveml prepare`` must ask alike.
+    """
+    proof, replicas = job.proof, job.split.replicas if job.split.strategy == "redundant" else 1
+    return CircuitRequest(
+        inputs=proof.inputs, bounded=proof.bounded_inputs, srs=proof.srs_file, tolerance=proof.tolerance,
+        agreement=proof.agreement, rows_per_proof=proof.rows_per_proof, scale=proof.scale,
+        expected_rows=math.ceil(rows * replicas * proof.coverage), memory_gb=memory_gb, cores=cores, children=children,
+    )
 
 
 def prepare_circuits(

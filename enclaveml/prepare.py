@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from enclaveml.capacity import measure
 from enclaveml.circuit_index import model_key, remember
-from enclaveml.circuits import prepare_circuits
+from enclaveml.circuits import prepare_circuits, request_for, sample_rows
 from enclaveml.cluster import computing
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, load_job
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from enclaveml.models import Model
     from enclaveml.zk.interface import ModelFunction
 
-# Rows that the circuit is held against the float model on, as in a run.
-_SAMPLE_ROWS = 256
-
 
 def load_function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
     """The job's model as the proof system takes it, sample rows (S, *row_shape) and N."""
@@ -35,8 +32,6 @@ def load_function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
 
 def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
     """The job's model, sample rows (S, *row_shape) and N. Runs on the CPU, without MPI."""
-    import numpy as np
-
     from enclaveml.datasets import open_dataset
     from enclaveml.devices import bind_device
 
@@ -48,8 +43,7 @@ def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
     with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
         parts = [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else ()
         row_shape, dtype, n = dataset.row_shape, dataset.dtype, dataset.rows
-        rows = np.unique(np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64))
-        samples = dataset.read_rows(rows)
+        samples = sample_rows(dataset)
     package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
     return build_model(package, row_shape, dtype, folder, parts), samples, n
 
@@ -66,13 +60,7 @@ def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:
     here = measure("", 0, ranks)
     given = [spec.memory_gb for spec, works in zip(job.cluster.ranks, computes, strict=False) if works]
     children = max(1, math.floor(here.cores / working))
-    replicas = job.split.replicas if job.split.strategy == "redundant" else 1
-    return CircuitRequest(
-        inputs=job.proof.inputs, bounded=job.proof.bounded_inputs, srs=job.proof.srs_file, tolerance=job.proof.tolerance, agreement=job.proof.agreement,
-        rows_per_proof=job.proof.rows_per_proof, scale=job.proof.scale,
-        expected_rows=math.ceil(rows * replicas * job.proof.coverage),
-        memory_gb=float(min(given, default=here.memory_gb)), cores=working * children, children=children,
-    )
+    return request_for(job, rows, float(min(given, default=here.memory_gb)), working * children, children)
 
 
 def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = None) -> int:

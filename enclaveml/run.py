@@ -31,7 +31,7 @@ from enclaveml.aggregator import Aggregator, rows_of_a_round
 from enclaveml.beacon import check_size
 from enclaveml.circuit_index import model_key, remember
 from enclaveml.capacity import device_capacity
-from enclaveml.circuits import Circuits, prepare_circuits
+from enclaveml.circuits import Circuits, prepare_circuits, request_for, sample_rows
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
 from enclaveml.datasets import Dataset, from_json, open_dataset
@@ -53,16 +53,13 @@ from enclaveml.signals import StopRequests, Terminated
 from enclaveml.together import describe, is_agreed, together
 from enclaveml.watchdog import Watchdog
 from enclaveml.worker import Worker
-from enclaveml.zk.interface import Circuit, CircuitRequest
+from enclaveml.zk.interface import Circuit
 
 if TYPE_CHECKING:
     from enclaveml.inference import Inference, InferenceOnDemand
     from enclaveml.models import Model
 
 log = logging.getLogger(__name__)
-
-# Rows that the circuit is checked on against the float model when it is registered.
-SAMPLE_ROWS = 256
 
 # What the other ranks wait for rank 0 to prepare a circuit, or to write the results, in
 # seconds. Set-up and SRS have limits of their own (an hour each) well below it.
@@ -244,16 +241,9 @@ class _Story:
         if job.proof.coverage == 0:
             return (), self._exported_hash(model) if job.model.hash else ""
         computing = [m for m in members if m.computes]
-        replicas = job.split.replicas if job.split.strategy == "redundant" else 1
-        cores = sum(children_of(m, members) for m in computing)
-        request = CircuitRequest(
-            inputs=job.proof.inputs, bounded=job.proof.bounded_inputs, srs=job.proof.srs_file, tolerance=job.proof.tolerance, agreement=job.proof.agreement,
-            rows_per_proof=job.proof.rows_per_proof, scale=job.proof.scale,
-            expected_rows=int(np.ceil(dataset.rows * replicas * job.proof.coverage)),
-            memory_gb=min(m.memory_gb for m in computing), cores=cores,
-            children=max(children_of(m, members) for m in computing),
-        )
-        circuits = prepare_circuits(job, model.function, _samples(dataset), dataset.rows, request)
+        children = [children_of(m, members) for m in computing]
+        request = request_for(job, dataset.rows, min(m.memory_gb for m in computing), sum(children), max(children))
+        circuits = prepare_circuits(job, model.function, sample_rows(dataset), dataset.rows, request)
         return circuits, circuits[0].model_hash
 
     def _exported_hash(self, model: Model) -> str:
@@ -367,9 +357,3 @@ class _Story:
         """End the children and remove this rank's scratch, the latest made first; keeps every result."""
         while self._closing:
             self._closing.pop().close()
-
-
-def _samples(dataset: Dataset) -> np.ndarray:
-    """Up to SAMPLE_ROWS rows spread evenly over the dataset, (S, *row_shape)."""
-    rows = np.unique(np.linspace(0, dataset.rows - 1, min(SAMPLE_ROWS, dataset.rows)).astype(np.int64))
-    return dataset.read_rows(rows)

@@ -20,7 +20,7 @@ from enclaveml.audit import AuditOptions, audit
 from enclaveml.journal import read_records
 from enclaveml.results import read_results
 from enclaveml.results_schema import RowStatus
-from enclaveml.run import SAMPLE_ROWS
+from enclaveml.circuits import SAMPLE_ROWS
 
 pytestmark = [pytest.mark.mpi, pytest.mark.ezkl]
 

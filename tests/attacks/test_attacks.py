@@ -16,7 +16,7 @@ from mutations import MUTATIONS
 from small_job import BUNDLE, TOLERANCE, floats
 
 from enclaveml.envelope import decode
-from enclaveml.run import SAMPLE_ROWS
+from enclaveml.circuits import SAMPLE_ROWS
 from enclaveml.results_reader import StoredProof
 
 pytestmark = [pytest.mark.mpi, pytest.mark.ezkl]
