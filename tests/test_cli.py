@@ -338,3 +338,15 @@ def test_what_the_base_install_lacks_is_named_with_the_extra_that_brings_it(
     assert capsys.readouterr().err == (
         f"enclaveml: {module}.part is not installed, and this command needs it: pip install 'enclaveml[{extra}]'\n"
     )
+
+
+def test_verbs_that_run_no_job_say_what_their_own_statuses_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for verb in ("audit", "check", "doctor", "run"):
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        said[verb] = capsys.readouterr().out.partition("\nexit status:\n")[2]
+    assert "  3    something in the file is not so; the rows that fail are named\n" in said["audit"]
+    assert "  2    the model is refused, or a bad command line, job file or data\n" in said["check"]
+    assert "  4    a fault, with its remedy\n" in said["doctor"]
+    assert "  3    rows unverified, and the job is strict\n" in said["run"] and "75" not in said["audit"]

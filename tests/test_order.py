@@ -74,6 +74,7 @@ prepare
 check dryrun hash outcome sbatch audit status doctor report forecast
 forecast_text
 forecast_slurm
+verbs
 cli
 __main__
 """
