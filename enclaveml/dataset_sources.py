@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -35,7 +36,7 @@ class Source:
         )
 
 
-class Opened:
+class Opened(ABC):
     """An open file: ``shapes`` says what is in it by name, ``word`` what it calls an array."""
 
     word = "array"
@@ -43,9 +44,9 @@ class Opened:
     def __init__(self, path: Path, shapes: Mapping[str, str]) -> None:
         self.path, self.shapes = path, shapes
 
+    @abstractmethod
     def find(self, name: str) -> Source | None:
         """The array of this name, or None."""
-        raise NotImplementedError
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype] | None:
         """Shape and type of the array of this name, or None; without reading it where the format allows."""

@@ -53,7 +53,7 @@ def print_doctor(job_path: Path | None, overrides: Sequence[str] = (), as_json: 
         for finding, ranks in lines:
             print(finding.line("" if len(ranks) == len(found) or len(found) == 1 else numbers(ranks)))
         counts = {state: sum(f.state == state for f, _ in lines) for state in (FAULT, WARNING)}
-        print(f"{counts[FAULT]} faults, {counts[WARNING]} warnings")
+        print(", ".join(f"{n} {state}{'' if n == 1 else 's'}" for state, n in counts.items()))
     return worst
 
 

