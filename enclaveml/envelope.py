@@ -111,10 +111,6 @@ class Envelope:
                 f"(n,), (n, D) and (B, D) with B at least n allowed"
             )
 
-    def output_hash_holds(self) -> bool:
-        """Whether ``output_hash`` is the hash of ``outputs``."""
-        return self.output_hash == output_hash(self.outputs)
-
 
 def output_hash(outputs: np.ndarray) -> bytes:
     """SHA-256 of the output section's payload: n and D as uint64, then (n, D) float32, little-endian."""

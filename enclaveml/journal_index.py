@@ -57,7 +57,6 @@ class JournalIndex:
     answers: Answers
     states: RowStates
     records: int
-    end_offset: int
 
     @property
     def n_rows(self) -> int:
@@ -263,7 +262,6 @@ def index_journal(path: str | Path) -> JournalIndex:
         answers,
         states,
         record.number + 1,
-        record.offset,
     )
 
 
