@@ -69,11 +69,8 @@ def _msgpack(path: Path) -> Mapping[str, Any]:
 def _orbax(path: Path) -> Mapping[str, Any]:
     """References: orbax.checkpoint.PyTreeCheckpointHandler, which StandardCheckpointer's folders are read by too."""
     folder = _orbax_folder(path)
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise _unreadable(path, "an Orbax checkpoint needs the package orbax-checkpoint: pip install orbax-checkpoint") from error
     import jax
+    import orbax.checkpoint as ocp
 
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

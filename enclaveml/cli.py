@@ -16,7 +16,7 @@ from enclaveml.verbs import STATUSES, VERBS, Verb
 
 # What the base install does not bring, and the extra that does (pyproject.toml).
 _EXTRAS = {
-    **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "ml_dtypes"), "run"),
+    **dict.fromkeys(("mpi4py", "jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "ml_dtypes", "orbax"), "run"),
     "cryptography": "sign",
     "matplotlib": "report",
 }

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from enclaveml.errors import EnvironmentFault
 from enclaveml.report_facts import Facts, Span
 
 if TYPE_CHECKING:
@@ -34,12 +33,8 @@ SMALLEST_DEVIATION = 1e-9
 def plots(facts: Facts) -> dict[str, str]:
     """Name to SVG; a plot that has nothing to show is left out.
 
-    Names: stages, timeline, seconds, deviation. Raises EnvironmentFault where matplotlib is not installed.
+    Names: stages, timeline, seconds, deviation. Needs matplotlib, which the extra ``report`` brings.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise EnvironmentFault("a report needs matplotlib: pip install 'enclaveml[report]', or use --markdown or --json") from error
     made = {"stages": _stages(facts), "timeline": _timeline(facts), "seconds": _seconds(facts),
             "deviation": _deviation(facts)}
     return {name: svg for name, svg in made.items() if svg}

@@ -162,5 +162,5 @@ def test_without_matplotlib_the_page_is_refused_and_says_what_helps(path, tmp_pa
     page = [sys.executable, "-c", code, "report", str(path), "-o", str(tmp_path / "p")]
     failed = subprocess.run(page, capture_output=True, text=True, timeout=60)
     assert failed.returncode == 4
-    assert "a report needs matplotlib: pip install 'enclaveml[report]', or use --markdown or --json" in failed.stderr
+    assert "matplotlib is not installed, and this command needs it: pip install 'enclaveml[report]'" in failed.stderr
     assert subprocess.run([*page, "--markdown"], timeout=60).returncode == 0
