@@ -1,0 +1,1 @@
+"""A transparent proof system for whole batches of rows (``PROTOCOL.md``): format, prover, verifier."""

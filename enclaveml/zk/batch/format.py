@@ -1,0 +1,160 @@
+"""Constants of the batch protocol's format, and the verification key (PROTOCOL.md, "Statement").
+
+Prover and verifier share this module and nothing else. No JAX here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+#: The field's prime, 15 * 2^27 + 1 (BabyBear), and a generator of its units.
+P = 15 * 2**27 + 1
+GENERATOR = 31
+
+#: F = F_p[X] / (X^DEGREE - RESIDUE). 154.5 bits: lookups in the largest allowed batch lose 34 of them.
+DEGREE = 5
+RESIDUE = 2
+
+#: Inverse rate of the Reed-Solomon code.
+BLOWUP = 4
+
+#: Positions opened in each tree: (5/8)^155 = 2^-105.1, so that 16 openings stay under 2^-101 (PROTOCOL.md, "Errors").
+QUERIES = 155
+
+#: First state of every transcript.
+DOMAIN = b"enclaveml-batch-1"
+
+#: Largest activation, and the range of a weight.
+ACTIVATION_MAX = 255
+WEIGHT_LOW, WEIGHT_HIGH = -128, 127
+
+#: What the rows of a layer's matrix below the weights are multiplied with: the limbs of the bias.
+BIAS_CONSTANTS = (1, 2**8, 2**16)
+
+#: Most rows, layers and width: what the table of errors covers.
+MOST_ROWS = 2**20
+MOST_LAYERS = 15
+MOST_WIDTH = 2**15
+MOST_RANGE_BITS = 20
+
+_FORMAT = "enclaveml-batch-key-1"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer: ``inputs`` K and ``outputs`` M features, ``shift`` s of its rescaling (0: the last layer)."""
+
+    inputs: int
+    outputs: int
+    shift: int
+
+    @property
+    def length(self) -> int:
+        """n: the length of a column of its weights, the power of two from K + 3."""
+        return max(4, power_of_two(self.inputs + len(BIAS_CONSTANTS)))
+
+
+@dataclass(frozen=True)
+class VerificationKey:
+    """What a proof is checked against. Equal bytes mean the same statement.
+
+    rows: N of one proof. input_low, input_high: range of the quantised inputs, within int16.
+    range_bits: R, |q| <= 2^R. roots: of the layers' weights, 32 bytes each.
+
+    Raises ValueError where sizes are beyond the format's limits or something could wrap modulo p.
+    """
+
+    rows: int
+    input_low: int
+    input_high: int
+    layers: tuple[Layer, ...]
+    range_bits: int
+    roots: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        _need(_is_power(self.rows) and 4 <= self.rows <= MOST_ROWS, f"rows is {self.rows}: a power of two, 4 to {MOST_ROWS}")
+        _need(-(2**15) <= self.input_low <= self.input_high < 2**15, "the inputs' range is not within int16")
+        _need(1 <= len(self.layers) <= MOST_LAYERS, f"{len(self.layers)} layers; 1 to {MOST_LAYERS} are allowed")
+        _need(len(self.roots) == len(self.layers) and all(len(root) == 32 for root in self.roots), "a root for each layer")
+        _need(0 <= self.range_bits <= MOST_RANGE_BITS, f"range bits are {self.range_bits}: 0 to {MOST_RANGE_BITS}")
+        for above, below in pairwise(self.layers):
+            _need(above.outputs == below.inputs, f"a layer has {above.outputs} outputs, the next {below.inputs} inputs")
+        for number, layer in enumerate(self.layers, 1):
+            _need(1 <= layer.inputs <= MOST_WIDTH and 1 <= layer.outputs <= MOST_WIDTH, f"layer {number} is too wide")
+            _need(layer.inputs * 128 * self.largest_input(number) + 128 * sum(BIAS_CONSTANTS) < P // 2,
+                  f"layer {number} could wrap modulo p")
+            hidden = number < len(self.layers)
+            _need(layer.shift >= 1 if hidden else layer.shift == 0, f"layer {number} has the shift {layer.shift}")
+            _need(not hidden or self.range_bits + layer.shift <= 29, f"layer {number}: range bits + shift exceed 29")
+        _need(2 * self.rows * sum(layer.outputs for layer in self.hidden) < P, "too many lookups: fewer rows a proof")
+
+    @property
+    def hidden(self) -> tuple[Layer, ...]:
+        """The layers before the last: those with an activation."""
+        return self.layers[:-1]
+
+    @property
+    def width(self) -> int:
+        """Inputs of a row."""
+        return self.layers[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        """D: outputs of a row."""
+        return self.layers[-1].outputs
+
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """The different shifts of hidden layers, ascending: one table of remainders each."""
+        return tuple(sorted({layer.shift for layer in self.hidden}))
+
+    def largest_input(self, number: int) -> int:
+        """The largest magnitude that layer ``number`` (from 1) can be given."""
+        return max(abs(self.input_low), abs(self.input_high)) if number == 1 else ACTIVATION_MAX
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return json.dumps({
+            "format": _FORMAT, "rows": self.rows, "input": [self.input_low, self.input_high], "range_bits": self.range_bits,
+            "layers": [[layer.inputs, layer.outputs, layer.shift] for layer in self.layers],
+            "roots": [root.hex() for root in self.roots],
+        }, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> VerificationKey:
+        """The key; ValueError where ``data`` is not the one encoding of a key."""
+        try:
+            given = json.loads(data)
+            key = cls(given["rows"], *given["input"], tuple(Layer(*layer) for layer in given["layers"]),
+                      given["range_bits"], tuple(bytes.fromhex(root) for root in given["roots"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not a batch verification key: {error}") from error
+        if key.to_bytes() != data:
+            raise ValueError("not a batch verification key: not its canonical encoding")
+        return key
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is at least ``number`` (1 or more)."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def bits(number: int) -> int:
+    """Variables of a vector of so many entries, extended by zeros to a power of two."""
+    return power_of_two(number).bit_length() - 1
+
+
+def _is_power(number: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0 and number & (number - 1) == 0
+
+
+def _need(holds: bool, text: str) -> None:
+    if not holds:
+        raise ValueError(text)
+
+
+#: Bits of soundness that the query phase of one opening gives.
+QUERY_BITS = -QUERIES * math.log2(5 / 8)
