@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from enclaveml.errors import EnclaveError
-from enclaveml.zk.ezkl.keys import cache_root
 from enclaveml.zk.interface import Circuit, load_circuit
+from enclaveml.zk.keys import cache_root
 
 
 def model_key(package: bytes, row_shape: Sequence[int], dtype: np.dtype) -> str:

@@ -20,7 +20,7 @@ from enclaveml.errors import EnclaveError, EnvironmentFault, JobError
 from enclaveml.finding import FAULT, WARNING, Finding, merged, numbers, ok
 from enclaveml.job import JobSpec, load_job
 from enclaveml.launcher import launched_rank, launched_size
-from enclaveml.zk.ezkl import process
+from enclaveml.zk import process
 
 if TYPE_CHECKING:
     from enclaveml.comm import World

@@ -22,8 +22,9 @@ from enclaveml.devices import plan_environment, probe
 from enclaveml.errors import EnclaveError, EnvironmentFault
 from enclaveml.finding import FAULT, WARNING, Finding, ok
 from enclaveml.node_scratch import scratch_root
-from enclaveml.zk.ezkl import process
-from enclaveml.zk.ezkl.keys import cache_root
+from enclaveml.zk import process
+from enclaveml.zk.ezkl.program import EZKL
+from enclaveml.zk.keys import cache_root
 
 #: File systems that other machines may share, by their names in /proc/mounts.
 NETWORKED = frozenset("nfs nfs4 lustre gpfs beegfs ceph cifs smb3 afs 9p pvfs2 orangefs panfs glusterfs".split())
@@ -52,7 +53,7 @@ def libraries() -> list[Finding]:
     except metadata.PackageNotFoundError:
         wanted = ""
     wanted = wanted.partition("==")[2].partition(";")[0].strip()
-    child = process.Child(1)
+    child = process.Child(EZKL, 1)
     try:
         there = str(process.wait(child, "version", 60.0).value["version"])
         if wanted and there != wanted:

@@ -18,7 +18,7 @@ import numpy as np
 from enclaveml.comm import World
 from enclaveml.finding import FAULT, WARNING, Finding, ok
 from enclaveml.node_scratch import scratch_root
-from enclaveml.zk.ezkl.keys import cache_root
+from enclaveml.zk.keys import cache_root
 
 #: Clocks of two ranks may differ by this, in seconds: times in the log and the journal are rank 0's.
 SKEW_S = 1.0

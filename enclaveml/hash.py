@@ -24,7 +24,7 @@ def model_hash(job_path: Path, overrides: Sequence[str] = ()) -> str:
         JobError: the job or its model cannot be read or exported.
     """
     job = load_job(job_path, overrides)
-    from enclaveml.zk.ezkl import export
+    from enclaveml.zk import export
 
     return export.model_hash(load_function(job)[0])
 

@@ -29,8 +29,9 @@ import numpy as np
 
 from enclaveml.aggregator import Aggregator, rows_of_a_round
 from enclaveml.beacon import check_size
-from enclaveml.circuit_index import model_key, remember
+from enclaveml.begin import begin
 from enclaveml.capacity import device_capacity
+from enclaveml.circuit_index import model_key, remember
 from enclaveml.circuits import Circuits, prepare_circuits, request_for, sample_rows
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
@@ -41,7 +42,6 @@ from enclaveml.exchange import STATS, Exchange
 from enclaveml.finish import Finish, finished_before
 from enclaveml.heartbeat import Heartbeat
 from enclaveml.job import JobSpec, check_output, load_job
-from enclaveml.begin import begin
 from enclaveml.log import setup
 from enclaveml.loop import Loop, leave
 from enclaveml.options import RunOptions
@@ -247,7 +247,7 @@ class _Story:
         return circuits, circuits[0].model_hash
 
     def _exported_hash(self, model: Model) -> str:
-        from enclaveml.zk.ezkl.export import model_hash
+        from enclaveml.zk.export import model_hash
 
         return model_hash(model.function)
 

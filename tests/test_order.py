@@ -34,14 +34,17 @@ job_tracker
 resume results_check results_tables results_copy
 results_reader
 results
-zk.interface
-zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.frames zk.ezkl.scratch zk.ezkl.keys zk.ezkl.files zk.ezkl.onnx_canonical
+zk.interface zk.batch.format zk.frames zk.scratch zk.keys zk.onnx_canonical
+zk.process zk.serve zk.rows zk.export
+zk.pool
+zk.verdict
+zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.files zk.ezkl.program
 zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
-zk.ezkl.statement zk.ezkl.process zk.ezkl.plan zk.ezkl.export zk.ezkl.child
+zk.ezkl.statement zk.ezkl.plan zk.ezkl.child
 doctor_machine doctor_world
 zk.ezkl.srs_reduce
-zk.ezkl.srs zk.ezkl.tie zk.ezkl.pool zk.ezkl.bench
+zk.ezkl.srs zk.ezkl.tie zk.ezkl.bench
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
 zk.ezkl.plan_table zk.ezkl.examine
 zk.ezkl.build
@@ -79,15 +82,15 @@ cli
 __main__
 """
 LEVEL = {name: i for i, line in enumerate(LEVELS.split("\n")) for name in line.split()}
-PACKAGES = {"", "zk", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
+PACKAGES = {"", "zk", "zk.batch", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
 
 #: Library to the modules that may import it, anywhere in their text.
 OWNERS = {
     "mpi4py": {"comm"},
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
-    "jax2onnx": {"zk.ezkl.export"},
-    "onnx": {"zk.ezkl.onnx_bound", "zk.ezkl.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
+    "jax2onnx": {"zk.export"},
+    "onnx": {"zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},
@@ -95,7 +98,7 @@ OWNERS = {
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},
     "orbax": {"checkpoints"},
     "flax": {"checkpoints", "model_class", "flax_state", "models"},
-    "jax": {"checkpoints", "devices", "flax_state", "inference", "models", "zk.ezkl.bench", "zk.ezkl.export"},
+    "jax": {"checkpoints", "devices", "flax_state", "inference", "models", "zk.export", "zk.rows"},
 }
 #: What only a run needs: never imported with a module, only inside its functions.
 LAZY = {"jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "orbax"}

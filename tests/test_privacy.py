@@ -34,7 +34,7 @@ N = 6
 PROGRAM = """
 import sys
 from pathlib import Path
-from enclaveml.zk.ezkl import scratch
+from enclaveml.zk import scratch
 scratch._roots = lambda: [Path(sys.argv[1])]
 from enclaveml.cli import main
 sys.exit(main(sys.argv[2:]))

@@ -19,8 +19,10 @@ from zk_case import ROWS, outputs, prove, verdict
 from enclaveml.errors import EnvironmentFault, JobError
 from enclaveml.job import load_job
 from enclaveml.srs_file import SrsFile, file_bytes, logrows_of, verifier_srs
-from enclaveml.zk.ezkl import field, keys, process, srs, srs_reduce
+from enclaveml.zk import keys, process
+from enclaveml.zk.ezkl import field, srs, srs_reduce
 from enclaveml.zk.ezkl.files import SRS, VERIFIER_SRS
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.rebuild import choice_of, counted_as, rebuilt_id
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import VERIFIED
@@ -37,7 +39,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def child():
-    with contextlib.closing(process.Child(1)) as made:
+    with contextlib.closing(process.Child(EZKL, 1)) as made:
         yield made
 
 

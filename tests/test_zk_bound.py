@@ -14,14 +14,16 @@ from test_audit_forgery import solved
 from zk_case import B1, ROWS, W1, drain, outputs, prove, verdict
 
 from enclaveml.errors import ProofError
-from enclaveml.zk.ezkl import field, process, prover, search, statement
+from enclaveml.zk import process
+from enclaveml.zk.ezkl import field, prover, search, statement
 from enclaveml.zk.ezkl.bench import Bench, input_document
 from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.rebuild import choice_of
-from enclaveml.zk.ezkl.scratch import Scratch
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import REJECTED, VERIFIED, Circuit, CircuitRequest
+from enclaveml.zk.scratch import Scratch
 
 KINDS = ("legs", "table")
 
@@ -115,7 +117,7 @@ def tried(circuit: Circuit, child: process.Child, witness: str, said: bytes, scr
 @needs_ezkl
 def test_a_witness_made_by_hand_gives_no_valid_proof(circuit) -> None:
     """The witness that ezkl refuses to make, as a forger writes it: inputs and outputs that fit modulo the order."""
-    with contextlib.closing(process.Child(1)) as child, contextlib.closing(Scratch()) as scratch:
+    with contextlib.closing(process.Child(EZKL, 1)) as child, contextlib.closing(Scratch()) as scratch:
         witness, said = witness_and_forgery(circuit, child, scratch)
         free = zk_case.prepare("committed")
         assert tried(free, child, witness, said, scratch) == ""  # the same attack where nothing bounds the inputs
@@ -138,7 +140,7 @@ def test_a_circuit_that_only_claims_it_is_not_registered(circuit) -> None:
     """As if the graph's optimiser had cancelled x + f(x) - f(x)."""
     settings = json.loads((circuit.folder / SETTINGS).read_text(encoding="utf-8"))
     choice = choice_of(circuit.manifest())
-    with contextlib.closing(process.Child(1)) as child, contextlib.closing(Scratch()) as scratch:
+    with contextlib.closing(process.Child(EZKL, 1)) as child, contextlib.closing(Scratch()) as scratch:
         bench = Bench(zk_case.function(), "committed", child, scratch)
         bench.check_bound(choice, str(circuit.folder / COMPILED), settings, ROWS)
         free = bench.settings(replace(choice, bound=""))

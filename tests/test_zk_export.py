@@ -11,8 +11,8 @@ import pytest
 import zk_case
 
 from enclaveml.errors import JobError
-from enclaveml.zk.ezkl import process
-from enclaveml.zk.ezkl.onnx_canonical import canonical
+from enclaveml.zk import process
+from enclaveml.zk.onnx_canonical import canonical
 
 onnx = pytest.importorskip("onnx")
 helper = onnx.helper
@@ -82,7 +82,7 @@ def test_loops_are_refused_by_name() -> None:
 def test_the_model_hash_is_the_same_in_every_process() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import zk_case\n"
-        "from enclaveml.zk.ezkl.export import model_hash; print(model_hash(zk_case.function()))"
+        "from enclaveml.zk.export import model_hash; print(model_hash(zk_case.function()))"
     )
     folder = str(zk_case.__file__.rsplit("/", 1)[0])
     jobs = [
@@ -97,7 +97,7 @@ def test_the_model_hash_is_the_same_in_every_process() -> None:
 
 @pytest.mark.ezkl
 def test_a_function_that_does_not_export_says_so() -> None:
-    from enclaveml.zk.ezkl.export import export
+    from enclaveml.zk.export import export
     from enclaveml.zk.interface import ModelFunction
 
     def refused(x):
@@ -126,7 +126,7 @@ def test_needless_parts_of_jax2onnx_are_not_imported() -> None:
     """In a process of its own: what is once imported stays."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import zk_case\n"
-        "from enclaveml.zk.ezkl.export import export\n"
+        "from enclaveml.zk.export import export\n"
         "export(zk_case.function(), 2)\n"
         "assert not any(type(finder).__name__ == '_Empty' for finder in sys.meta_path)\n"
         "parts = [m for m in sys.modules if m.startswith('jax2onnx.plugins.')]\n"

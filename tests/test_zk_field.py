@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclaveml.zk.ezkl import document, field, process
+from enclaveml.zk import process
+from enclaveml.zk.ezkl import document, field
+from enclaveml.zk.ezkl.program import EZKL
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -57,7 +59,7 @@ def test_quantisation_is_ezkls() -> None:
         (rng.integers(-1000, 1000, size=100) + 0.5) / 8192,
         rng.normal(size=50).astype(np.float32).astype(np.float64) * 1e6,
     ])
-    child = process.Child()
+    child = process.Child(EZKL)
     try:
         reply = process.wait(child, "quantise", 60, values=values.tolist(), scale=13)
     finally:

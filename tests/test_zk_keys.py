@@ -12,7 +12,7 @@ import pytest
 
 from enclaveml import srs_file
 from enclaveml.errors import EnvironmentFault
-from enclaveml.zk.ezkl import keys
+from enclaveml.zk import keys
 
 
 def build_slowly(folder: Path) -> None:

@@ -15,7 +15,7 @@ import zk_case
 from zk_case import drain
 
 from enclaveml.errors import FormatError, JobError
-from enclaveml.zk.ezkl import process
+from enclaveml.zk import process
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import (
     MANIFEST,

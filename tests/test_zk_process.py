@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from enclaveml.errors import ProofError
-from enclaveml.zk.ezkl import frames, process
-from enclaveml.zk.ezkl.pool import Pool, Spent, timed
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk import frames, process
+from enclaveml.zk.ezkl.program import EZKL
+from enclaveml.zk.pool import Pool, Spent, timed
+from enclaveml.zk.scratch import Scratch
 from launch import launcher, run
 
 pytestmark = pytest.mark.ezkl
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.ezkl
 
 @pytest.fixture
 def child():
-    made = process.Child()
+    made = process.Child(EZKL)
     yield made
     made.close()
 
@@ -64,8 +65,8 @@ def test_memory_over_the_limit_kills(child, tmp_path: Path) -> None:
 
 def test_a_child_dies_with_its_parent() -> None:
     code = (
-        "from enclaveml.zk.ezkl import process\n"
-        "c = process.Child(); process.wait(c, 'version', 60); print(c.pid, flush=True)\n"
+        "from enclaveml.zk import process; from enclaveml.zk.ezkl.program import EZKL\n"
+        "c = process.Child(EZKL); process.wait(c, 'version', 60); print(c.pid, flush=True)\n"
         "import time; time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
@@ -87,7 +88,8 @@ def test_a_child_dies_with_its_parent() -> None:
 @pytest.mark.skipif("--oversubscribe" not in launcher(), reason="--bind-to is Open MPI's")
 def test_a_child_runs_on_the_jobs_cores_not_on_the_one_that_its_rank_is_bound_to() -> None:
     code = (
-        "import os; from enclaveml.zk.ezkl import process as p; c = p.Child(); p.wait(c, 'version', 60)\n"
+        "import os; from enclaveml.zk import process as p; from enclaveml.zk.ezkl.program import EZKL\n"
+        "c = p.Child(EZKL); p.wait(c, 'version', 60)\n"
         "print(f'rank {len(os.sched_getaffinity(0))} child {sorted(os.sched_getaffinity(c.pid))}', flush=True)"
     )
     ours = sorted(os.sched_getaffinity(0))
@@ -100,7 +102,7 @@ def test_a_child_runs_on_the_jobs_cores_not_on_the_one_that_its_rank_is_bound_to
 def test_the_child_knows_nothing_of_mpi(monkeypatch) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
     monkeypatch.setenv("PMIX_RANK", "3")
-    env = process.child_environment(5)
+    env = process.child_environment(5, EZKL.threads)
     assert env["RAYON_NUM_THREADS"] == "5"
     assert not [name for name in env if name.startswith(("OMPI_", "PMIX_"))]
 
@@ -128,7 +130,7 @@ def test_a_pool_goes_on_after_a_timeout(tmp_path: Path) -> None:
             reply = yield process.Call("version", {}, timeout_s)
         return name, reply.error
 
-    pool: Pool = Pool(1, 1)
+    pool: Pool = Pool(EZKL, 1, 1)
     pool.submit(task("slow", 0.3))
     pool.submit(task("quick", 60))
     assert pool.outstanding == 2
@@ -153,7 +155,7 @@ def test_a_cancelled_task_leaves_its_child_to_the_next() -> None:
         return "quick"
 
     gone: list[str] = []
-    pool: Pool = Pool(1, 1)
+    pool: Pool = Pool(EZKL, 1, 1)
     tasks = [task("running"), task("waiting"), quick()]
     for one in tasks:
         pool.submit(one)
@@ -170,7 +172,7 @@ def test_a_cancelled_task_leaves_its_child_to_the_next() -> None:
 
 
 def test_a_pool_starts_the_children_that_it_is_told_to_before_there_is_work() -> None:
-    pool: Pool = Pool(3, 1, ahead=2)
+    pool: Pool = Pool(EZKL, 3, 1, ahead=2)
     try:
         assert len(pool.pids) == 2
     finally:
@@ -208,7 +210,7 @@ def test_scratch_is_private_and_goes_away(tmp_path: Path) -> None:
 
 def test_scratch_of_a_killed_owner_is_removed_by_the_next(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from enclaveml.zk.ezkl.scratch import Scratch\n"
+        "import os, sys; from pathlib import Path; from enclaveml.zk.scratch import Scratch\n"
         "s = Scratch(Path(sys.argv[1])); s.write('x', b'secret'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=process.child_environment(1))

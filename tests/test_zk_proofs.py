@@ -15,8 +15,10 @@ import zk_case
 from zk_case import drain, outputs, prepare, prove, verdict
 
 from enclaveml.errors import EnvironmentFault
-from enclaveml.zk.ezkl import field, process, statement
+from enclaveml.zk import process
+from enclaveml.zk.ezkl import field, statement
 from enclaveml.zk.ezkl.files import SETTINGS, VERIFIER_SRS, VK
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Proof, load_circuit
 
@@ -202,7 +204,7 @@ def test_388_bytes_of_srs_verify(case, tmp_path) -> None:
         digest=case.proof.commitment, commitment=case.proof.commitment,
     )
     (tmp_path / "document").write_text(document)
-    child = process.Child()
+    child = process.Child(EZKL)
     try:  # what an auditor does: key, settings, 388 bytes, instances or commitment, no rows
         reply = process.wait(
             child, "verify", 60, proof=str(tmp_path / "document"), settings=str(case.circuit.folder / SETTINGS),

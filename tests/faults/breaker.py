@@ -20,8 +20,8 @@ from enclaveml.aggregator import Aggregator
 from enclaveml.finish import Finish
 from enclaveml.sharing import Sharing
 from enclaveml.worker import Worker
-from enclaveml.zk.ezkl.process import Child, Reply
 from enclaveml.zk.ezkl.prover import EzklProver
+from enclaveml.zk.process import Child, Reply
 
 
 def before_second_envelope(act: Callable[[Worker], None]) -> None:

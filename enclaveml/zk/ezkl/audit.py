@@ -21,16 +21,18 @@ import numpy as np
 
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.srs_file import VERIFIER_BYTES, SrsFile, verifier_srs
-from enclaveml.zk.ezkl import field, keys, srs, statement
+from enclaveml.zk import keys
+from enclaveml.zk.ezkl import field, srs, statement
 from enclaveml.zk.ezkl.document import pack
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS, largest_input
-from enclaveml.zk.ezkl.pool import Pool, Steps
-from enclaveml.zk.ezkl.process import Call, Reply
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.ezkl.verifier import TIMEOUT_S
 from enclaveml.zk.interface import Circuit, Proof, circuit_from_manifest
+from enclaveml.zk.pool import Pool, Steps
+from enclaveml.zk.process import Call, Reply
+from enclaveml.zk.scratch import Scratch
 
 #: Longest time (s) for making the part of an SRS that commitments need.
 SETUP_S = 3600.0
@@ -162,7 +164,7 @@ class EzklAuditor:
         }
         if whole_srs is not None:
             self._path[SRS] = str(whole_srs)
-        self._pool: Pool[Checked] = Pool(processes, 1, ahead=processes)
+        self._pool: Pool[Checked] = Pool(EZKL, processes, 1, ahead=processes)
         self._serial = 0
 
     @property

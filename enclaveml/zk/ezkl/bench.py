@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from enclaveml.errors import ProofError
-from enclaveml.zk.ezkl import field, process, statement
-from enclaveml.zk.ezkl.export import HASH_BATCH, export
+from enclaveml.zk import process
+from enclaveml.zk.export import HASH_BATCH, export
+from enclaveml.zk.ezkl import field, statement
 from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input, least_cells
-from enclaveml.zk.ezkl.onnx_canonical import weights_of
 from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.onnx_products import merge_pools, products
 from enclaveml.zk.ezkl.plan import Choice
-from enclaveml.zk.ezkl.scratch import Scratch, private
 from enclaveml.zk.interface import ModelFunction
+from enclaveml.zk.onnx_canonical import weights_of
+from enclaveml.zk.rows import padded
+from enclaveml.zk.scratch import Scratch, private
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Bench:
             raise ProofError(f"the circuit has {cells} cells more than one that bounds no input, where that takes {wanted}")
         most = largest_input(choice.bound, settings["run_args"])
         (scale,) = settings["model_input_scales"]
-        values = field.quantise(statement.padded(rows[: choice.rows], choice.rows), scale)
+        values = field.quantise(padded(rows[: choice.rows], choice.rows), scale)
         values[0].reshape(-1)[-1] = most + 1
         data = self.scratch.write("trial-input.json", input_document(field.to_felts(values)))
         try:
@@ -152,16 +154,3 @@ class Bench:
 def input_document(felts: bytes) -> str:
     """What ``gen_witness`` reads: field elements, so that no parsing of numbers changes them."""
     return json.dumps({"input_data": [field.hex_felts(felts)]}, separators=(",", ":"))
-
-
-def float_outputs(function: ModelFunction, rows: np.ndarray, batch: int) -> np.ndarray:
-    """The model's own outputs (n, D) float64 in full float32 precision (no TF32)."""
-    import jax
-
-    found = []
-    with jax.default_matmul_precision("highest"):
-        for start in range(0, len(rows), batch):
-            some = rows[start : start + batch]
-            padded = statement.padded(some, batch).astype(function.dtype)
-            found.append(np.asarray(function.apply(padded), dtype=np.float64).reshape(batch, -1)[: len(some)])
-    return np.concatenate(found)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault, JobError
-from enclaveml.zk.ezkl import cost, keys
+from enclaveml.zk import keys
+from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.files import SETTINGS
 from enclaveml.zk.interface import Circuit
 

@@ -13,14 +13,16 @@ import numpy as np
 
 from enclaveml.errors import JobError, ProofError
 from enclaveml.srs_file import verifier_srs
-from enclaveml.zk.ezkl import cost, field, keys, process, srs, statement
-from enclaveml.zk.ezkl.bench import Bench, float_outputs, input_document
+from enclaveml.zk import keys, process
+from enclaveml.zk.ezkl import cost, field, srs, statement
+from enclaveml.zk.ezkl.bench import Bench, input_document
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Candidate, Progress, work_of
 from enclaveml.zk.ezkl.plan_table import PLAN, Table
 from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search, deviation, flips
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, load_circuit
+from enclaveml.zk.rows import float_outputs
 
 #: Layouts that are proved beside the one predicted cheapest, at most.
 RUNNERS_UP = 2

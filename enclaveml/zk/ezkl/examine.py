@@ -11,14 +11,17 @@ import numpy as np
 
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import JobError, ProofError
-from enclaveml.zk.ezkl import cost, process
+from enclaveml.zk import process
+from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.advice import Advice, advise
-from enclaveml.zk.ezkl.bench import Bench, float_outputs
+from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.layers import Layer, layers
 from enclaveml.zk.ezkl.plan import Candidate, Progress, work_of
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.search import Search
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
+from enclaveml.zk.rows import float_outputs
+from enclaveml.zk.scratch import Scratch
 
 #: Rows that the ONNX document is run on: its reference evaluator is slow.
 ONNX_ROWS = 8
@@ -61,7 +64,7 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
     """
     rows = np.ascontiguousarray(rows).astype(function.dtype)
     found = Examination()
-    with contextlib.closing(process.Child(len(allowed_cores()))) as child, contextlib.closing(Scratch()) as scratch:
+    with contextlib.closing(process.Child(EZKL, len(allowed_cores()))) as child, contextlib.closing(Scratch()) as scratch:
         bench = Bench(function, request.inputs, child, scratch)
         try:
             progress("exporting the model to ONNX")

@@ -23,12 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from enclaveml.errors import JobError, ProofError
-from enclaveml.zk.ezkl import field, keys
-from enclaveml.zk.ezkl.bench import Bench, float_outputs
+from enclaveml.zk import keys
+from enclaveml.zk.ezkl import field
+from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.build import set_up_best
 from enclaveml.zk.ezkl.plan import Candidate, Progress
 from enclaveml.zk.ezkl.search import Probe, Search
 from enclaveml.zk.interface import FALLBACK, MANIFEST, Circuit, CircuitRequest, load_circuit
+from enclaveml.zk.rows import float_outputs
 
 #: Bits that the scale is finer by than the primary's, and bits of headroom over the sample rows, in order.
 RUNGS = ((4, 12), (4, 8), (2, 12), (2, 8), (4, 5), (2, 5), (0, 8), (0, 5), (0, 3))

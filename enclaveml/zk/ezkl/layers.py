@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from enclaveml.errors import ProofError
-from enclaveml.zk.ezkl import process
+from enclaveml.zk import process
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.plan import Choice
 

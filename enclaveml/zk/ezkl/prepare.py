@@ -14,15 +14,18 @@ import numpy as np
 
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import FormatError, JobError
-from enclaveml.zk.ezkl import keys, process, srs, statement
-from enclaveml.zk.ezkl.bench import Bench, float_outputs
+from enclaveml.zk import keys, process
+from enclaveml.zk.export import model_hash
+from enclaveml.zk.ezkl import srs, statement
+from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.build import build_circuit, measure
-from enclaveml.zk.ezkl.export import model_hash
 from enclaveml.zk.ezkl.fallback import NONE, build_fallback, fallback_request
 from enclaveml.zk.ezkl.files import COMPILED, SETTINGS
 from enclaveml.zk.ezkl.plan import Progress, work_of
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_circuit
+from enclaveml.zk.rows import float_outputs
+from enclaveml.zk.scratch import Scratch
 
 #: Sample rows that registration compares.
 MAX_SAMPLES = 256
@@ -74,7 +77,7 @@ def prepare(
     cache = keys.Cache()
     fingerprint = function.fingerprint or model_hash(function)
     given = request.rows_per_proof is not None and request.scale is not None
-    with contextlib.closing(process.Child(len(allowed_cores()))) as child:
+    with contextlib.closing(process.Child(EZKL, len(allowed_cores()))) as child:
 
         def build(folder: Path) -> None:
             with contextlib.closing(Scratch()) as scratch:
@@ -108,7 +111,7 @@ def prepare_fallback(
         "agreement": request.agreement,
         "memory": math.floor(4 * math.log2(max(0.01, fallback_request(request, primary, 0).memory_gb))),
     })
-    with contextlib.closing(process.Child(len(allowed_cores()))) as child:
+    with contextlib.closing(process.Child(EZKL, len(allowed_cores()))) as child:
 
         def build(folder: Path) -> None:
             with contextlib.closing(Scratch()) as scratch:

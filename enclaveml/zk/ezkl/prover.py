@@ -13,11 +13,12 @@ import numpy as np
 from enclaveml.zk.ezkl import field, statement
 from enclaveml.zk.ezkl.bench import input_document
 from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, SRS, VK
-from enclaveml.zk.ezkl.pool import Pool, Steps
-from enclaveml.zk.ezkl.process import Call, Reply
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.interface import Proof, ProofResult, load_circuit
+from enclaveml.zk.pool import Pool, Steps
+from enclaveml.zk.process import Call, Reply
+from enclaveml.zk.scratch import Scratch
 
 
 #: Witnesses that are made to find the rows without one; what is not told apart by then is named with them.
@@ -32,7 +33,7 @@ class EzklProver:
         self.circuit.check_files((COMPILED, SETTINGS, PK, VK, SRS))
         self._path = {name: str(self.circuit.folder / name) for name in self.circuit.files}
         self._scratch = Scratch(scratch)
-        self._pool: Pool[ProofResult] = Pool(children, threads, ahead=children)
+        self._pool: Pool[ProofResult] = Pool(EZKL, children, threads, ahead=children)
         self._serial = 0
         self._running: dict[int, Steps[ProofResult]] = {}
 

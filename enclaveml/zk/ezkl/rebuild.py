@@ -16,13 +16,15 @@ from typing import Any
 
 from enclaveml.errors import EnvironmentFault, FormatError, JobError, ProofError
 from enclaveml.srs_file import logrows_of, verifier_srs
-from enclaveml.zk.ezkl import keys, process, srs, statement
+from enclaveml.zk import keys, process
+from enclaveml.zk.ezkl import srs, statement
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS
 from enclaveml.zk.ezkl.plan import Choice, Numerics, Progress
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.interface import ModelFunction
+from enclaveml.zk.scratch import Scratch
 
 
 def choice_of(manifest: Mapping[str, Any]) -> Choice:
@@ -76,7 +78,7 @@ def rebuilt_id(function: ModelFunction, choice: Choice, inputs: str, given: Path
     Raises JobError for a model that cannot be made such a circuit, EnvironmentFault.
     """
     with contextlib.ExitStack() as stack:
-        child = stack.enter_context(contextlib.closing(process.Child(os.cpu_count() or 1)))
+        child = stack.enter_context(contextlib.closing(process.Child(EZKL, os.cpu_count() or 1)))
         scratch = stack.enter_context(contextlib.closing(Scratch()))
         whole = given or srs.own_srs(keys.Cache(), child, choice.logrows, timeout_s, progress)
         part = verifier_srs(whole)

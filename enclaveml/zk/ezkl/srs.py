@@ -13,7 +13,8 @@ from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault
 from enclaveml.srs_file import SrsFile, logrows_of
-from enclaveml.zk.ezkl import keys, process, srs_reduce
+from enclaveml.zk import keys, process
+from enclaveml.zk.ezkl import srs_reduce
 
 #: What a manifest says of an SRS that was made here.
 OWN = "own"

@@ -19,21 +19,15 @@ from typing import Any
 import numpy as np
 
 from enclaveml.errors import FormatError
-from enclaveml.zk.interface import PADDING, Proof
 from enclaveml.zk.ezkl import document, field
+from enclaveml.zk.interface import PADDING, Proof
+from enclaveml.zk.rows import padded
 
 COMMITMENT_BYTES = 64
 HASH_BYTES = 32
 
 #: Length of the commitment section by input mode.
 SECTION_BYTES = {"public": 0, "committed": COMMITMENT_BYTES, "hashed": HASH_BYTES}
-
-
-def padded(rows: np.ndarray, bundle: int) -> np.ndarray:
-    """Rows (n, ...) filled up to (B, ...) with copies of the last one; 1 <= n <= B."""
-    if not 1 <= len(rows) <= bundle:
-        raise ValueError(f"{len(rows)} rows for a bundle of {bundle}")
-    return np.concatenate([rows, np.repeat(rows[-1:], bundle - len(rows), axis=0)])
 
 
 def input_felts(rows: np.ndarray, bundle: int, scale: int) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any
 
 from enclaveml.zk.ezkl import field, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VK
-from enclaveml.zk.ezkl.process import Call
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.process import Call
+from enclaveml.zk.scratch import Scratch
 
 
 def tie_call(

@@ -7,11 +7,13 @@ import numpy as np
 from enclaveml.errors import FormatError
 from enclaveml.zk.ezkl import document, field, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
-from enclaveml.zk.ezkl.pool import Pool, Spent, Steps, timed
-from enclaveml.zk.ezkl.process import Call, Reply
-from enclaveml.zk.ezkl.scratch import Scratch
+from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
-from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Circuit, Proof, Verdict
+from enclaveml.zk.interface import Circuit, Proof, Verdict
+from enclaveml.zk.pool import Pool, Spent, Steps, timed
+from enclaveml.zk.process import Call, Reply
+from enclaveml.zk.scratch import Scratch
+from enclaveml.zk.verdict import compare, rejection, twice
 
 #: A verification takes 5 to 150 ms; one that takes longer than this is a rejection.
 TIMEOUT_S = 120.0
@@ -25,7 +27,7 @@ class EzklVerifier:
         self.circuit = circuit
         self._path = {name: str(circuit.folder / name) for name in circuit.files}
         self._scratch = Scratch()
-        self._pool: Pool[Verdict] = Pool(processes, 1, ahead=1)
+        self._pool: Pool[Verdict] = Pool(EZKL, processes, 1, ahead=1)
         self._serial = 0
 
     @property
@@ -74,7 +76,7 @@ class EzklVerifier:
         felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
         own = b""
         if call := tie_call(circuit.inputs, felts, path, self._scratch, names[0], TIMEOUT_S):
-            tied = yield from _twice(call)
+            tied = yield from twice(call)
             if tied.error:
                 raise FormatError(f"{call.name}: {tied.error}")
             own = tie_bytes(circuit.inputs, tied.value)
@@ -85,7 +87,7 @@ class EzklVerifier:
         parts = statement.proof_parts(
             circuit.inputs, proof.computation, outputs, felts=felts, digest=own, commitment=own
         )
-        reply = yield from _twice(Call(
+        reply = yield from twice(Call(
             "verify_parts",
             {
                 "parts": self._scratch.write(names[1], document.pack(*parts)),
@@ -96,51 +98,3 @@ class EzklVerifier:
         if reply.error or reply.value.get("valid") is not True:
             raise FormatError(f"verification: {reply.error or 'ezkl.verify returned False'}")
         return outputs
-
-
-def _twice(call: Call) -> Steps[Reply]:
-    """A call's reply; once more, in a fresh child, where the first child died or ran out of time.
-
-    That is rank 0's own trouble (a machine short of memory, or very busy): nobody is blamed for it at once.
-    """
-    reply: Reply = yield call
-    if reply.ended:
-        reply = yield call
-    return reply
-
-
-def rejection(task: int, rows: int, outputs: int, text: str, seconds: float) -> Verdict:
-    """The verdict that none of a bundle's rows is proved."""
-    return Verdict(
-        task,
-        np.full(rows, REJECTED, np.uint8),
-        text or "no reason given",
-        np.full((rows, outputs), np.nan),
-        np.full(rows, np.nan),
-        np.zeros(rows, bool),
-        seconds,
-    )
-
-
-def compare(task: int, proved: np.ndarray, floats: np.ndarray, tolerance: float, seconds: float) -> Verdict:
-    """The verdict on proved outputs (n, D) float64: float outputs within the tolerance or not.
-
-    Float outputs of another shape, NaN or infinity are never within it.
-    """
-    n = len(proved)
-    if floats.shape != proved.shape:
-        text = f"float outputs are {floats.shape}, expected {proved.shape}"
-        return rejection(task, n, proved.shape[1], text, seconds)
-    with np.errstate(invalid="ignore"):
-        deviation = np.abs(proved - floats.astype(np.float64)).max(axis=1)
-        within = deviation <= tolerance  # NaN compares false
-    status = np.where(within, VERIFIED, INCONSISTENT).astype(np.uint8)
-    differs = np.argmax(proved, axis=1) != np.argmax(floats, axis=1)
-    text = ""
-    if not within.all():
-        first = int(np.argmin(within))
-        text = (
-            f"{int((~within).sum())} of {n} rows out of tolerance {tolerance:g}, "
-            f"row {first} of the bundle deviates by {deviation[first]:.3g}"
-        )
-    return Verdict(task, status, text, proved, deviation, differs, seconds)

@@ -17,7 +17,7 @@ import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.interface import ModelFunction
-from enclaveml.zk.ezkl.onnx_canonical import canonical
+from enclaveml.zk.onnx_canonical import canonical
 
 #: Opset 20 and later emit Gelu, which ezkl refuses.
 OPSET = 18

@@ -1,4 +1,4 @@
-"""Messages between a parent and its ezkl child: one JSON header and one block of bytes each.
+"""Messages between a parent and its child: one JSON header and one block of bytes each.
 
 A frame is the header's length and the block's length (two u64, little-endian), the header (UTF-8
 JSON object), the block. Both ends are processes of ours on one machine; a length over the cap means

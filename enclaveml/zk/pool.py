@@ -1,4 +1,4 @@
-"""Work for several ezkl children: each task is a generator of calls, run on whichever child is free.
+"""Work for several children: each task is a generator of calls, run on whichever child is free.
 
 A task yields a :class:`Call` and gets its :class:`Reply` back; what it returns is its outcome. The
 pool never blocks but in :meth:`Pool.wait`: :meth:`Pool.poll` moves every task on as far as it goes at once.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Generic, TypeVar
 
-from enclaveml.zk.ezkl.process import Call, Child, Reply
+from enclaveml.zk.process import Call, Child, Program, Reply
 
 Outcome = TypeVar("Outcome")
 Steps = Generator[Call, Reply, Outcome]
@@ -48,14 +48,14 @@ class _Worker(Generic[Outcome]):
 
 
 class Pool(Generic[Outcome]):
-    """``children`` processes of ``threads`` threads each, and a queue of tasks.
+    """``children`` processes of a program, ``threads`` threads each, and a queue of tasks.
 
-    The first ``ahead`` of them are started now, so that no task waits for them to import ezkl; the others
+    The first ``ahead`` of them are started now, so that no task waits for them to import their libraries; the others
     when there is work for them.
     """
 
-    def __init__(self, children: int, threads: int, ahead: int = 0) -> None:
-        self._workers: list[_Worker[Outcome]] = [_Worker(Child(threads)) for _ in range(max(1, children))]
+    def __init__(self, program: Program, children: int, threads: int, ahead: int = 0) -> None:
+        self._workers: list[_Worker[Outcome]] = [_Worker(Child(program, threads)) for _ in range(max(1, children))]
         for worker in self._workers[:ahead]:
             worker.child.start()
         # A task that waits, and its first call where that is made already.

@@ -1,4 +1,4 @@
-"""The parent's handle on an ezkl child: start, send, poll, deadline, kill.
+"""The parent's handle on a child that proves or verifies: start, send, poll, deadline, kill.
 
 Nothing here waits for a call to end, except :func:`wait`, which preparation uses. A child that is
 past its deadline or its memory limit is killed and the call fails with a text; the next call starts
@@ -21,7 +21,7 @@ from typing import Any
 import enclaveml
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import ProofError
-from enclaveml.zk.ezkl import frames
+from enclaveml.zk import frames
 
 #: Environment that would make a child believe it is an MPI rank.
 _MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDRA_", "MPI_")
@@ -29,8 +29,20 @@ _SENT_AT_ONCE = 64 << 10  # a socket pair's buffer holds this much, so sending n
 
 
 @dataclass(frozen=True)
+class Program:
+    """What a child runs: ``python -m module`` (``serve.py`` is its loop); ``name`` is whose process it is, in texts.
+
+    threads: the variables of the environment that its libraries take their number of threads from.
+    """
+
+    module: str
+    name: str
+    threads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Call:
-    """One command for a child (a method of ``child.Calls``) and its limits."""
+    """One command for a child (a method of its ``Calls``) and its limits."""
 
     name: str
     args: dict[str, Any]
@@ -54,24 +66,23 @@ class Reply:
     ended: bool = False
 
 
-def child_environment(threads: int) -> dict[str, str]:
-    """This process's environment without MPI's, with ``threads`` for ezkl's thread pool."""
+def child_environment(threads: int, named: tuple[str, ...] = ()) -> dict[str, str]:
+    """This process's environment without MPI's, the variables ``named`` set to a number of threads."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(_MPI_PREFIXES)}
     package_parent = str(Path(enclaveml.__file__).resolve().parent.parent)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, env.get("PYTHONPATH", "")]))
-    env["RAYON_NUM_THREADS"] = str(threads)
-    return env
+    return env | dict.fromkeys(named, str(threads))
 
 
 class Child:
-    """One ezkl process. Started by ``start`` or the first call, restarted by the call after it was killed.
+    """One process of a program. Started by ``start`` or the first call, restarted by the call after it was killed.
 
     On Linux the kernel kills it when the *thread* that started it ends, so calls come from a
     thread that outlives the work (the main one).
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, program: Program, threads: int = 1) -> None:
+        self.program, self.threads = program, threads
         self.busy = False
         self._process: subprocess.Popen | None = None
         self._link: socket.socket | None = None
@@ -101,9 +112,9 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # a panic prints where it was; an abort only there
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "enclaveml.zk.ezkl.child", str(theirs.fileno()), str(os.getpid()), cores],
+                [sys.executable, "-m", self.program.module, str(theirs.fileno()), str(os.getpid()), cores],
                 pass_fds=[theirs.fileno()],
-                env=child_environment(self.threads),
+                env=child_environment(self.threads, self.program.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
@@ -146,7 +157,7 @@ class Child:
         try:
             frame = frames.decode(self._buffer)
         except ValueError as error:
-            return self._fail(f"ezkl's process answered nonsense: {error}")
+            return self._fail(f"{self.program.name}'s process answered nonsense: {error}")
         if frame is not None:
             self.busy = False
             header, block = frame
@@ -179,7 +190,7 @@ class Child:
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 500))
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"status {code}"
-        return f"ezkl's process ended with {how} in {self._call.name}" + (f": {lines[-1]}" if lines else "")
+        return f"{self.program.name}'s process ended with {how} in {self._call.name}" + (f": {lines[-1]}" if lines else "")
 
     def _fail(self, text: str) -> Reply:
         self.kill()
@@ -215,5 +226,5 @@ def wait(child: Child, name: str, timeout_s: float, memory_bytes: int | None = N
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
     if reply.error:
-        raise ProofError(f"ezkl {name}: {reply.error}")
+        raise ProofError(f"{child.program.name} {name}: {reply.error}")
     return reply

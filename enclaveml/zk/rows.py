@@ -1,0 +1,27 @@
+"""Rows as a proof system takes them, and what the float model says of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from enclaveml.zk.interface import ModelFunction
+
+
+def padded(rows: np.ndarray, bundle: int) -> np.ndarray:
+    """Rows (n, ...) filled up to (B, ...) with copies of the last one; 1 <= n <= B."""
+    if not 1 <= len(rows) <= bundle:
+        raise ValueError(f"{len(rows)} rows for a bundle of {bundle}")
+    return np.concatenate([rows, np.repeat(rows[-1:], bundle - len(rows), axis=0)])
+
+
+def float_outputs(function: ModelFunction, rows: np.ndarray, batch: int) -> np.ndarray:
+    """The model's own outputs (n, D) float64 in full float32 precision (no TF32)."""
+    import jax
+
+    found = []
+    with jax.default_matmul_precision("highest"):
+        for start in range(0, len(rows), batch):
+            some = rows[start : start + batch]
+            full = padded(some, batch).astype(function.dtype)
+            found.append(np.asarray(function.apply(full), dtype=np.float64).reshape(batch, -1)[: len(some)])
+    return np.concatenate(found)
