@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
-errors finding launcher node_scratch round_size forecast_rounds
+errors finding launcher merkle node_scratch round_size forecast_rounds
 log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
 schema yaml_lines provenance shards watchdog claims
@@ -23,7 +23,8 @@ job_layers job_checks
 job
 capacity sbatch_nodes
 comm devices hdf5 csv_table
-together dataset_sources seal
+together dataset_sources seal_leaves
+seal
 dataset_folder
 datasets
 journal_format answers

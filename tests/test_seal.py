@@ -10,9 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from results_case import CIRCUIT, Case
 
-from enclaveml import hdf5, seal, signature
+from enclaveml import hdf5, merkle, seal, signature
 from enclaveml.errors import EnvironmentFault
 from enclaveml.results import build_results, read_results
 from enclaveml.results_schema import RowStatus
@@ -23,7 +25,7 @@ def sha(*parts: bytes) -> bytes:
 
 
 def of(leaves: list[bytes]) -> bytes:
-    return seal.merkle_root(np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, 32))
+    return merkle.merkle_root(np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, 32))
 
 
 def rfc(leaves: list[bytes]) -> bytes:
@@ -42,6 +44,18 @@ def rfc(leaves: list[bytes]) -> bytes:
 def test_the_tree_is_rfc_6962s(n: int) -> None:
     leaves = [sha(bytes([i])) for i in range(n)]
     assert of(leaves) == rfc(leaves)
+
+
+@given(st.lists(st.integers(0, 40), max_size=6), st.sampled_from([1, 2, 8]))
+def test_a_tree_grows_a_block_at_a_time(sizes: list[int], block: int) -> None:
+    leaves = [sha(bytes([i % 256, i // 256])) for i in range(sum(sizes))]
+    tree, at = merkle.MerkleTree(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merkle, "BLOCK", block)
+        for size in sizes:
+            tree.add(np.frombuffer(b"".join(leaves[at : at + size]), np.uint8).reshape(-1, 32))
+            at += size
+        assert tree.root() == rfc(leaves)
 
 
 def whole(tmp_path: Path, strategy: str = "by_capacity", end: str = "complete", sign=None) -> Path:
@@ -72,7 +86,7 @@ def test_an_untouched_file_has_its_seal(tmp_path) -> None:
     found = check(path)
     assert found.sealed and found.changes == () and len(found.root) == 64
     with hdf5.open_read(path) as file:
-        assert seal.leaves(file).root().hex() == found.root
+        assert merkle.merkle_root(np.concatenate(list(seal.leaves(file).blocks()))).hex() == found.root
 
 
 @pytest.mark.parametrize("status", ["resumable", "failed"])
