@@ -37,8 +37,9 @@ results_reader
 results
 zk.interface zk.batch.format zk.frames zk.scratch zk.keys zk.onnx_canonical
 zk.process zk.serve zk.rows zk.export
-zk.pool
-zk.verdict
+zk.pool zk.batch.integer zk.batch.chain
+zk.verdict zk.batch.calibrate
+zk.batch.quantise
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.files zk.ezkl.program
 zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
@@ -91,7 +92,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
+    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

@@ -1,0 +1,263 @@
+"""From float layers to an integer model: scales by trial on sample rows, the one that deviates least is kept.
+
+Every scale is a power of two, but a hidden layer's values may be multiplied by any positive number if the next layer's weights are divided
+by it: ReLU is homogeneous. That is used twice (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+ICCV 2019, arXiv:1906.04721, sections 4.1 and 4.2):
+
+ 1. *Equalised*: each channel by its own factor, so that small channels keep more bits.
+ 2. *Filled*: all channels of a layer by one, so that its weights, or its activations, just fill their 8 bits.
+
+Biases take up what rounding shifts the layer's sums by on average over the sample rows.
+
+Letters: S sample rows, K inputs and M outputs of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from enclaveml.errors import JobError
+from enclaveml.zk.batch.chain import Dense
+from enclaveml.zk.batch.format import ACTIVATION_MAX, WEIGHT_HIGH
+from enclaveml.zk.batch.integer import (
+    BIAS_HIGH,
+    IntegerLayer,
+    IntegerModel,
+    fits,
+    largest_input,
+    layer,
+    quantised,
+    rescale,
+)
+
+#: Inputs that are whole multiples of 2^-n, n at most this, are taken at scale n, which loses nothing.
+MAX_EXACT_BITS = 8
+
+#: An input of an unseen row may be this many times as large as the largest of the sample rows, and more where that is free.
+HEADROOM = 2
+
+#: Range bits that cost next to nothing: their table is 32 kB of a proof.
+FREE_RANGE_BITS = 12
+
+#: Sample rows that scales are tried on, and times that every layer's are tried anew beside the others'.
+TRIAL_ROWS, SWEEPS = 256, 2
+
+#: From so many weights on fewer trials must do: LARGE_ROWS rows, the finest scale of the inputs, no sweeps.
+LARGE, LARGE_ROWS = 500_000, 64
+
+#: Activations on the sample rows fill this part of their 8 bits at most: larger ones of other rows are cut.
+FILLED = 0.9
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """A layer's trial: weights stand for w 2^-weight, activations for a 2^-activation (unused in the last layer), after
+    multiplying the layer's outputs by ``factor``."""
+
+    weight: int
+    activation: int
+    factor: float
+
+
+def exact_bits(rows: np.ndarray) -> int | None:
+    """The least n with every value a whole multiple of 2^-n; None above MAX_EXACT_BITS."""
+    for n in range(MAX_EXACT_BITS + 1):
+        scaled = rows.astype(np.float64) * 2.0**n
+        if np.array_equal(scaled, np.round(scaled)):
+            return n
+    return None
+
+
+def calibrate(dense: Sequence[Dense], rows: np.ndarray, truth: np.ndarray) -> IntegerModel:
+    """The integer model of float layers that deviates least from ``truth`` (S, D) on rows (S, *row_shape).
+
+    Raises JobError where the protocol has no key for it (too wide, or values of too different sizes).
+    """
+    large = sum(each.weights.size for each in dense) >= LARGE
+    count = LARGE_ROWS if large else TRIAL_ROWS
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))
+    rows, truth = rows[chosen], truth[chosen]
+    found: list[tuple[float, IntegerModel]] = []
+    problems: list[str] = []
+    scales = _input_scales(dense[0], rows)
+    for scale in scales[:1] if large else scales:
+        for equalised in ("", "weights", "activations") if len(dense) > 1 else ("",):
+            search = _Search(_equalised(dense, rows, equalised), rows, truth, scale)
+            try:
+                found.append(search.best(0 if large else SWEEPS))
+            except JobError as error:
+                problems.append(str(error))
+    if not found:
+        raise JobError(f"no integer model for a batch proof was found: {problems[-1]}; proof.system: ezkl has wider numbers")
+    return _widened(min(found, key=lambda each: each[0])[1])
+
+
+def _input_scales(first: Dense, rows: np.ndarray) -> list[int]:
+    """Scales of the inputs that are worth a trial: the exact one, else the finest that fits and two coarser."""
+    most = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
+    room = largest_input(first.weights.shape[0]) / (HEADROOM * max(most, 2.0**-30))
+    if room <= 0:
+        raise JobError(f"a first layer of {first.weights.shape[0]} inputs is too wide for a batch proof; proof.system: ezkl")
+    finest = math.floor(math.log2(room))
+    exact = exact_bits(rows)
+    if exact is not None and exact <= finest:
+        return [exact]
+    return [finest, finest - 2, finest - 4]
+
+
+def _activations(dense: Sequence[Dense], rows: np.ndarray) -> list[np.ndarray]:
+    """What each layer is given in float: the rows (S, K), then each hidden layer's values after its ReLU."""
+    found = [rows.reshape(len(rows), -1).astype(np.float64)]
+    for each in dense[:-1]:
+        found.append(np.maximum(found[-1] @ each.weights + each.bias, 0))
+    return found
+
+
+def _equalised(dense: Sequence[Dense], rows: np.ndarray, by: str) -> list[Dense]:
+    """The same function, each hidden channel multiplied so that its weights (or largest value) and the next layer's are of one size."""
+    found = list(dense)
+    for i in range(len(dense) - 1) if by else ():
+        here, after = found[i], found[i + 1]
+        if by == "weights":
+            sizes = np.abs(here.weights).max(axis=0)
+        else:
+            sizes = _activations(found[: i + 2], rows)[-1].max(axis=0)
+        ahead = np.abs(after.weights).max(axis=1)
+        dead = (sizes <= 0) | (ahead <= 0)
+        factor = np.sqrt(np.where(dead, 1.0, ahead) / np.where(dead, 1.0, sizes))
+        factor = np.where(dead, np.median(factor[~dead]) if (~dead).any() else 1.0, factor)
+        factor = np.clip(factor, np.median(factor) / 8, np.median(factor) * 8)
+        found[i] = Dense(here.weights * factor, here.bias * factor)
+        found[i + 1] = Dense(after.weights / factor[:, None], after.bias)
+    return found
+
+
+class _Search:
+    """Scales of all layers for one scale of the inputs, by coordinate descent on the largest deviation."""
+
+    def __init__(self, dense: Sequence[Dense], rows: np.ndarray, truth: np.ndarray, input_scale: int) -> None:
+        self.dense, self.truth, self.input_scale = dense, truth, input_scale
+        self.x = quantised(rows, input_scale)
+        self.limit = int(min(largest_input(dense[0].weights.shape[0]), max(1, HEADROOM * np.abs(self.x).max(initial=0))))
+        self.given = _activations(dense, rows)
+        self.targets = [a @ each.weights + each.bias for a, each in zip(self.given, dense, strict=True)]
+        self.most = [float(np.abs(a).max(initial=0.0)) or 1.0 for a in self.given[1:]]
+
+    def best(self, sweeps: int) -> tuple[float, IntegerModel]:
+        """The least deviation and its model, after so many sweeps over all layers. Raises JobError where no scales give a model that the protocol has."""
+        chosen: list[_Scales] = []
+        a: np.ndarray | None = self.x
+        for number in range(len(self.dense)):  # from the front, each held to its own values in float
+            chosen.append(self._choose(number, chosen, a))
+            made = None if a is None else self._layer(number, chosen, a)
+            a = None if made is None else np.clip(rescale(made.sums(a), made.shift), 0, ACTIVATION_MAX) if made.shift else a
+        whole = self._deviation(chosen)
+        for _ in range(sweeps):
+            before = whole
+            for number in range(len(self.dense)):
+                for other in self._options(number, chosen[:number]):
+                    trial = [*chosen[:number], other, *chosen[number + 1 :]]
+                    if (found := self._deviation(trial)) < whole:
+                        chosen, whole = trial, found
+            if not whole < before:
+                break
+        if not math.isfinite(whole):
+            raise JobError(self._problem(chosen))
+        model = self._model(chosen)
+        assert model is not None
+        return whole, model
+
+    def _options(self, number: int, before: Sequence[_Scales]) -> Iterator[_Scales]:
+        """What is tried for a layer: weights, or activations, that fill their bits, or as they are."""
+        each = self.dense[number]
+        largest = float(np.abs(each.weights).max(initial=0.0)) / self._divisor(before) or 1.0
+        plain = math.floor(math.log2((WEIGHT_HIGH + 0.49) / largest))
+        if number == len(self.dense) - 1:
+            yield from (_Scales(plain - d, 0, 1.0) for d in (0, 1))
+            return
+        top = ACTIVATION_MAX * FILLED / self.most[number]
+        for factor in (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top))):
+            fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
+            kept = math.floor(math.log2(top / factor) + 1e-9)
+            yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
+
+    def _choose(self, number: int, before: list[_Scales], a: np.ndarray | None) -> _Scales:
+        """The scales of a layer with which its own values come out best, given a (S, K) by the layers before it."""
+        found: list[tuple[float, _Scales]] = []
+        for option in self._options(number, before):
+            made = None if a is None else self._layer(number, [*before, option], a)
+            error = math.inf
+            if made is not None:
+                z = made.sums(a)
+                if number == len(self.dense) - 1:
+                    value, wanted = z * 2.0 ** -self._scale_of_sums(number, [*before, option]), self.targets[number]
+                else:
+                    value = np.clip(rescale(z, made.shift), 0, ACTIVATION_MAX) * 2.0**-option.activation / option.factor
+                    wanted = np.maximum(self.targets[number], 0)
+                error = float(np.square(value - wanted).mean())
+            found.append((error, option))
+        return min(found, key=lambda each: each[0])[1]
+
+    def _divisor(self, before: Sequence[_Scales]) -> float:
+        return before[-1].factor if before else 1.0
+
+    def _scale_of_sums(self, number: int, scales: Sequence[_Scales]) -> int:
+        given = self.input_scale if number == 0 else scales[number - 1].activation
+        return given + scales[number].weight
+
+    def _layer(self, number: int, scales: Sequence[_Scales], a: np.ndarray) -> IntegerLayer | None:
+        """A layer in integers, its bias corrected on what it is given, a (S, K); None where something is out of range."""
+        mine, last = scales[number], number == len(self.dense) - 1
+        scale = self._scale_of_sums(number, scales)
+        shift = 0 if last else scale - mine.activation
+        if not last and shift < 1:
+            return None
+        each, through = self.dense[number], 1.0 if last else mine.factor
+        weights = np.rint(each.weights * (through / self._divisor(scales[:number]) * 2.0**mine.weight))
+        weights = np.clip(weights, -WEIGHT_HIGH - 1, WEIGHT_HIGH)
+        bias = each.bias * through * 2.0**scale
+        shifted = (self.targets[number] * through * 2.0**scale - bias - a.astype(np.float64) @ weights).mean(axis=0)
+        bias = np.rint(bias + shifted)
+        if not (np.abs(bias) <= BIAS_HIGH).all():
+            return None
+        return layer(weights, bias, shift)
+
+    def _model(self, scales: Sequence[_Scales]) -> IntegerModel | None:
+        a, layers = self.x, []
+        for number in range(len(scales)):
+            made = self._layer(number, scales, a)
+            if made is None:
+                return None
+            layers.append(made)
+            if made.shift:
+                a = np.clip(rescale(made.sums(a), made.shift), 0, ACTIVATION_MAX)
+        return IntegerModel(tuple(layers), self.input_scale, self._scale_of_sums(len(scales) - 1, scales), -self.limit, self.limit)
+
+    def _deviation(self, scales: Sequence[_Scales]) -> float:
+        """Largest deviation of the outputs; infinite where the protocol has no key for such a model."""
+        model = self._model(scales)
+        if model is None or fits(model):
+            return math.inf
+        return float(np.abs(model.run(self.x) * 2.0**-model.output_scale - self.truth).max(initial=0.0))
+
+    def _problem(self, scales: Sequence[_Scales]) -> str:
+        model = self._model(scales)
+        if model is not None:
+            return fits(model)
+        return "a bias is too large beside the weights, or weights and activations are of too different sizes"
+
+
+def _widened(model: IntegerModel) -> IntegerModel:
+    """The model with as wide a range of inputs as costs next to nothing, and as cannot wrap."""
+    most, bits = largest_input(model.layers[0].matrix.shape[0] - 3), max(model.range_bits, FREE_RANGE_BITS)
+    while model.input_high < most:
+        high = min(2 * model.input_high, most)
+        wider = replace(model, input_low=-high, input_high=high)
+        if fits(wider) or wider.range_bits > bits:
+            break
+        model = wider
+    return model

@@ -1,0 +1,84 @@
+"""A model as exact integers: exported, laid out, calibrated, and held to what the job asks on its sample rows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from enclaveml.errors import JobError
+from enclaveml.zk.batch.calibrate import calibrate
+from enclaveml.zk.batch.chain import dense_layers
+from enclaveml.zk.batch.integer import IntegerModel
+from enclaveml.zk.export import HASH_BATCH, export
+from enclaveml.zk.interface import CircuitRequest, ModelFunction
+from enclaveml.zk.rows import float_outputs
+
+#: Where the job gives no tolerance it is this many times the largest deviation on the sample rows: rounding on rows
+#: beyond them goes further (by 1.6 on 10^7 outputs, were it normally distributed), and a row out of tolerance has no other circuit.
+MARGIN = 2.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far an integer model is from its float model: ``deviation`` the largest, ``agreement`` the share of equal argmax."""
+
+    deviation: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An integer model that keeps what was asked of it. ``weights``: how many the float model has."""
+
+    model: IntegerModel
+    measured: Measured
+    tolerance: float
+    model_hash: str
+    weights: int
+
+
+def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest) -> Quantised:
+    """The integer model of ``function`` for rows such as these, (S, *row_shape).
+
+    Raises JobError for a model that no batch proof can hold, or not within the tolerance or the agreement asked for.
+    """
+    document = export(function, HASH_BATCH)
+    dense = dense_layers(document)
+    truth = float_outputs(function, rows, min(64, max(2, len(rows))))
+    if not np.isfinite(truth).all():
+        raise JobError("the model's outputs on the sample rows are not all finite")
+    model = calibrate(dense, rows, truth)
+    found = measure(model, rows, truth)
+    refuse(found, request)
+    count = sum(each.weights.size + each.bias.size for each in dense)
+    return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
+
+
+def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measured:
+    """The integer model beside the float model's outputs (S, D) on rows (S, *row_shape)."""
+    proved = model.outputs(rows)
+    agreement = 1.0 if truth.shape[1] == 1 else float((proved.argmax(axis=1) == truth.argmax(axis=1)).mean())
+    return Measured(float(np.abs(proved - truth).max(initial=0.0)), agreement)
+
+
+def refuse(found: Measured, request: CircuitRequest) -> None:
+    """Raise JobError where this is not what the job asks for."""
+    wider = "proof.system: ezkl has finer numbers"
+    if request.tolerance is not None and not found.deviation <= request.tolerance:
+        raise JobError(f"the integer model of a batch proof (8 bits a weight and activation) deviates by {found.deviation:.3g} on the sample "
+                       f"rows, more than proof.tolerance {request.tolerance:g}; raise it, or {wider}")
+    if found.agreement < request.agreement:
+        raise JobError(f"the integer model of a batch proof has the float model's argmax on {found.agreement:.4f} of the sample rows, less "
+                       f"than proof.agreement {request.agreement:g}; lower it, or {wider}")
+
+
+def tolerance_of(request: CircuitRequest, deviation: float) -> float:
+    """The circuit's tolerance: as asked, else MARGIN times the sample rows' deviation, rounded up to two digits."""
+    if request.tolerance is not None:
+        return request.tolerance
+    wanted = max(MARGIN * deviation, 1e-6)
+    step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
+    return math.ceil(wanted / step) * step
