@@ -39,6 +39,7 @@ MOST_ROWS = 2**20
 MOST_LAYERS = 15
 MOST_WIDTH = 2**15
 MOST_RANGE_BITS = 20
+MOST_SHIFT = 20
 
 _FORMAT = "enclaveml-batch-key-1"
 
@@ -87,8 +88,9 @@ class VerificationKey:
             _need(layer.inputs * 128 * self.largest_input(number) + 128 * sum(BIAS_CONSTANTS) < P // 2,
                   f"layer {number} could wrap modulo p")
             hidden = number < len(self.layers)
-            _need(layer.shift >= 1 if hidden else layer.shift == 0, f"layer {number} has the shift {layer.shift}")
+            _need(1 <= layer.shift <= MOST_SHIFT if hidden else layer.shift == 0, f"layer {number} has the shift {layer.shift}")
             _need(not hidden or self.range_bits + layer.shift <= 29, f"layer {number}: range bits + shift exceed 29")
+        _need(sum(layer.length * layer.outputs for layer in self.layers) < P, "too many weights for one weights proof")
         _need(2 * self.rows * sum(layer.outputs for layer in self.hidden) < P, "too many lookups: fewer rows a proof")
 
     @property
