@@ -53,6 +53,14 @@ zk.ezkl.build
 zk.ezkl.fallback
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
+zk.batch.format
+zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch.verify.merkle
+zk.batch.verify.extension
+zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
+zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups
+zk.batch.verify.rows
+zk.batch.verify.weights
+zk.batch.verify.api
 circuit_index forecast_costs
 envelope combine inference weights model_class
 checkpoints
@@ -84,7 +92,7 @@ cli
 __main__
 """
 LEVEL = {name: i for i, line in enumerate(LEVELS.split("\n")) for name in line.split()}
-PACKAGES = {"", "zk", "zk.batch", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
+PACKAGES = {"", "zk", "zk.batch", "zk.batch.verify", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
 
 #: Library to the modules that may import it, anywhere in their text.
 OWNERS = {

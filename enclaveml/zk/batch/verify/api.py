@@ -1,0 +1,59 @@
+"""What the rest of the package calls: check a proof, know its length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..format import P, VerificationKey
+from .rejection import Rejected, demand
+from .rows import check_rows, rows_bytes
+from .weights import check_weights, weights_bytes
+
+__all__ = ["Rejected", "proof_bytes", "verify", "verify_weights", "weights_proof_bytes"]
+
+
+def verify(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray, proof: bytes) -> None:
+    """Hold that y are the outputs of the key's network on x, row by row.
+
+    The network is int8 only if ``verify_weights`` has accepted a proof for the same roots.
+
+    x: integers [N, K] of any dtype, the quantised inputs. y: integers [N, D], the accumulators of the last layer.
+    nonce: what the proof was asked for with; never the same twice, else a proof can be played again.
+
+    Raises:
+        Rejected: in every other case, whatever the bytes are. Takes time and memory in proportion to x, y and
+            ``proof_bytes(key)``, which is known before a byte is read.
+    """
+    x = _integers(x, (key.rows, key.width), key.input_low, key.input_high, "inputs")
+    # Both y and y + p may fit into an int32: only the small one is an accumulator.
+    y = _integers(y, (key.rows, key.outputs), -(P // 2), P // 2, "outputs")
+    check_rows(key, nonce, x, y, _whole(proof, proof_bytes(key)))
+
+
+def verify_weights(key: VerificationKey, proof: bytes) -> None:
+    """Hold that all weights behind the key's roots are int8; ``Rejected`` otherwise. Once for each key."""
+    check_weights(key, _whole(proof, weights_proof_bytes(key)))
+
+
+def proof_bytes(key: VerificationKey) -> int:
+    """The one length that a proof of the key's rows has."""
+    return rows_bytes(key)
+
+
+def weights_proof_bytes(key: VerificationKey) -> int:
+    """The one length that the key's weights proof has."""
+    return weights_bytes(key)
+
+
+def _whole(proof: bytes, length: int) -> bytes:
+    demand(isinstance(proof, bytes), f"encoding: a proof is bytes, not {type(proof).__name__}")
+    demand(len(proof) == length, f"length: {len(proof)} bytes where a proof of this key has {length}")
+    return proof
+
+
+def _integers(values: np.ndarray, shape: tuple[int, int], low: int, high: int, what: str) -> np.ndarray:
+    demand(isinstance(values, np.ndarray) and values.dtype.kind in "iu", f"{what}: not an array of integers")
+    demand(values.shape == shape, f"{what}: the shape is {values.shape} where the key's is {shape}")
+    least, most = int(values.min()), int(values.max())
+    demand(low <= least and most <= high, f"{what}: from {least} to {most}, beyond {low} to {high}")
+    return values.astype(np.int32, copy=False)

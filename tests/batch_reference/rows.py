@@ -1,0 +1,186 @@
+"""The proof of rows, PROTOCOL.md "The proof", with its step numbers."""
+
+from __future__ import annotations
+
+from enclaveml.zk.batch.format import VerificationKey, bits
+
+from .messages import Prover, coordinates, eqs, padded, spread, u32
+from .network import Network, Step
+from .numbers import F, eq, evaluate, lift, ones
+from .trees import Tree, codeword
+
+
+class RowsProver(Prover):
+    """``prove`` gives the proof for inputs x [N][K]; y are the network's own unless ``outputs`` is overridden."""
+
+    def __init__(self, network: Network, key: VerificationKey, nonce: bytes, x: list[list[int]]) -> None:
+        super().__init__()
+        self.network, self.key, self.nonce, self.x = network, key, nonce, x
+        self.steps = self.infer()
+        self.y = self.steps[-1].z
+
+    def infer(self) -> list[Step]:
+        """The hook: the values of every layer."""
+        return self.network.run(self.x)
+
+    def multiplicities(self) -> list[int]:
+        """The hook: how often each entry is looked up."""
+        size, shifts = 2 ** (self.key.range_bits + 1), self.key.shifts
+        counts = [0] * (size + sum(2**s for s in shifts))
+        start = {s: size + sum(2**smaller for smaller in shifts if smaller < s) for s in shifts}
+        for layer, step in zip(self.key.hidden, self.steps):
+            for q_row, r_row in zip(step.q, step.r):
+                for q, r in zip(q_row, r_row):
+                    if -size // 2 <= q < size // 2:
+                        counts[q + size // 2] += 1
+                    if 0 <= r < 2**layer.shift:
+                        counts[start[layer.shift] + r] += 1
+        return counts
+
+    def statement(self) -> list[tuple[str, bytes]]:
+        """Step 0: what is absorbed first."""
+        return [("kind", b"rows"), ("key", self.key.to_bytes()), ("nonce", self.nonce),
+                ("inputs", b"".join(v.to_bytes(2, "little", signed=True) for row in self.x for v in row)),
+                ("outputs", b"".join(v.to_bytes(4, "little", signed=True) for row in self.y for v in row))]
+
+    def prove(self) -> bytes:
+        key = self.key
+        for label, data in self.statement():
+            self.absorb(label, data)
+        if key.hidden:
+            rho, phis, zs, claims = self.activations()
+        else:
+            rho, phis, zs, claims = self.draw("row", bits(key.rows)), [], [], []
+        # 7.
+        phis.append(self.draw("output", bits(key.outputs)))
+        zs.append(evaluate([evaluate(row, phis[-1]) for row in self.y], rho))
+        # 8.
+        kappas: dict[int, list[F]] = {}
+        ws: dict[int, F] = {}
+        for number in range(len(key.layers), 0, -1):
+            layer, matrix = key.layers[number - 1], self.matrix(number)
+            above = self.x if number == 1 else self.steps[number - 2].a
+            values = [evaluate([row[k] for row in above], rho) for k in range(layer.inputs)]
+            extended = padded([*values, 1, 2**8, 2**16], layer.length)
+            weights = [evaluate([column[k] for column in matrix], phis[number - 1]) for k in range(layer.length)]
+            self.claim = zs[number - 1]
+            kappa = self.sumcheck([extended, weights], lambda v: v[0] * v[1], 2, "product", "inner")
+            truth = [evaluate(weights, kappa)] if number == 1 else [evaluate(values, kappa), evaluate(weights, kappa)]
+            self.number = number
+            said = self.tell("product claims", truth)
+            kappas[number], ws[number] = kappa, said[-1]
+            if number > 1:
+                claims[number - 2].append(said[0])
+        # 9.
+        if key.hidden:
+            (delta,) = self.draw("combine", 1)
+            self.claim, power = F(0), F(1)
+            columns, helpers = [], []
+            for number, layer in enumerate(key.hidden, 1):
+                powers = [power, power * delta, power * delta**2, power * delta**3]
+                for factor, claim in zip(powers, claims[number - 1]):
+                    self.claim = self.claim + factor * claim
+                phi, kappa = phis[number - 1], kappas[number + 1]
+                columns += [powers[0] * eq(phi, j) for j in range(layer.outputs)]
+                columns += [powers[1] * eq(phi, j) + powers[3] * eq(kappa, j) for j in range(layer.outputs)]
+                helpers += [value for j in range(layer.outputs) for value in spread(powers[2] * eq(phi, j))]
+                power = power * delta**4
+            self.open(self.trees, self.columns + self.helpers, rho, columns + helpers)
+        # 10.
+        for number, layer in enumerate(key.layers, 1):
+            matrix = self.matrix(number)
+            self.claim = ws[number]
+            tree = self.weights_tree(number, matrix)
+            self.open([tree], matrix, kappas[number], [eq(phis[number - 1], j) for j in range(layer.outputs)])
+        return self.proof
+
+    def matrix(self, number: int) -> list[list[int]]:
+        """The hook: the columns of layer ``number``'s weights (from 1)."""
+        return self.network.columns(number - 1)
+
+    def weights_tree(self, number: int, matrix: list[list[int]]) -> Tree:
+        """The hook: the tree that is opened for them."""
+        return Tree(self.spoil(f"weights {number}", [codeword(column) for column in matrix]))
+
+    def activations(self) -> tuple[list[F], list[list[F]], list[F], list[list[F]]]:
+        """Steps 1 to 6: rho, the phi_l, the z_l(rho, phi_l), and for each layer the claims q, a, h."""
+        key, n = self.key, bits(self.key.rows)
+        # 1. to 3.
+        self.columns = []
+        for layer, step in zip(key.hidden, self.steps):
+            self.columns += [[row[j] for row in step.q] for j in range(layer.outputs)]
+            self.columns += [[row[j] for row in step.a] for j in range(layer.outputs)]
+        self.trees = [self.commit("columns", self.columns)]
+        counts = self.multiplicities()
+        self.send("multiplicities", u32(counts))
+        alpha, beta = self.draw("lookup", 2)
+        self.lookup = alpha, beta
+        hs = [[[(alpha - q - beta * a).inverse() + (alpha - beta * beta * layer.shift - r).inverse()
+                for q, a, r in zip(step.q[i], step.a[i], step.r[i])] for i in range(key.rows)]
+              for layer, step in zip(key.hidden, self.steps)]
+        self.helpers = [column for layer, h in zip(key.hidden, hs) for j in range(layer.outputs)
+                        for column in coordinates([h[i][j] for i in range(key.rows)])]
+        self.trees.append(self.commit("helpers", self.helpers))
+        half = 2**key.range_bits
+        prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
+        prints += [r + beta * beta * s for s in key.shifts for r in range(2**s)]
+        total = sum(((alpha - fingerprint).inverse() * count for fingerprint, count in zip(prints, counts) if count), F(0))
+        # 4.
+        drawn = self.draw("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
+        tau, lam, mu = drawn[:n], drawn[-2], drawn[-1]
+        sigmas, at = [], n
+        for layer in key.hidden:
+            sigmas.append(drawn[at:at + bits(layer.outputs)])
+            at += len(sigmas[-1])
+        # 5.
+        cells = [(number, j) for number, layer in enumerate(key.hidden) for j in range(layer.outputs)]
+        factors = [lam**number * eq(sigmas[number], j) for number, j in cells]
+        tails = [alpha - beta * beta * key.hidden[number].shift for number, _ in cells]
+        tables = [eqs(tau)]
+        for number, j in cells:
+            step = self.steps[number]
+            tables += [[row[j] for row in values] for values in (hs[number], step.q, step.a, step.r)]
+
+        def summand(v: list[F]) -> F:
+            zero, helper = F(0), F(0)
+            for cell in range(len(cells)):
+                h, q, a, r = v[1 + 4 * cell:5 + 4 * cell]
+                left, right = alpha - q - beta * a, tails[cell] - r
+                zero = zero + factors[cell] * (h * left * right - left - right)
+                helper = helper + h
+            return v[0] * zero + mu * helper
+
+        self.claim = mu * total
+        rho = self.sumcheck(tables, summand, 4, "rows", "row")
+        # 6.
+        bound = [[[evaluate([row[j] for row in values], rho) for j in range(layer.outputs)]
+                  for values in (h, step.q, step.a, step.r)] for layer, h, step in zip(key.hidden, hs, self.steps)]
+        weight = sum((eq(tau, i) * eq(rho, i) for i in range(key.rows)), F(0))
+
+        def feature(number: int):
+            shift = key.hidden[number].shift
+
+            def summand(v: list[F]) -> F:
+                e, one, h, q, a, r = v
+                left, right = alpha * one - q - beta * a, (alpha - beta * beta * shift) * one - r
+                return weight * lam**number * e * (h * left * right - left - right) + mu * h
+
+            return summand
+
+        tables = [[eqs(sigmas[number]), *(padded(values, 2 ** bits(layer.outputs)) for values in
+                                          ([1] * layer.outputs, *bound[number]))] for number, layer in enumerate(key.hidden)]
+        parts = [sum((feature(number)([lift(value) for value in values]) for values in zip(*table)), F(0))
+                 for number, table in enumerate(tables)]
+        parts = self.tell("layers", parts)
+        phis, zs, claims = [], [], []
+        for number, layer in enumerate(key.hidden):
+            self.claim, self.number = parts[number], number + 1
+            phi = self.sumcheck(tables[number], feature(number), 4, "features", "feature")
+            h, q, a, r = (evaluate(values, phi) for values in bound[number])
+            self.expected = feature(number)  # for a hook that solves for a claim
+            self.at = [evaluate(tables[number][0], phi), ones(phi, layer.outputs)]
+            q, a, h, r = self.tell("claims", [q, a, h, r])
+            phis.append(phi)
+            zs.append(r + q * 2**layer.shift - ones(phi, layer.outputs) * 2 ** (layer.shift - 1))
+            claims.append([q, a, h])
+        return rho, phis, zs, claims

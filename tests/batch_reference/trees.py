@@ -1,0 +1,48 @@
+"""Codewords and Merkle trees."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from enclaveml.zk.batch.format import P
+
+
+def transform(coefficients: list[int], w: int) -> list[int]:
+    """Values at w^0, w^1, ..., as many as coefficients (w of that order): Cooley and Tukey's recursion."""
+    if len(coefficients) == 1:
+        return coefficients
+    even, odd = transform(coefficients[::2], w * w % P), transform(coefficients[1::2], w * w % P)
+    half, power, low, high = len(even), 1, [], []
+    for i in range(half):
+        low.append((even[i] + power * odd[i]) % P)
+        high.append((even[i] - power * odd[i]) % P)
+        power = power * w % P
+    return low + high
+
+
+def codeword(column: list[int]) -> list[int]:
+    n = len(column)
+    return transform([value % P for value in column] + [0] * (3 * n), pow(31, (P - 1) // (4 * n), P))
+
+
+class Tree:
+    """The tree over codewords [c][4n]."""
+
+    def __init__(self, codewords: list[list[int]]) -> None:
+        self.leaves = [b"".join(word[i].to_bytes(4, "little") for word in codewords) for i in range(len(codewords[0]))]
+        self.levels = [[sha256(b"\x00" + leaf).digest() for leaf in self.leaves]]
+        while len(self.levels[-1]) > 1:
+            below = self.levels[-1]
+            self.levels.append([sha256(b"\x01" + below[i] + below[i + 1]).digest() for i in range(0, len(below), 2)])
+
+    @property
+    def root(self) -> bytes:
+        return self.levels[-1][0]
+
+    def opened(self, position: int) -> bytes:
+        """The leaf and its siblings, the lowest first."""
+        parts = [self.leaves[position]]
+        for level in self.levels[:-1]:
+            parts.append(level[position ^ 1])
+            position >>= 1
+        return b"".join(parts)
