@@ -21,7 +21,8 @@ RESIDUE = 2
 #: Inverse rate of the Reed-Solomon code.
 BLOWUP = 4
 
-#: Positions opened in each tree: (5/8)^155 = 2^-105.1, so that 16 openings stay under 2^-101 (PROTOCOL.md, "Errors").
+#: Positions opened in each tree: (5/8)^155 = 2^-105.1, so that 16 openings stay under 2^-101
+#: (PROTOCOL.md, "Errors").
 QUERIES = 155
 
 #: First state of every transcript.
@@ -42,11 +43,13 @@ MOST_RANGE_BITS = 20
 MOST_SHIFT = 20
 
 _FORMAT = "enclaveml-batch-key-1"
+#: More than any key takes.
+_MOST_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense layer: ``inputs`` K and ``outputs`` M features, ``shift`` s of its rescaling (0: the last layer)."""
+    """A dense layer: K ``inputs``, M ``outputs``, the ``shift`` s of its rescaling (0: the last layer)."""
 
     inputs: int
     outputs: int
@@ -76,22 +79,42 @@ class VerificationKey:
     roots: tuple[bytes, ...]
 
     def __post_init__(self) -> None:
-        _need(_is_power(self.rows) and 4 <= self.rows <= MOST_ROWS, f"rows is {self.rows}: a power of two, 4 to {MOST_ROWS}")
+        _need(type(self.layers) is tuple and type(self.roots) is tuple, "layers and roots are tuples")
+        _need(all(type(layer) is Layer for layer in self.layers), "the layers are Layers")
+        _need(1 <= len(self.layers) <= MOST_LAYERS,
+              f"{len(self.layers)} layers; 1 to {MOST_LAYERS} are allowed")
+        _need(all(type(root) is bytes and len(root) == 32 for root in self.roots), "a root is 32 bytes")
+        _need(len(self.roots) == len(self.layers), f"{len(self.roots)} roots for {len(self.layers)} layers")
+        # A bool, a float or numpy's integer would be equal to an int here and have other bytes, or none.
+        numbers = [self.rows, self.input_low, self.input_high, self.range_bits]
+        for layer in self.layers:
+            numbers += [layer.inputs, layer.outputs, layer.shift]
+        _need(all(type(number) is int for number in numbers), "a size is not an integer")
+
+        _need(4 <= self.rows <= MOST_ROWS and self.rows.bit_count() == 1,
+              f"{_short(self.rows)} rows: a power of two, 4 to {MOST_ROWS}, is allowed")
         _need(-(2**15) <= self.input_low <= self.input_high < 2**15, "the inputs' range is not within int16")
-        _need(1 <= len(self.layers) <= MOST_LAYERS, f"{len(self.layers)} layers; 1 to {MOST_LAYERS} are allowed")
-        _need(len(self.roots) == len(self.layers) and all(len(root) == 32 for root in self.roots), "a root for each layer")
-        _need(0 <= self.range_bits <= MOST_RANGE_BITS, f"range bits are {self.range_bits}: 0 to {MOST_RANGE_BITS}")
-        for above, below in pairwise(self.layers):
-            _need(above.outputs == below.inputs, f"a layer has {above.outputs} outputs, the next {below.inputs} inputs")
+        _need(0 <= self.range_bits <= MOST_RANGE_BITS,
+              f"range bits are {_short(self.range_bits)}: 0 to {MOST_RANGE_BITS}")
         for number, layer in enumerate(self.layers, 1):
-            _need(1 <= layer.inputs <= MOST_WIDTH and 1 <= layer.outputs <= MOST_WIDTH, f"layer {number} is too wide")
+            _need(1 <= layer.inputs <= MOST_WIDTH and 1 <= layer.outputs <= MOST_WIDTH,
+                  f"layer {number} has {_short(layer.inputs)} inputs and {_short(layer.outputs)} outputs: "
+                  f"1 to {MOST_WIDTH} are allowed")
+        for above, below in pairwise(self.layers):
+            _need(above.outputs == below.inputs,
+                  f"a layer has {above.outputs} outputs, the next {below.inputs} inputs")
+        for number, layer in enumerate(self.layers, 1):
             _need(layer.inputs * 128 * self.largest_input(number) + 128 * sum(BIAS_CONSTANTS) < P // 2,
-                  f"layer {number} could wrap modulo p")
+                  f"layer {number} could wrap modulo p: fewer inputs, or smaller ones")
             hidden = number < len(self.layers)
-            _need(1 <= layer.shift <= MOST_SHIFT if hidden else layer.shift == 0, f"layer {number} has the shift {layer.shift}")
-            _need(not hidden or self.range_bits + layer.shift <= 29, f"layer {number}: range bits + shift exceed 29")
-        _need(sum(layer.length * layer.outputs for layer in self.layers) < P, "too many weights for one weights proof")
-        _need(2 * self.rows * sum(layer.outputs for layer in self.hidden) < P, "too many lookups: fewer rows a proof")
+            _need(1 <= layer.shift <= MOST_SHIFT if hidden else layer.shift == 0,
+                  f"layer {number} has the shift {_short(layer.shift)}: 1 to {MOST_SHIFT}, in the last layer 0")
+            _need(not hidden or self.range_bits + layer.shift <= 29,
+                  f"layer {number}: range bits + shift exceed 29")
+        _need(sum(layer.length * layer.outputs for layer in self.layers) < P,
+              "too many weights for one weights proof")
+        _need(2 * self.rows * sum(layer.outputs for layer in self.hidden) < P,
+              "too many lookups: fewer rows a proof")
 
     @property
     def hidden(self) -> tuple[Layer, ...]:
@@ -120,19 +143,24 @@ class VerificationKey:
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         return json.dumps({
-            "format": _FORMAT, "rows": self.rows, "input": [self.input_low, self.input_high], "range_bits": self.range_bits,
+            "format": _FORMAT, "rows": self.rows, "input": [self.input_low, self.input_high],
+            "range_bits": self.range_bits,
             "layers": [[layer.inputs, layer.outputs, layer.shift] for layer in self.layers],
             "roots": [root.hex() for root in self.roots],
         }, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> VerificationKey:
-        """The key; ValueError where ``data`` is not the one encoding of a key."""
+        """The key; ValueError, and nothing else, where ``data`` is not the one encoding of a key."""
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"not a batch verification key: {len(data)} bytes, more than {_MOST_BYTES}")
         try:
             given = json.loads(data)
-            key = cls(given["rows"], *given["input"], tuple(Layer(*layer) for layer in given["layers"]),
-                      given["range_bits"], tuple(bytes.fromhex(root) for root in given["roots"]))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            low, high = given["input"]
+            layers = tuple(Layer(*layer) for layer in given["layers"])
+            key = cls(given["rows"], low, high, layers, given["range_bits"],
+                      tuple(bytes.fromhex(root) for root in given["roots"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a batch verification key: {error}") from error
         if key.to_bytes() != data:
             raise ValueError("not a batch verification key: not its canonical encoding")
@@ -149,8 +177,9 @@ def bits(number: int) -> int:
     return power_of_two(number).bit_length() - 1
 
 
-def _is_power(number: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number > 0 and number & (number - 1) == 0
+def _short(number: int) -> str:
+    """A number for a message: the digits of one that nobody could read are left out."""
+    return str(number) if abs(number) < 10**12 else f"a number of {number.bit_length()} bits"
 
 
 def _need(holds: bool, text: str) -> None:
