@@ -18,6 +18,7 @@ class Prover:
         self.state = sha256(b"enclaveml-batch-1").digest()
         self.proof = b""
         self.claim = F(0)  # what the verifier has to believe at this moment
+        self.sent: list[tuple[str, int, int]] = []  # label, begin and end in the proof of every message
         self.drawn: list[tuple[str, list[F] | list[int]]] = []
 
     # The transcript.
@@ -40,6 +41,7 @@ class Prover:
     def send(self, label: str, data: bytes) -> None:
         """Everything that goes into the proof comes here."""
         self.absorb(label, data)
+        self.sent.append((label, len(self.proof), len(self.proof) + len(data)))
         self.proof += data
 
     def say(self, label: str, values: list[F]) -> list[F]:

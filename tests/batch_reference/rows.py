@@ -66,7 +66,7 @@ class RowsProver(Prover):
             self.claim = zs[number - 1]
             kappa = self.sumcheck([extended, weights], lambda v: v[0] * v[1], 2, "product", "inner")
             truth = [evaluate(weights, kappa)] if number == 1 else [evaluate(values, kappa), evaluate(weights, kappa)]
-            self.number = number
+            self.number, self.inner = number, evaluate(extended, kappa)  # for a hook that solves for a claim
             said = self.tell("product claims", truth)
             kappas[number], ws[number] = kappa, said[-1]
             if number > 1:
@@ -177,8 +177,8 @@ class RowsProver(Prover):
             self.claim, self.number = parts[number], number + 1
             phi = self.sumcheck(tables[number], feature(number), 4, "features", "feature")
             h, q, a, r = (evaluate(values, phi) for values in bound[number])
-            self.expected = feature(number)  # for a hook that solves for a claim
-            self.at = [evaluate(tables[number][0], phi), ones(phi, layer.outputs)]
+            expected, at = feature(number), [evaluate(tables[number][0], phi), ones(phi, layer.outputs)]
+            self.expected = lambda q, a, h, r: expected([*at, h, q, a, r])  # for a hook that solves for a claim
             q, a, h, r = self.tell("claims", [q, a, h, r])
             phis.append(phi)
             zs.append(r + q * 2**layer.shift - ones(phi, layer.outputs) * 2 ** (layer.shift - 1))

@@ -52,6 +52,8 @@ class WeightsProver(Prover):
             point = self.sumcheck([eqs(drawn), one, ws, hs],
                                   lambda v: v[0] * (v[3] * (alpha * v[1] - v[2]) - v[1]) + mu * v[3], 3, "range", "range")
             kappa, phi = point[:k], point[k:]
+            self.number, self.cell = number + 1, [evaluate(table, point) for table in (eqs(drawn), one)]
+            self.mu = mu
             w, h = self.tell("claims", [evaluate(ws, point), evaluate(hs, point)])
             (delta,) = self.draw("combine", 1)
             self.claim = w + delta * h

@@ -1,1 +1,1 @@
-"""The batch protocol's verifier (``PROTOCOL.md``): numpy and hashlib alone, no code of the prover but the format."""
+"""The batch protocol's verifier (``PROTOCOL.md``): numpy and hashlib, and the format."""

@@ -17,8 +17,8 @@ def verify(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray, pro
 
     The network is int8 only if ``verify_weights`` has accepted a proof for the same roots.
 
-    x: integers [N, K] of any dtype, the quantised inputs. y: integers [N, D], the accumulators of the last layer.
-    nonce: what the proof was asked for with; never the same twice, else a proof can be played again.
+    x: integers [N, K] of any dtype, the quantised inputs. y: integers [N, D], the accumulators of the last
+    layer. nonce: what the proof was asked for with; never the same twice, else a proof can be played again.
 
     Raises:
         Rejected: in every other case, whatever the bytes are. Takes time and memory in proportion to x, y and

@@ -1,7 +1,7 @@
 """Single symbols of Reed-Solomon codewords.
 
-155 symbols of 4n are asked for. A transform of the whole codeword takes 2 n log2(4n) products that no matrix library
-makes; these symbols alone take 155 n, by matrix products in float64, which at any allowed n is faster.
+155 symbols of 4n are asked for. A transform of the whole codeword takes 2 n log2(4n) products that no matrix
+library makes; these symbols alone take 155 n, by matrix products in float64, at any allowed n faster.
 """
 
 from __future__ import annotations

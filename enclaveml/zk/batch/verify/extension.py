@@ -1,4 +1,4 @@
-"""Arrays of elements of F = F_p[X] / (X^5 - 2): int64 [5, ...], coordinate first, each coordinate small (``field``)."""
+"""Arrays of elements of F = F_p[X] / (X^5 - 2): int64 [5, ...], each coordinate small (``field``)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def inverse(values: np.ndarray) -> np.ndarray:
     """1/v of [5, n]: v's conjugates over its norm, which lies in F_p. ZeroDivisionError if one is zero."""
     pair = multiply(frobenius(values, 1), frobenius(values, 2))
     others = multiply(pair, frobenius(pair, 2))
-    norm = small(values[0] * others[0] + RESIDUE * sum(values[i] * others[DEGREE - i] for i in range(1, DEGREE)))
+    high = sum(values[i] * others[DEGREE - i] for i in range(1, DEGREE))
+    norm = small(values[0] * others[0] + RESIDUE * high)
     return times(others, base_inverse(norm))
 
 

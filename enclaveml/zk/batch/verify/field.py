@@ -1,8 +1,8 @@
 """Arrays of elements of F_p, as int64 around zero.
 
-Every function here takes and returns *small* arrays: int64, congruent to the element, |v| <= SMALL, a little more than
-p/2. Nine products of two small numbers fit in an int64 (9 SMALL^2 < 2^63), which is what one coordinate of a product in
-the extension needs, so that it takes a single reduction.
+Every function here takes and returns *small* arrays: int64, congruent to the element, |v| <= SMALL, a little
+more than p/2. Nine products of two small numbers fit in an int64 (9 SMALL^2 < 2^63), which is what one coordinate
+of a product in the extension needs, so that it takes a single reduction.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..format import P
 
-#: Bound of what ``small`` gives: half of p, and the rounding of the quotient by floating point (below 2^-17 of p).
+#: Bound of what ``small`` gives: half of p, and the rounding of the floating quotient (below 2^-17 of p).
 SMALL = P // 2 + P // 2**17 + 2
 
 #: Largest integer up to which every integer is a float64.
@@ -22,8 +22,8 @@ _LIMB = 2**16
 def small(values: np.ndarray) -> np.ndarray:
     """Any int64 numbers, |v| < 2^63, modulo p: the quotient by floating point, the remainder exactly.
 
-    The quotient is below 2^33 and its float64 is off by less than 2^-18 before rounding, so the remainder exceeds p/2 by
-    at most that part of p.
+    The quotient is below 2^33 and its float64 is off by less than 2^-18 before rounding, so the remainder
+    exceeds p/2 by at most that part of p.
     """
     quotient = np.rint(values * (1.0 / P)).astype(np.int64)
     quotient *= -P
@@ -69,8 +69,8 @@ def inverse(values: np.ndarray) -> np.ndarray:
 def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The matrix product left [r, k] @ right [k, c] modulo p, exactly, by float64 products of limbs.
 
-    left: small. right: integers of any dtype, |v| < 2^31 (more than 2^15: two limbs of 16 bits with sign). So many of
-    the k terms are added at once that the sum stays an exact float64: 2^8 of them at worst.
+    left: small. right: integers of any dtype, |v| < 2^31 (more than 2^15: two limbs of 16 bits with sign). So
+    many of the k terms are added at once that the sum stays an exact float64: 2^8 of them at worst.
     """
     rows, terms = left.shape
     total = np.zeros((rows, right.shape[1]), np.int64)

@@ -36,7 +36,8 @@ def weights_sum(multiplicities: np.ndarray, alpha: Element) -> Element:
     return _sum(alpha, ZERO, np.arange(WEIGHT_LOW, WEIGHT_HIGH + 1), None, multiplicities)
 
 
-def _sum(alpha: Element, beta: Element, first: np.ndarray, second: np.ndarray | None, multiplicities: np.ndarray) -> Element:
+def _sum(alpha: Element, beta: Element, first: np.ndarray, second: np.ndarray | None,
+         multiplicities: np.ndarray) -> Element:
     """sum of m / (alpha - first - beta second)."""
     result = np.zeros(5, np.int64)
     base = array([alpha])

@@ -38,9 +38,13 @@ def opening_bytes(length: int, columns: list[int]) -> int:
     return 2 * ELEMENT * length + QUERIES * sum(Tree(b"", count).record(length) for count in columns)
 
 
-def check_opening(reader: Reader, transcript: Transcript, trees: list[Tree], point: list[Element], claim: Element,
-                  theta: np.ndarray, what: str) -> None:
-    """Hold sum_j theta_j C_j(point) = claim for the trees' columns, theta [5, c]; ``Rejected`` names ``what``."""
+def check_opening(reader: Reader, transcript: Transcript, trees: list[Tree], point: list[Element],
+                  claim: Element, theta: np.ndarray, what: str) -> None:
+    """Hold sum_j theta_j C_j(point) = claim for the trees' columns, theta [5, c].
+
+    Raises:
+        Rejected: naming ``what``.
+    """
     length = 2 ** len(point)
     gamma = transcript.array("gamma", sum(tree.columns for tree in trees))
     raw, proximity = reader.array(length, f"{what}'s opening")
@@ -61,8 +65,9 @@ def check_opening(reader: Reader, transcript: Transcript, trees: list[Tree], poi
         leaves = _leaves(records[start * size:(start + len(some)) * size], trees, length, some, what)
         found = canonical(product(leaves, coefficients)).T
         here = expected[:, start:start + len(some)]
-        demand(np.array_equal(found[:5], here[:5]), f"{what}'s opening: a leaf is not on the proximity combination")
-        demand(np.array_equal(found[5:], here[5:]), f"{what}'s opening: a leaf is not on the evaluation combination")
+        for rows, combination in ((slice(0, 5), "proximity"), (slice(5, 10), "evaluation")):
+            demand(np.array_equal(found[rows], here[rows]),
+                   f"{what}'s opening: a leaf is not on the {combination} combination")
 
 
 def _leaves(records: bytes, trees: list[Tree], length: int, positions: list[int], what: str) -> np.ndarray:
@@ -72,8 +77,9 @@ def _leaves(records: bytes, trees: list[Tree], length: int, positions: list[int]
     for tree in trees:
         wide = 4 * tree.columns
         leaves = np.ascontiguousarray(table[:, at:at + wide])
-        for leaf, record, position in zip(leaves, table[:, at + wide:at + tree.record(length)], positions, strict=True):
-            demand(root_of(leaf.tobytes(), position, record.tobytes()) == tree.root,
+        ways = table[:, at + wide:at + tree.record(length)]
+        for leaf, siblings, position in zip(leaves, ways, positions, strict=True):
+            demand(root_of(leaf.tobytes(), position, siblings.tobytes()) == tree.root,
                    f"{what}'s opening: the path of leaf {position} does not lead to the root")
         parts.append(small(numbers(leaves.tobytes(), f"{what}'s leaves").reshape(len(positions), -1)))
         at += tree.record(length)

@@ -14,7 +14,7 @@ ELEMENT = 4 * DEGREE
 
 
 class Reader:
-    """Reads a proof from its beginning. Whoever makes one has checked the length, which follows from the key."""
+    """Reads a proof from its beginning; its length, which follows from the key, has been checked."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -22,7 +22,7 @@ class Reader:
 
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes."""
-        demand(self._at + count <= len(self._data), f"length: the proof ends within a message, at byte {len(self._data)}")
+        demand(self._at + count <= len(self._data), "length: the proof ends within a message")
         self._at += count
         return self._data[self._at - count:self._at]
 

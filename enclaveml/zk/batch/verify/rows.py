@@ -21,7 +21,7 @@ from .transcript import Transcript
 
 @dataclass(frozen=True)
 class _Activation:
-    """A hidden layer after step 6: eq's table at phi, the claims at (rho, phi), and z that follows from them."""
+    """A hidden layer after step 6: phi, eq's table there, the claims at (rho, phi), and z, which follows."""
 
     point: list[Element]
     table: np.ndarray
@@ -43,7 +43,7 @@ def rows_bytes(key: VerificationKey) -> int:
 
 
 def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray, proof: bytes) -> None:
-    """Hold the statement for x int16 [N, K] and y int32 [N, D], both in their ranges; ``Rejected`` otherwise."""
+    """Hold the statement for x [N, K] and y [N, D], int32 in their ranges; ``Rejected`` otherwise."""
     reader, transcript = Reader(proof), Transcript()
     transcript.absorb("kind", b"rows")
     transcript.absorb("key", key.to_bytes())
@@ -71,13 +71,15 @@ def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray,
     inputs: dict[int, Element] = {}
     for number in range(len(key.layers), 0, -1):
         layer = key.layers[number - 1]
-        kappa, claim = rounds(reader, transcript, features[number - 1][2], bits(layer.length), 2, "product", "inner")
+        z = features[number - 1][2]
+        kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
         inner_table = eq_table(kappa)
         raw, claims = reader.elements(2 if number > 1 else 1, "product claims")
         transcript.absorb("product claims", raw)
         value = claims[0] if number > 1 else evaluate(x, row_table, inner_table)
-        limbs = total(element(inner_table[:, layer.inputs + i]) * constant for i, constant in enumerate(BIAS_CONSTANTS))
-        demand((value + limbs) * claims[-1] == claim, f"product of layer {number}: the claims are not what the rounds lead to")
+        limbs = total(element(inner_table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
+        demand((value + limbs) * claims[-1] == claim,
+               f"product of layer {number}: the claims are not what the rounds lead to")
         inner_tables[number], weights[number], inputs[number] = inner_table, (kappa, claims[-1]), value
 
     # 9. The committed columns, every claim about them at once.
@@ -93,7 +95,8 @@ def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray,
             helpers.append(coordinates(scale(here, third)))
             claims += [layer.q, layer.a, layer.h, inputs[number + 1]]
         claim = total(power(delta, i) * value for i, value in enumerate(claims))
-        check_opening(reader, transcript, trees, rho, claim, np.concatenate(columns + helpers, axis=1), "columns")
+        thetas = np.concatenate(columns + helpers, axis=1)
+        check_opening(reader, transcript, trees, rho, claim, thetas, "columns")
 
     # 10. The weights.
     for number, layer in enumerate(key.layers, 1):
@@ -148,7 +151,7 @@ def _check_activations(key: VerificationKey, reader: Reader,
 
 
 def coordinates(theta: np.ndarray) -> np.ndarray:
-    """[5, 5 M]: theta [5, M] for elements of F committed as five columns each: X^d theta_j for coordinate d of j."""
+    """[5, 5 M]: X^d theta_j for coordinate d of j, of theta [5, M]: an element is five columns."""
     result = [theta]
     for _ in range(4):
         result.append(by_x(result[-1]))

@@ -61,5 +61,5 @@ def check_weights(key: VerificationKey, proof: bytes) -> None:
         delta = transcript.element("combine")
         theta = table[:, :layer.outputs]
         trees = [Tree(key.roots[number - 1], layer.outputs), helper]
-        check_opening(reader, transcript, trees, kappa, w + delta * g,
-                      np.concatenate([theta, coordinates(scale(theta, delta))], axis=1), f"weights of layer {number}")
+        both = np.concatenate([theta, coordinates(scale(theta, delta))], axis=1)
+        check_opening(reader, transcript, trees, kappa, w + delta * g, both, f"weights of layer {number}")

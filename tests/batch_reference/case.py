@@ -1,0 +1,86 @@
+"""The small case that the verifier's tests share, and provers that lie."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.verify import api
+
+from .network import Network, inputs
+from .numbers import F, eq, evaluate
+from .rows import RowsProver
+from .weights import WeightsProver
+
+NONCE = b"job 7, round 3, rank 1, rows 0 to 3"
+
+
+@cache
+def network(widths: tuple[int, ...] = (3, 4, 2), shifts: tuple[int, ...] = (6,), seed: int = 0) -> Network:
+    return Network.random(list(widths), list(shifts), seed)
+
+
+@cache
+def key(rows: int = 4) -> VerificationKey:
+    return network().key(rows)
+
+
+def honest(rows: int = 4, nonce: bytes = NONCE, seed: int = 1) -> RowsProver:
+    """A prover that has proved."""
+    prover = RowsProver(network(), key(rows), nonce, inputs(rows, 3, seed))
+    prover.prove()
+    return prover
+
+
+def verify(prover: RowsProver, proof: bytes | None = None) -> None:
+    """The verifier on what a prover has proved, or on another proof for the same statement."""
+    api.verify(prover.key, prover.nonce, np.array(prover.x), np.array(prover.y),
+               prover.proof if proof is None else proof)
+
+
+class Carried(RowsProver):
+    """Carries a lie on: from ``depth`` on it says what the verifier wants to hear instead of the truth.
+
+    1: the layers' parts add up. 2: the claims are what the rounds lead to. 3: the evaluations are the claims.
+    """
+
+    depth = 0
+
+    def say(self, label: str, values: list[F]) -> list[F]:
+        if label == "layers" and self.depth >= 1:
+            return [values[0] + self.claim - sum(values, F(0)), *values[1:]]
+        if label == "claims" and self.depth >= 2:
+            q, a, h, r = values
+            none, one = self.expected(q, a, F(0), r), self.expected(q, a, F(1), r)
+            return [q, a, (self.claim - none) * (one - none).inverse(), r]
+        if label == "product claims" and self.depth >= 2:
+            return [*values[:-1], self.claim * self.inner.inverse()]
+        if label == "evaluation" and self.depth >= 3:
+            return fitted(values, self.claim, self.point)
+        return values
+
+
+class CarriedWeights(WeightsProver):
+    """The same for the weights proof. 1: the sums add up."""
+
+    depth = 0
+
+    def say(self, label: str, values: list[F]) -> list[F]:
+        if label == "sums" and self.depth >= 1:
+            table = sum(((self.alpha - w).inverse() * m for w, m in zip(range(-128, 128), self.multiplicities())), F(0))
+            return [values[0] + table - sum(values, F(0)), *values[1:]]
+        if label == "claims" and self.depth >= 2:
+            w, _ = values
+            factor, one = self.cell
+            # factor (g (alpha one - w) - one) + mu g = claim
+            return [w, (self.claim + factor * one) * (factor * (self.alpha * one - w) + self.mu).inverse()]
+        if label == "evaluation" and self.depth >= 3:
+            return fitted(values, self.claim, self.point)
+        return values
+
+
+def fitted(values: list[F], claim: F, point: list[F]) -> list[F]:
+    """The vector with its first entry moved so that it evaluates to the claim."""
+    return [values[0] + (claim - evaluate(values, point)) * eq(point, 0).inverse(), *values[1:]]
