@@ -36,6 +36,13 @@ resume results_check results_tables results_copy
 results_reader
 results
 zk.interface zk.batch.format zk.frames zk.scratch zk.keys zk.onnx_canonical
+zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch.verify.merkle
+zk.batch.verify.extension
+zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
+zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups
+zk.batch.verify.rows
+zk.batch.verify.weights
+zk.batch.verify.api
 zk.process zk.serve zk.rows zk.export
 zk.pool zk.batch.integer zk.batch.chain
 zk.verdict zk.batch.calibrate
@@ -53,14 +60,6 @@ zk.ezkl.build
 zk.ezkl.fallback
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
-zk.batch.format
-zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch.verify.merkle
-zk.batch.verify.extension
-zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
-zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups
-zk.batch.verify.rows
-zk.batch.verify.weights
-zk.batch.verify.api
 circuit_index forecast_costs
 envelope combine inference weights model_class
 checkpoints

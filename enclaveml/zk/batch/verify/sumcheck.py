@@ -11,8 +11,8 @@ def rounds(reader: Reader, transcript: Transcript, claim: Element, count: int, d
            message: str, challenge: str) -> tuple[list[Element], Element]:
     """Follow ``count`` rounds from ``claim``: the point, and what the summand must be there.
 
-    A round's message is g(0), g(2), ..., g(degree); g(1) is what makes g(0) + g(1) the claim, so a round can't
-    be wrong by itself: what it leads to is checked by the caller.
+    A round's message is g(0), g(2), ..., g(degree); g(1) is what makes g(0) + g(1) the claim, so a round
+    can't be wrong by itself: what it leads to is checked by the caller.
     """
     point = []
     for _ in range(count):
