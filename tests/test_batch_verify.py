@@ -305,6 +305,7 @@ def test_shapes_and_values_that_lie(prover: RowsProver) -> None:
     wide = y.copy()
     wide[0, 0] += P
     refused(x, wide, f"outputs: from {wide.min()} to {wide.max()}, beyond -1006632960 to 1006632960")
+    refused(np.ma.masked_greater(high, 127), y, f"inputs: from {high.min()} to 128, beyond -128 to 127")
     api.verify(prover.key, prover.nonce, np.asfortranarray(x.astype(np.int8)), y.astype(">i4"), prover.proof)
 
 

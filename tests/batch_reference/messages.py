@@ -23,13 +23,12 @@ class Prover:
 
     # The transcript.
     def absorb(self, label: str, data: bytes) -> None:
-        name = label.encode()
-        self.state = sha256(b"A" + self.state + len(name).to_bytes(2, "little") + name + len(data).to_bytes(8, "little") + data).digest()
+        self.state = sha256(b"A" + self.state + named(label) + len(data).to_bytes(8, "little") + data).digest()
 
     def words(self, label: str, count: int) -> list[int]:
-        name = label.encode()
-        self.state = sha256(b"C" + self.state + len(name).to_bytes(2, "little") + name + count.to_bytes(8, "little")).digest()
-        data = b"".join(sha256(b"X" + self.state + i.to_bytes(8, "little")).digest() for i in range((count + 3) // 4))
+        self.state = sha256(b"C" + self.state + named(label) + count.to_bytes(8, "little")).digest()
+        blocks = [sha256(b"X" + self.state + i.to_bytes(8, "little")).digest() for i in range((count + 3) // 4)]
+        data = b"".join(blocks)
         return [int.from_bytes(data[8 * i:8 * i + 8], "little") for i in range(count)]
 
     def draw(self, label: str, count: int) -> list[F]:
@@ -64,7 +63,7 @@ class Prover:
 
     # Sum-checks.
     def sumcheck(self, tables: list[list], summand: Callable, degree: int, message: str, challenge: str) -> list[F]:
-        """Rounds from ``self.claim`` on, the most significant bit first; leaves there what the verifier then expects."""
+        """Rounds from ``self.claim`` on, the most significant bit first; leaves there what is then expected."""
         tables = [[lift(value) for value in table] for table in tables]
         point = []
         while len(tables[0]) > 1:
@@ -91,6 +90,11 @@ class Prover:
         positions = [word % (4 * n) for word in self.words("positions", QUERIES)]
         self.drawn.append(("positions", positions))
         self.send("leaves", b"".join(tree.opened(position) for position in positions for tree in trees))
+
+
+def named(label: str) -> bytes:
+    """A label with its length before it."""
+    return len(label).to_bytes(2, "little") + label.encode()
 
 
 def coordinates(values: list[F]) -> list[list[int]]:

@@ -44,7 +44,8 @@ class Network:
         return [[row[j] for row in matrix] + [0] * (length - len(matrix)) for j in range(len(matrix[0]))]
 
     def key(self, rows: int, low: int = -128, high: int = 127, range_bits: int = 10) -> VerificationKey:
-        layers = tuple(Layer(len(matrix) - 3, len(matrix[0]), shift) for matrix, shift in zip(self.weights, self.shifts))
+        layers = tuple(Layer(len(matrix) - 3, len(matrix[0]), shift)
+                       for matrix, shift in zip(self.weights, self.shifts, strict=True))
         roots = tuple(Tree([codeword(column) for column in self.columns(i)]).root for i in range(len(layers)))
         return VerificationKey(rows, low, high, layers, range_bits, roots)
 

@@ -124,7 +124,7 @@ class RowsProver(Prover):
         half = 2**key.range_bits
         prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
         prints += [r + beta * beta * s for s in key.shifts for r in range(2**s)]
-        total = sum(((alpha - fingerprint).inverse() * count for fingerprint, count in zip(prints, counts) if count), F(0))
+        total = sum(((alpha - entry).inverse() * count for entry, count in zip(prints, counts) if count), F(0))
         # 4.
         drawn = self.draw("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
         tau, lam, mu = drawn[:n], drawn[-2], drawn[-1]
@@ -167,8 +167,10 @@ class RowsProver(Prover):
 
             return summand
 
-        tables = [[eqs(sigmas[number]), *(padded(values, 2 ** bits(layer.outputs)) for values in
-                                          ([1] * layer.outputs, *bound[number]))] for number, layer in enumerate(key.hidden)]
+        tables = []
+        for number, layer in enumerate(key.hidden):
+            vectors = [[1] * layer.outputs, *bound[number]]
+            tables.append([eqs(sigmas[number]), *(padded(values, 2 ** bits(layer.outputs)) for values in vectors)])
         parts = [sum((feature(number)([lift(value) for value in values]) for values in zip(*table)), F(0))
                  for number, table in enumerate(tables)]
         parts = self.tell("layers", parts)

@@ -21,7 +21,8 @@ class WeightsProver(Prover):
 
     def multiplicities(self) -> list[int]:
         """The hook: how often each of -128..127 is a weight."""
-        counts = Counter(v for number in range(len(self.key.layers)) for column in self.network.columns(number) for v in column)
+        matrices = [self.network.columns(number) for number in range(len(self.key.layers))]
+        counts = Counter(value for matrix in matrices for column in matrix for value in column)
         return [counts[w] for w in range(-128, 128)]
 
     def prove(self) -> bytes:

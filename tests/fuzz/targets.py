@@ -21,6 +21,8 @@ from enclaveml.journal_format import FIRST, MAGIC, SALT_BYTES, hasher, preamble
 from enclaveml.results import read_results
 from enclaveml.results_schema import DRAWS, OUTPUTS, PROOFS, RANKS, REPLICAS, ROWS
 from enclaveml.resume import Resume
+from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.verify.api import Rejected, proof_bytes, verify, verify_weights, weights_proof_bytes
 
 Target = Callable[[bytes], None]
 
@@ -180,6 +182,45 @@ def made_results(folder: Path) -> bytes:
     return (folder / "made.h5").read_bytes()
 
 
+def batch_key(folder: Path) -> Target:
+    """A batch proof's verification key, and how long its proofs would be."""
+    def one(data: bytes) -> None:
+        try:
+            key = VerificationKey.from_bytes(data)
+        except ValueError:
+            return
+        if key.to_bytes() != data or proof_bytes(key) < 1 or weights_proof_bytes(key) < 1:
+            raise AssertionError("a key has two encodings, or no proof")
+    return one
+
+
+def batch_edits(folder: Path) -> Target:
+    """A batch proof in which each eight bytes of ``data`` put four at some place; of the weights if it begins odd."""
+    from batch_reference import case
+    from batch_reference.weights import WeightsProver
+
+    prover = case.honest()
+    x, y = np.array(prover.x), np.array(prover.y)
+    weights = WeightsProver(prover.network, prover.key).prove()
+
+    def one(data: bytes) -> None:
+        sound = weights if data[:1] > b"\x7f" else prover.proof
+        proof = bytearray(sound)
+        for where, value in struct.iter_unpack("<I4s", data[1:len(data) - (len(data) - 1) % 8]):
+            at = where % (len(proof) - 3)
+            proof[at:at + 4] = value
+        try:
+            if sound is weights:
+                verify_weights(prover.key, bytes(proof))
+            else:
+                verify(prover.key, prover.nonce, x, y, bytes(proof))
+        except Rejected:
+            return
+        if proof != sound:
+            raise AssertionError("a spoilt proof holds")
+    return one
+
+
 def read_everything(path: Path) -> None:
     """All that a results file can be asked."""
     try:
@@ -203,4 +244,4 @@ def read_everything(path: Path) -> None:
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "envelope": envelope, "job": job, "journal": journal, "journal_bytes": journal_bytes, "results": results,
-    "results_edits": results_edits}
+    "results_edits": results_edits, "batch_key": batch_key, "batch_edits": batch_edits}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batch_reference import case
 from launch import environment
 from results_case import Case
 from small_job import write_small_job
@@ -27,7 +28,7 @@ from enclaveml.results import RowStatus, build_results
 DRIVER = Path(__file__).with_name("driver.py")
 #: Inputs by target: from coverage, and by edits. What takes longer than SECONDS ends there.
 RUNS = {"envelope": (4000, 200), "job": (120, 60), "journal": (300, 80), "journal_bytes": (300, 80), "results": (40, 20),
-        "results_edits": (20, 15)}
+        "results_edits": (20, 15), "batch_key": (3000, 200), "batch_edits": (150, 40)}
 SECONDS = 8
 TIMEOUT_S = 240
 
@@ -86,9 +87,12 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "journal" / str(i)).write_bytes(unframed(path))
         if path.name != "killed":
             build_results(path, root / "results" / str(i), labels=np.arange(6))
+    (root / "batch_key" / "0").write_bytes(case.key().to_bytes())
+    (root / "batch_key" / "1").write_bytes(case.network((1, 1), ()).key(8).to_bytes())
     rng = np.random.default_rng(3)
     for i in range(4):
         (root / "results_edits" / str(i)).write_bytes(rng.bytes(12))
+        (root / "batch_edits" / str(i)).write_bytes(rng.bytes(1 + 8 * (i + 1)))
     return root
 
 

@@ -53,6 +53,7 @@ def _whole(proof: bytes, length: int) -> bytes:
 
 def _integers(values: np.ndarray, shape: tuple[int, int], low: int, high: int, what: str) -> np.ndarray:
     demand(isinstance(values, np.ndarray) and values.dtype.kind in "iu", f"{what}: not an array of integers")
+    values = np.asarray(values)  # a masked array's numbers, not those it shows
     demand(values.shape == shape, f"{what}: the shape is {values.shape} where the key's is {shape}")
     least, most = int(values.min()), int(values.max())
     demand(low <= least and most <= high, f"{what}: from {least} to {most}, beyond {low} to {high}")
