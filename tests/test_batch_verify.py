@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclaveml.zk.batch.format import P
-from enclaveml.zk.batch.verify import api, codeword as symbols, element, extension, field, multilinear
+from enclaveml.zk.batch.verify import api, codeword as symbols, element, extension, field, lookups, multilinear
 from enclaveml.zk.batch.verify.api import Rejected
 from enclaveml.zk.batch.verify.element import Element
 from enclaveml.zk.batch.verify.merkle import root_of
@@ -210,6 +210,31 @@ def test_scalars(values: list[tuple[int, ...]], point: tuple[int, ...], exponent
     assert element.interpolate([Element(c) for c in values], Element(point)).c == expected.c
     assert element.power(Element(point), exponent).c == (F(*point) ** exponent).c
     assert (3 - Element(point)).c == (3 - F(*point)).c and Element(point).to_bytes() == F(*point).to_bytes()
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(ELEMENT, ELEMENT, st.integers(0, 2**32))
+def test_the_tables_sums(alpha: tuple[int, ...], beta: tuple[int, ...], seed: int) -> None:
+    alpha = (*alpha[:4], alpha[4] or 1)  # no entry of the table without beta has a coordinate there
+    key = case.network((2, 1, 2, 1, 1), (3, 2, 3)).key(4, range_bits=9)
+    draw = random.Random(seed)
+    counts = [draw.randrange(P) for _ in range(lookups.entries(key))]
+    prints = [F(q) + F(*beta) * min(max(q, 0), 255) for q in range(-512, 512)]
+    prints += [F(*beta) * F(*beta) * shift + r for shift in (2, 3) for r in range(2**shift)]
+    assert len(prints) == len(counts)
+    expected = sum(((F(*alpha) - entry).inverse() * count for entry, count in zip(prints, counts, strict=True)), F(0))
+    found = lookups.rows_sum(key, field.small(np.array(counts)), Element(alpha), Element(beta))
+    assert found.c == expected.c
+
+
+def test_a_challenge_on_the_table_is_refused() -> None:
+    key, counts = case.key(), np.zeros(lookups.entries(case.key()), np.int64)
+    beta = Element((3, 1, 4, 1, 5))
+    for alpha in (Element.of(-1), 7 + beta * 7, beta * beta * 6 + 63):
+        with pytest.raises(Rejected, match="^lookups: a challenge is an entry of the table$"):
+            lookups.rows_sum(key, counts, alpha, beta)
+    with pytest.raises(Rejected, match="^lookups: a challenge is an entry of the table$"):
+        lookups.weights_sum(np.zeros(256, np.int64), Element.of(-128))
 
 
 # Encodings and shapes.

@@ -1,8 +1,8 @@
 """Arrays of elements of F_p, as int64 around zero.
 
 Every function here takes and returns *small* arrays: int64, congruent to the element, |v| <= SMALL, a little
-more than p/2. Nine products of two small numbers fit in an int64 (9 SMALL^2 < 2^63): what a coordinate of a product
-in the extension needs, so that it takes a single reduction.
+more than p/2. Nine products of two small numbers fit in an int64 (9 SMALL^2 < 2^63): what a coordinate of a
+product in the extension needs, so that it takes a single reduction.
 """
 
 from __future__ import annotations

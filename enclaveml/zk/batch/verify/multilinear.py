@@ -34,5 +34,5 @@ def ones(table: np.ndarray, count: int) -> Element:
 
 
 def evaluate(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Element:
-    """sum_ij eq_i matrix[i, j] eq'_j of integers [N, K], |v| < 2^31; tables rows [5, N], columns [5, >= K]."""
+    """sum_ij eq_i matrix[i, j] eq'_j of integers [N, K], |v| < 2^31; rows [5, N], columns [5, K or more]."""
     return inner(product(rows, matrix), columns[:, :matrix.shape[1]])
