@@ -24,9 +24,9 @@ def verify(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray, pro
         Rejected: in every other case, whatever the bytes are. Takes time and memory in proportion to x, y and
             ``proof_bytes(key)``, which is known before a byte is read.
     """
-    x = _integers(x, (key.rows, key.width), key.input_low, key.input_high, "inputs")
+    x = _integers(x, (key.rows, key.width), key.input_low, key.input_high, np.int16, "inputs")
     # Both y and y + p may fit into an int32: only the small one is an accumulator.
-    y = _integers(y, (key.rows, key.outputs), -(P // 2), P // 2, "outputs")
+    y = _integers(y, (key.rows, key.outputs), -(P // 2), P // 2, np.int32, "outputs")
     check_rows(key, nonce, x, y, _whole(proof, proof_bytes(key)))
 
 
@@ -51,10 +51,11 @@ def _whole(proof: bytes, length: int) -> bytes:
     return proof
 
 
-def _integers(values: np.ndarray, shape: tuple[int, int], low: int, high: int, what: str) -> np.ndarray:
+def _integers(values: np.ndarray, shape: tuple[int, int], low: int, high: int, dtype: type,
+              what: str) -> np.ndarray:
     demand(isinstance(values, np.ndarray) and values.dtype.kind in "iu", f"{what}: not an array of integers")
     values = np.asarray(values)  # a masked array's numbers, not those it shows
     demand(values.shape == shape, f"{what}: the shape is {values.shape} where the key's is {shape}")
     least, most = int(values.min()), int(values.max())
     demand(low <= least and most <= high, f"{what}: from {least} to {most}, beyond {low} to {high}")
-    return values.astype(np.int32, copy=False)
+    return values.astype(dtype, copy=False)

@@ -43,13 +43,13 @@ def rows_bytes(key: VerificationKey) -> int:
 
 
 def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray, proof: bytes) -> None:
-    """Hold the statement for x [N, K] and y [N, D], int32 in their ranges; ``Rejected`` otherwise."""
+    """Hold the statement for x [N, K] int16 and y [N, D] int32 in their ranges; ``Rejected`` otherwise."""
     reader, transcript = Reader(proof), Transcript()
     transcript.absorb("kind", b"rows")
     transcript.absorb("key", key.to_bytes())
     transcript.absorb("nonce", nonce)
-    transcript.absorb("inputs", x.astype("<i2").tobytes())
-    transcript.absorb("outputs", y.astype("<i4").tobytes())
+    transcript.absorb("inputs", np.ascontiguousarray(x, "<i2"))
+    transcript.absorb("outputs", np.ascontiguousarray(y, "<i4"))
 
     trees: list[Tree] = []
     activations: list[_Activation] = []

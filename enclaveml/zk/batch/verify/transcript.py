@@ -17,10 +17,12 @@ class Transcript:
     def __init__(self) -> None:
         self.state = sha256(DOMAIN).digest()
 
-    def absorb(self, label: str, data: bytes) -> None:
-        """Put ``data`` under ``label`` into the state."""
-        self.state = sha256(b"".join(
-            [b"A", self.state, _name(label), len(data).to_bytes(8, "little"), data])).digest()
+    def absorb(self, label: str, data: bytes | np.ndarray) -> None:
+        """Put ``data``, bytes or a contiguous array's, under ``label`` into the state."""
+        length = memoryview(data).nbytes
+        state = sha256(b"A" + self.state + _name(label) + length.to_bytes(8, "little"))
+        state.update(data)
+        self.state = state.digest()
 
     def element(self, label: str) -> Element:
         """One challenge."""
