@@ -193,7 +193,7 @@ def test_too_little_memory_is_refused_before_set_up() -> None:
     with pytest.raises(JobError) as caught:
         EzklSystem().prepare(zk_case.function(), zk_case.ROWS, request)
     assert str(caught.value) == (
-        "no circuit for this model fits 0.05 GB of memory; the smallest takes at least 0.105 GB, as predicted with a margin"
+        "no circuit for this model fits 0.05 GB of memory; the smallest takes at least 0.114 GB, as predicted with a margin"
     )
 
 

@@ -161,7 +161,8 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
         child, "setup", limit, memory,
         circuit=path[COMPILED], vk=path[VK], pk=path[PK], srs=path[SRS],
     )
-    proved = _prove_once(path, bench, settings, choice.rows, rows, request, memory)
+    # So many prove at a time: a proof that takes more than its part is killed here, and the plan with it.
+    proved = _prove_once(path, bench, settings, choice.rows, rows, request, memory // request.children)
     digests = {name: keys.sha256_file(folder / name) for name in FILES}
     version = metadata.version("ezkl")
     outputs = settings["model_instance_shapes"][-1]
