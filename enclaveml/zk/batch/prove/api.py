@@ -1,0 +1,61 @@
+"""What the rest of the package asks the prover for: commit to weights, prove their range, prove rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.prove import weights as weights_of
+from enclaveml.zk.batch.prove.commitment import Committed
+from enclaveml.zk.batch.prove.proof import Network, prove
+
+
+def commit_weights(layers: Sequence[np.ndarray]) -> tuple[tuple[bytes, ...], tuple[Committed, ...]]:
+    """Roots (32 bytes each) of the layers' weights, int8 values of shape (K + 3, M), and the commitments themselves.
+
+    Raises ValueError where a layer has another shape or other values.
+    """
+    committed = tuple(weights_of.committed_weights(layer) for layer in weights_of.checked_weights(layers))
+    return tuple(layer.root for layer in committed), committed
+
+
+def prove_weights_range(key: VerificationKey, layers: Sequence[np.ndarray]) -> bytes:
+    """The proof that the weights under the key's roots are int8. ValueError where ``layers`` aren't those."""
+    return weights_of.prove_range(key, _network(key, layers).committed)
+
+
+class BatchProver:
+    """Proves batches of the key's N rows under committed weights; what it compiles serves every batch."""
+
+    def __init__(self, key: VerificationKey, layers: Sequence[np.ndarray]) -> None:
+        """ValueError where ``layers``, int8 values of shape (K + 3, M), are not those of the key's roots."""
+        self._key = key
+        self._network = _network(key, layers)
+
+    def prove(self, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, bytes]:
+        """Outputs int64 (N, D) for inputs of integers (N, K), and the proof of both under this nonce.
+
+        Raises ValueError where x has another shape or type, is outside the key's range, or gives a rescaled value outside the
+        key's range bits.
+        """
+        x = np.asarray(x)
+        shape = (self._key.rows, self._key.width)
+        if x.shape != shape or x.dtype.kind not in "iu":
+            raise ValueError(f"inputs are {x.dtype} {x.shape}; integers of the shape {shape} are expected")
+        if x.min() < self._key.input_low or x.max() > self._key.input_high:
+            raise ValueError(f"inputs are between {x.min()} and {x.max()}; the key allows {self._key.input_low} to {self._key.input_high}")
+        return prove(self._network, x.astype(np.int32), nonce)
+
+
+def _network(key: VerificationKey, layers: Sequence[np.ndarray]) -> Network:
+    checked = weights_of.checked_weights(layers)
+    shapes = [(layer.inputs + 3, layer.outputs) for layer in key.layers]
+    if [layer.shape for layer in checked] != shapes:
+        raise ValueError(f"weights have the shapes {[layer.shape for layer in checked]}; the key's are {shapes}")
+    committed = tuple(weights_of.committed_weights(layer) for layer in checked)
+    for number, (layer, root) in enumerate(zip(committed, key.roots, strict=True), 1):
+        if layer.root != root:
+            raise ValueError(f"layer {number}: the root of these weights is {layer.root.hex()}; the key has {root.hex()}")
+    return Network(key, tuple(checked), committed)

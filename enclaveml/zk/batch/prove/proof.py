@@ -1,0 +1,189 @@
+"""The proof of a batch, step by step as PROTOCOL.md, "The proof", numbers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from enclaveml.zk.batch.format import BIAS_CONSTANTS, VerificationKey
+from enclaveml.zk.batch.format import bits as bits_of
+from enclaveml.zk.batch.prove import columns, extension, field, lookup, multilinear
+from enclaveml.zk.batch.prove.commitment import Committed, open_columns
+from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, plus, powers, times
+from enclaveml.zk.batch.prove.inference import Trace, infer
+from enclaveml.zk.batch.prove.layers import sum_check
+from enclaveml.zk.batch.prove.rows import RowClaim, prove_rows
+from enclaveml.zk.batch.prove.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class Network:
+    """The key, the weights int32 (K + 3, M) of each layer, and their commitments."""
+
+    key: VerificationKey
+    weights: tuple[np.ndarray, ...]
+    committed: tuple[Committed, ...]
+
+
+@dataclass(frozen=True)
+class FeaturePoint:
+    """A hidden layer's point phi over its features, and the claims q, a, h and z there."""
+
+    point: list[Element]
+    claims: list[Element]
+    z: Element
+
+
+def prove(network: Network, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, bytes]:
+    """Outputs int64 (N, D) for x int32 (N, K), and the proof."""
+    key = network.key
+    trace = infer(key, network.weights, x)
+    transcript = Transcript()
+    for label, data in (("kind", b"rows"), ("key", key.to_bytes()), ("nonce", nonce), ("inputs", x.astype("<i2").tobytes()),
+                        ("outputs", trace.outputs.astype("<i4").tobytes())):
+        transcript.absorb(label, data)
+    if key.hidden:
+        _prove_hidden(transcript, network, x, trace)
+    else:
+        rho = transcript.elements("row", bits_of(key.rows))
+        _, products = _prove_products(transcript, network, x, trace, multilinear.eq_table(rho), [])
+        _open_weights(transcript, network, products)
+    return trace.outputs, transcript.proof
+
+
+def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace) -> None:
+    key = network.key
+    committed = Committed(_columns(key, trace))
+    transcript.message("columns", committed.root)
+    transcript.message("multiplicities", lookup.multiplicities(key, trace).tobytes())
+    challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
+    left, right = lookup.denominators(trace, challenges)
+    helpers = lookup.helpers(left, right)
+    committed_helpers = Committed(columns.interleaved(helpers))
+    transcript.message("helpers", committed_helpers.root)
+
+    sizes = [bits_of(layer.outputs) for layer in key.hidden]
+    n = bits_of(key.rows)
+    drawn = transcript.elements("zerocheck", n + sum(sizes) + 2)
+    tau, (lam, mu) = drawn[:n], drawn[-2:]
+    scales, sigmas = powers(lam, len(sizes)), []
+    for size in sizes:
+        sigmas.append(drawn[n + sum(map(len, sigmas)) :][:size])
+    weights = columns.joined([columns.times_element(tuple(v[: layer.outputs] for v in multilinear.eq_table(sigma)), scale)
+                              for layer, sigma, scale in zip(key.hidden, sigmas, scales, strict=True)])
+    rows = prove_rows(transcript, left, right, helpers, weights, tau, mu)
+    eq = multilinear.eq_table(rows.point)
+    features = _prove_features(transcript, key, trace, challenges, rows, eq, weights, mu)
+    points, products = _prove_products(transcript, network, x, trace, eq, features)
+
+    delta = transcript.elements("combine")[0]
+    theta = _coefficients(key, features, points, powers(delta, 4 * len(features)))
+    open_columns(transcript, (committed, committed_helpers), theta)
+    _open_weights(transcript, network, products)
+
+
+def _slices(key: VerificationKey) -> list[slice]:
+    """Where each hidden layer's features are among all."""
+    ends = np.cumsum([layer.outputs for layer in key.hidden]).tolist()
+    return [slice(end - layer.outputs, end) for end, layer in zip(ends, key.hidden, strict=True)]
+
+
+def _columns(key: VerificationKey, trace: Trace) -> np.ndarray:
+    """uint32 [N, 2 F]: q and a of each hidden layer in turn."""
+    parts = [values[:, part] for part in _slices(key) for values in (trace.quotients, trace.activations)]
+    return field.from_signed(np.concatenate(parts, axis=1))
+
+
+def _along_rows(values: np.ndarray, eq: Extended) -> Extended:
+    """The rows of int32 [N, F], folded with eq: five uint32 [F]."""
+    plain = field.from_signed(values).T
+    return tuple(field.to_montgomery(v) for v in extension.sum_last(tuple(field.multiply(plain, e[None, :]) for e in eq)))
+
+
+def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, challenges: lookup.Challenges,
+                    rows: RowClaim, eq: Extended, weights: Extended, mu: Element) -> list[FeaturePoint]:
+    """Step 6: every hidden layer's sum-check over its features at the row point."""
+    q, r, a = (_along_rows(values, eq) for values in (trace.quotients, trace.remainders, trace.activations))
+    alpha, beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1)
+                                for c in (challenges.alpha, challenges.beta, mu, rows.eq))
+    offsets = multilinear.from_plain(np.array(challenges.offsets))
+    one = tuple(np.full_like(v, c) for v, c in zip(q, extension.constant(ONE), strict=True))
+    left = extension.subtract(extension.subtract(extension.multiply(alpha, one), q), extension.multiply(beta, a))
+    right = extension.subtract(offsets, r)
+    scaled = extension.multiply(weights, eq_rho)
+
+    def summand(w: Extended, h: Extended, left: Extended, right: Extended, *others: Extended) -> Extended:
+        product = extension.multiply(h, extension.multiply(left, right))
+        zero = extension.subtract(product, extension.add(left, right))
+        return extension.add(extension.multiply(w, zero), extension.multiply(mus, h))
+
+    parts = []
+    for layer, part in zip(key.hidden, _slices(key), strict=True):
+        length = 1 << bits_of(layer.outputs)
+        parts.append([multilinear.pad(tuple(v[part] for v in vector), length)
+                      for vector in (scaled, rows.helpers, left, right, q, a, r)])
+    shares = [multilinear.total(summand(*vectors)) for vectors in parts]
+    transcript.message("layers", extension.to_bytes(*shares))
+    found = []
+    for layer, vectors, share in zip(key.hidden, parts, shares, strict=True):
+        folded = sum_check(transcript, ("features", "feature"), vectors, share, 4, summand)
+        _, h, _, _, q_value, a_value, r_value = folded.values
+        transcript.message("claims", extension.to_bytes(q_value, a_value, h, r_value))
+        inside = multilinear.total(tuple(v[: layer.outputs] for v in multilinear.eq_table(folded.point)))
+        z = plus(r_value, minus(times(extension.lift(1 << layer.shift), q_value),
+                                times(extension.lift(1 << (layer.shift - 1)), inside)))
+        found.append(FeaturePoint(folded.point, [q_value, a_value, h], z))
+    return found
+
+
+def _prove_products(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace, eq: Extended,
+                    features: list[FeaturePoint]) -> tuple[list[list[Element]], list[tuple[list[Element], Extended]]]:
+    """Steps 7 and 8, from the last layer to the first.
+
+    Returns for each layer, ascending, its point kappa, and what its weights are opened with: kappa and theta.
+    """
+    key = network.key
+    output_point = transcript.elements("output", bits_of(key.outputs))
+    folded = _along_rows(trace.outputs.astype(np.int32), eq)
+    output_eq = tuple(v[: key.outputs] for v in multilinear.eq_table(output_point))
+    points = [feature.point for feature in features] + [output_point]
+    claims = [feature.z for feature in features] + [multilinear.inner(folded, output_eq)]
+    inputs = [_along_rows(x, eq)] + [_along_rows(trace.activations[:, part], eq) for part in _slices(key)]
+    found: list[list[Element]] = []
+    openings: list[tuple[list[Element], Extended]] = []
+    for number in reversed(range(len(key.layers))):
+        layer = key.layers[number]
+        theta = tuple(v[: layer.outputs] for v in multilinear.eq_table(points[number]))
+        constants = multilinear.embedded(np.array(BIAS_CONSTANTS, np.uint32))
+        extended = multilinear.pad(columns.joined([inputs[number], constants]), layer.length)
+        alone = multilinear.pad(inputs[number], layer.length)
+        folded_weights = multilinear.pad(_along_rows(network.weights[number].T, theta), layer.length)
+        result = sum_check(transcript, ("product", "inner"), [extended, folded_weights, alone], claims[number], 2,
+                           lambda a, w, _: extension.multiply(a, w))
+        _, w_value, a_value = result.values
+        values = [a_value, w_value] if number else [w_value]
+        transcript.message("product claims", extension.to_bytes(*values))
+        found.insert(0, result.point)
+        openings.insert(0, (result.point, theta))
+    return found, openings
+
+
+def _coefficients(key: VerificationKey, features: list[FeaturePoint], points: list[list[Element]],
+                  deltas: list[Element]) -> Extended:
+    """theta of step 9: for the columns q_l, a_l of each hidden layer in turn, then for the helpers of each."""
+    plain, helpers = [], []
+    for i, (layer, feature) in enumerate(zip(key.hidden, features, strict=True)):
+        eq = tuple(v[: layer.outputs] for v in multilinear.eq_table(feature.point))
+        next_eq = tuple(v[: layer.outputs] for v in multilinear.eq_table(points[i + 1]))
+        q, a, h, later = (columns.times_element(table, delta)
+                          for table, delta in zip((eq, eq, eq, next_eq), deltas[4 * i : 4 * i + 4], strict=True))
+        plain += [q, extension.add(a, later)]
+        helpers.append(columns.coordinate_coefficients(h))
+    return columns.joined(plain + helpers)
+
+
+def _open_weights(transcript: Transcript, network: Network, openings: list[tuple[list[Element], Extended]]) -> None:
+    """Step 10."""
+    for committed, (_, theta) in zip(network.committed, openings, strict=True):
+        open_columns(transcript, (committed,), theta)
