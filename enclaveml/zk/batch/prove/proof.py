@@ -70,9 +70,10 @@ def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace
     scales, sigmas = powers(lam, len(sizes)), []
     for size in sizes:
         sigmas.append(drawn[n + sum(map(len, sigmas)) :][:size])
-    weights = columns.joined([columns.times_element(tuple(v[: layer.outputs] for v in multilinear.eq_table(sigma)), scale)
-                              for layer, sigma, scale in zip(key.hidden, sigmas, scales, strict=True)])
-    rows = prove_rows(transcript, left, right, helpers, weights, tau, mu)
+    weights = [columns.times_element(multilinear.eq_table(sigma), scale) for sigma, scale in zip(sigmas, scales, strict=True)]
+    of_features = columns.joined([tuple(v[: layer.outputs] for v in table)
+                                  for layer, table in zip(key.hidden, weights, strict=True)])
+    rows = prove_rows(transcript, left, right, helpers, of_features, tau, mu)
     eq = multilinear.eq_table(rows.point)
     features = _prove_features(transcript, key, trace, challenges, rows, eq, weights, mu)
     points, products = _prove_products(transcript, network, x, trace, eq, features)
@@ -102,7 +103,7 @@ def _along_rows(values: np.ndarray, eq: Extended) -> Extended:
 
 
 def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, challenges: lookup.Challenges,
-                    rows: RowClaim, eq: Extended, weights: Extended, mu: Element) -> list[FeaturePoint]:
+                    rows: RowClaim, eq: Extended, weights: list[Extended], mu: Element) -> list[FeaturePoint]:
     """Step 6: every hidden layer's sum-check over its features at the row point."""
     q, r, a = (_along_rows(values, eq) for values in (trace.quotients, trace.remainders, trace.activations))
     alpha, beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1)
@@ -111,7 +112,6 @@ def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, 
     one = tuple(np.full_like(v, c) for v, c in zip(q, extension.constant(ONE), strict=True))
     left = extension.subtract(extension.subtract(extension.multiply(alpha, one), q), extension.multiply(beta, a))
     right = extension.subtract(offsets, r)
-    scaled = extension.multiply(weights, eq_rho)
 
     def summand(w: Extended, h: Extended, left: Extended, right: Extended, *others: Extended) -> Extended:
         product = extension.multiply(h, extension.multiply(left, right))
@@ -119,10 +119,10 @@ def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, 
         return extension.add(extension.multiply(w, zero), extension.multiply(mus, h))
 
     parts = []
-    for layer, part in zip(key.hidden, _slices(key), strict=True):
-        length = 1 << bits_of(layer.outputs)
-        parts.append([multilinear.pad(tuple(v[part] for v in vector), length)
-                      for vector in (scaled, rows.helpers, left, right, q, a, r)])
+    for part, table in zip(_slices(key), weights, strict=True):
+        parts.append([extension.multiply(table, eq_rho)] + [
+            multilinear.pad(tuple(v[part] for v in vector), len(table[0]))
+            for vector in (rows.helpers, left, right, q, a, r)])
     shares = [multilinear.total(summand(*vectors)) for vectors in parts]
     transcript.message("layers", extension.to_bytes(*shares))
     found = []
