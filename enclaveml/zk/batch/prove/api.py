@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.prove import weights as weights_of
 from enclaveml.zk.batch.prove.commitment import Committed
 from enclaveml.zk.batch.prove.proof import Network, prove
+from enclaveml.zk.batch.prove.weights_range import prove_range
 
 
 def commit_weights(layers: Sequence[np.ndarray]) -> tuple[tuple[bytes, ...], tuple[Committed, ...]]:
@@ -17,13 +19,17 @@ def commit_weights(layers: Sequence[np.ndarray]) -> tuple[tuple[bytes, ...], tup
 
     Raises ValueError where a layer has another shape or other values.
     """
-    committed = tuple(weights_of.committed_weights(layer) for layer in weights_of.checked_weights(layers))
+    checked = weights_of.checked_weights(layers)
+    with jax.enable_x64(True):
+        committed = tuple(weights_of.committed_weights(layer) for layer in checked)
     return tuple(layer.root for layer in committed), committed
 
 
 def prove_weights_range(key: VerificationKey, layers: Sequence[np.ndarray]) -> bytes:
     """The proof that the weights under the key's roots are int8. ValueError where ``layers`` aren't those."""
-    return weights_of.prove_range(key, _network(key, layers).committed)
+    with jax.enable_x64(True):
+        network = _network(key, layers)
+        return prove_range(key, network.weights, network.committed)
 
 
 class BatchProver:
@@ -32,7 +38,8 @@ class BatchProver:
     def __init__(self, key: VerificationKey, layers: Sequence[np.ndarray]) -> None:
         """ValueError where ``layers``, int8 values of shape (K + 3, M), are not those of the key's roots."""
         self._key = key
-        self._network = _network(key, layers)
+        with jax.enable_x64(True):
+            self._network = _network(key, layers)
 
     def prove(self, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, bytes]:
         """Outputs int64 (N, D) for inputs of integers (N, K), and the proof of both under this nonce.
@@ -46,7 +53,8 @@ class BatchProver:
             raise ValueError(f"inputs are {x.dtype} {x.shape}; integers of the shape {shape} are expected")
         if x.min() < self._key.input_low or x.max() > self._key.input_high:
             raise ValueError(f"inputs are between {x.min()} and {x.max()}; the key allows {self._key.input_low} to {self._key.input_high}")
-        return prove(self._network, x.astype(np.int32), nonce)
+        with jax.enable_x64(True):
+            return prove(self._network, x.astype(np.int32), nonce)
 
 
 def _network(key: VerificationKey, layers: Sequence[np.ndarray]) -> Network:

@@ -125,7 +125,7 @@ def lift(c: int) -> Element:
     return (c % P,) + ZERO[1:]
 
 
-def _frobenius(x: Extended, times: int) -> Extended:
+def frobenius(x: Extended, times: int) -> Extended:
     """x^(p^times): X^p = 2^((p-1)/5) X, so that every coordinate gets a constant."""
     z = pow(RESIDUE, (P - 1) // DEGREE * times, P)
     return tuple(a if k == 0 else field.multiply(a, np.uint32(field.montgomery_int(pow(z, k, P))))
@@ -134,8 +134,8 @@ def _frobenius(x: Extended, times: int) -> Extended:
 
 def inverse(x: Extended) -> Extended:
     """1 / x, 0 for 0: the product y of the other conjugates, over the norm x y in F_p (Itoh and Tsujii 1988)."""
-    once = _frobenius(x, 1)
-    pair = multiply(once, _frobenius(once, 1))
-    others = multiply(pair, _frobenius(pair, 2))
+    once = frobenius(x, 1)
+    pair = multiply(once, frobenius(once, 1))
+    others = multiply(pair, frobenius(pair, 2))
     norm = multiply(x, others)[0]
     return scale(others, field.inverse(norm))

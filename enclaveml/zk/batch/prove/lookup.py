@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from enclaveml.zk.batch.format import VerificationKey
-from enclaveml.zk.batch.prove import extension, field
+from enclaveml.zk.batch.prove import extension, kernels
 from enclaveml.zk.batch.prove.extension import Element, Extended
 from enclaveml.zk.batch.prove.inference import Trace
 
@@ -37,19 +37,26 @@ def multiplicities(key: VerificationKey, trace: Trace) -> np.ndarray:
     return np.concatenate(counts).astype("<u4")
 
 
-def denominators(trace: Trace, challenges: Challenges) -> tuple[Extended, Extended]:
-    """A = alpha - q - beta a and B = alpha - beta^2 s - r: five uint32 [N, F] each, in Montgomery form."""
-    q, r, a = (field.to_montgomery(field.from_signed(values))
-               for values in (trace.quotients, trace.remainders, trace.activations))
+@dataclass(frozen=True)
+class Helpers:
+    """A, B and h of all rows: lists of chunks, five uint32 [H, F] each in Montgomery form."""
+
+    left: list[Extended]
+    right: list[Extended]
+    helpers: list[Extended]
+
+
+def helpers(trace: Trace, challenges: Challenges, chunk: int) -> Helpers:
+    """A = alpha - q - beta a, B = alpha - beta^2 s - r and h = 1/A + 1/B = (A + B) / (A B), chunk by chunk."""
     alpha, beta = extension.constant(challenges.alpha), extension.constant(challenges.beta)
-    offsets = np.stack([extension.constant(offset) for offset in challenges.offsets])
-    left = [field.subtract(np.full_like(a, alpha[k]), field.multiply(a, beta[k])) for k in range(5)]
-    left[0] = field.subtract(left[0], q)
-    right = [np.broadcast_to(offsets[:, k], r.shape).copy() for k in range(5)]
-    right[0] = field.subtract(right[0], r)
-    return tuple(left), tuple(right)
-
-
-def helpers(left: Extended, right: Extended) -> Extended:
-    """h = 1/A + 1/B = (A + B) / (A B)."""
-    return extension.multiply(extension.add(left, right), extension.inverse(extension.multiply(left, right)))
+    offsets = np.stack([extension.constant(offset) for offset in challenges.offsets], axis=1)
+    found = Helpers([], [], [])
+    for start in range(0, len(trace.quotients), chunk):
+        rows = slice(start, start + chunk)
+        left, right = kernels.denominators(trace.quotients[rows], trace.remainders[rows], trace.activations[rows],
+                                           alpha, beta, offsets)
+        others, inverse = kernels.inverted(kernels.multiply(left, right))
+        found.left.append(left)
+        found.right.append(right)
+        found.helpers.append(kernels.scale(kernels.multiply(kernels.add(left, right), others), inverse))
+    return found

@@ -21,28 +21,20 @@ def eq_table(point: Sequence[Element]) -> Extended:
     return table
 
 
+def eq_suffixes(point: Sequence[Element]) -> list[Extended]:
+    """For k = 0 .. n the table of eq of the coordinates from k on: five uint32 [2^(n-k)] each."""
+    found = [extension.broadcast(extension.constant(ONE), 1)]
+    for t in reversed(point):
+        high = extension.multiply(found[-1], extension.broadcast(extension.constant(t), 1))
+        low = extension.subtract(found[-1], high)
+        found.append(tuple(np.concatenate([a, b]) for a, b in zip(low, high, strict=True)))
+    return found[::-1]
+
+
 def halves(x: Extended) -> tuple[Extended, Extended]:
     """Entries whose highest bit is 0, and those where it is 1."""
     middle = x[0].shape[0] // 2
     return tuple(a[:middle] for a in x), tuple(a[middle:] for a in x)
-
-
-def at_points(x: Extended, count: int) -> list[Extended]:
-    """x with its highest bit set to 0, 2, 3, ...: so many of them, each half as long."""
-    low, high = halves(x)
-    step = extension.subtract(high, low)
-    found, last = [low], high
-    while len(found) < count:
-        last = extension.add(last, step)
-        found.append(last)
-    return found
-
-
-def fold(x: Extended, r: Element) -> Extended:
-    """x with its highest bit set to r."""
-    low, high = halves(x)
-    step = extension.multiply(extension.subtract(high, low), extension.broadcast(extension.constant(r), 1))
-    return extension.add(low, step)
 
 
 def pad(x: Extended, length: int) -> Extended:

@@ -17,9 +17,12 @@ def eq_bit(t: Element, r: Element) -> Element:
     return plus(minus(minus(ONE, t), r), plus(product, product))
 
 
-def extrapolated(at_0: Element, at_1: Element, at_2: Element, at_3: Element) -> Element:
-    """A cubic's value at 4: its fourth difference is 0."""
-    return tuple((4 * d - 6 * c + 4 * b - a) % P for a, b, c, d in zip(at_0, at_1, at_2, at_3, strict=True))
+def cubic(at_0: Element, at_1: Element, at_2: Element, lead: Element) -> tuple[Element, Element]:
+    """A cubic's values at 3 and 4, from its leading coefficient: its third differences are 6 times that."""
+    def following(a: Element, b: Element, c: Element) -> Element:
+        return tuple((6 * v + 3 * z - 3 * y + x) % P for x, y, z, v in zip(a, b, c, lead, strict=True))
+    at_3 = following(at_0, at_1, at_2)
+    return at_3, following(at_1, at_2, at_3)
 
 
 def interpolated(values: Sequence[Element], r: Element) -> Element:

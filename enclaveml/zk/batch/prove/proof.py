@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
-from enclaveml.zk.batch.format import BIAS_CONSTANTS, VerificationKey
+from enclaveml.zk.batch.format import BIAS_CONSTANTS, BLOWUP, DEGREE, VerificationKey
 from enclaveml.zk.batch.format import bits as bits_of
-from enclaveml.zk.batch.prove import columns, extension, field, lookup, multilinear
+from enclaveml.zk.batch.prove import columns, extension, field, kernels, lookup, multilinear
+from enclaveml.zk.batch.prove.chunks import chunk_rows
 from enclaveml.zk.batch.prove.commitment import Committed, open_columns
 from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, plus, powers, times
 from enclaveml.zk.batch.prove.inference import Trace, infer
 from enclaveml.zk.batch.prove.layers import sum_check
-from enclaveml.zk.batch.prove.rows import RowClaim, prove_rows
+from enclaveml.zk.batch.prove.linear import combination
+from enclaveml.zk.batch.prove.rows import Chunk, RowClaim, prove_rows
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
@@ -47,20 +50,21 @@ def prove(network: Network, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, by
         _prove_hidden(transcript, network, x, trace)
     else:
         rho = transcript.elements("row", bits_of(key.rows))
-        _, products = _prove_products(transcript, network, x, trace, multilinear.eq_table(rho), [])
+        _, products = _prove_products(transcript, network, x, trace, multilinear.eq_suffixes(rho)[0], [])
         _open_weights(transcript, network, products)
     return trace.outputs, transcript.proof
 
 
 def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace) -> None:
     key = network.key
+    size = chunk_rows(key.rows, sum(layer.outputs for layer in key.hidden))
     committed = Committed(_columns(key, trace))
     transcript.message("columns", committed.root)
     transcript.message("multiplicities", lookup.multiplicities(key, trace).tobytes())
     challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
-    left, right = lookup.denominators(trace, challenges)
-    helpers = lookup.helpers(left, right)
-    committed_helpers = Committed(columns.interleaved(helpers))
+    found = lookup.helpers(trace, challenges, size)
+    helpers = found.helpers
+    committed_helpers = Committed(_helper_columns(helpers))
     transcript.message("helpers", committed_helpers.root)
 
     sizes = [bits_of(layer.outputs) for layer in key.hidden]
@@ -68,20 +72,56 @@ def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace
     drawn = transcript.elements("zerocheck", n + sum(sizes) + 2)
     tau, (lam, mu) = drawn[:n], drawn[-2:]
     scales, sigmas = powers(lam, len(sizes)), []
-    for size in sizes:
-        sigmas.append(drawn[n + sum(map(len, sigmas)) :][:size])
+    for bits in sizes:
+        sigmas.append(drawn[n + sum(map(len, sigmas)) :][:bits])
     weights = [columns.times_element(multilinear.eq_table(sigma), scale) for sigma, scale in zip(sigmas, scales, strict=True)]
-    of_features = columns.joined([tuple(v[: layer.outputs] for v in table)
-                                  for layer, table in zip(key.hidden, weights, strict=True)])
-    rows = prove_rows(transcript, left, right, helpers, of_features, tau, mu)
-    eq = multilinear.eq_table(rows.point)
+    rows = prove_rows(transcript, _weighted(found, np.stack(columns.joined(
+        [tuple(v[: layer.outputs] for v in table) for layer, table in zip(key.hidden, weights, strict=True)]))), tau, mu)
+    eq = multilinear.eq_suffixes(rows.point)[0]
     features = _prove_features(transcript, key, trace, challenges, rows, eq, weights, mu)
     points, products = _prove_products(transcript, network, x, trace, eq, features)
 
     delta = transcript.elements("combine")[0]
     theta = _coefficients(key, features, points, powers(delta, 4 * len(features)))
-    open_columns(transcript, (committed, committed_helpers), theta)
+    _open_rows(transcript, key, trace, (committed, committed_helpers), helpers, theta)
     _open_weights(transcript, network, products)
+
+
+def _weighted(found: lookup.Helpers, weights: np.ndarray) -> list[Chunk]:
+    """A, w B, h and the line of every chunk; ``found`` keeps the helpers alone."""
+    chunks = []
+    for helpers in found.helpers:
+        left, right = found.left.pop(0), kernels.weighted(found.right.pop(0), weights)
+        chunks.append((left, right, helpers, kernels.linear_part(left, weights, right)))
+    return chunks
+
+
+def _helper_columns(helpers: list[Extended]) -> np.ndarray:
+    """uint32 [N, 5 F]: the coordinates of h, plain."""
+    size, features = helpers[0][0].shape
+    found = np.empty((size * len(helpers), DEGREE * features), np.uint32)
+    for i, chunk in enumerate(helpers):
+        columns.interleave(found[i * size : (i + 1) * size], kernels.plain(chunk))
+    return found
+
+
+def _open_rows(transcript: Transcript, key: VerificationKey, trace: Trace, trees: tuple[Committed, Committed],
+               helpers: list[Extended], theta: list[Extended]) -> None:
+    """Step 9; theta for q, a and the five coordinates of h, five uint32 [F] each."""
+    features, size = trace.quotients.shape[1], helpers[0][0].shape[0]
+    places = np.concatenate([np.arange(part.start, part.stop) + part.start for part in _slices(key)])
+    widths = np.repeat([layer.outputs for layer in key.hidden], [layer.outputs for layer in key.hidden])
+    planes = [[*kernels.elements(trace.quotients[start : start + size], trace.activations[start : start + size]), *chunk]
+              for start, chunk in zip(range(0, key.rows, size), helpers, strict=True)]
+
+    def combine(gamma: Extended) -> tuple[np.ndarray, np.ndarray]:
+        of_columns, of_helpers = (tuple(v[part] for v in gamma)
+                                  for part in (slice(0, 2 * features), slice(2 * features, None)))
+        gammas = [tuple(v[where] for v in of_columns) for where in (places, places + widths)] + columns.apart(of_helpers)
+        given = columns.coefficients(list(zip(gammas, theta, strict=True)), [False, False] + [True] * DEGREE)
+        return columns.combine(planes, given)
+
+    open_columns(transcript, trees, combine)
 
 
 def _slices(key: VerificationKey) -> list[slice]:
@@ -96,16 +136,10 @@ def _columns(key: VerificationKey, trace: Trace) -> np.ndarray:
     return field.from_signed(np.concatenate(parts, axis=1))
 
 
-def _along_rows(values: np.ndarray, eq: Extended) -> Extended:
-    """The rows of int32 [N, F], folded with eq: five uint32 [F]."""
-    plain = field.from_signed(values).T
-    return tuple(field.to_montgomery(v) for v in extension.sum_last(tuple(field.multiply(plain, e[None, :]) for e in eq)))
-
-
 def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, challenges: lookup.Challenges,
                     rows: RowClaim, eq: Extended, weights: list[Extended], mu: Element) -> list[FeaturePoint]:
     """Step 6: every hidden layer's sum-check over its features at the row point."""
-    q, r, a = (_along_rows(values, eq) for values in (trace.quotients, trace.remainders, trace.activations))
+    q, r, a = (combination(values, eq) for values in (trace.quotients, trace.remainders, trace.activations))
     alpha, beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1)
                                 for c in (challenges.alpha, challenges.beta, mu, rows.eq))
     offsets = multilinear.from_plain(np.array(challenges.offsets))
@@ -113,17 +147,17 @@ def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, 
     left = extension.subtract(extension.subtract(extension.multiply(alpha, one), q), extension.multiply(beta, a))
     right = extension.subtract(offsets, r)
 
-    def summand(w: Extended, h: Extended, left: Extended, right: Extended, *others: Extended) -> Extended:
-        product = extension.multiply(h, extension.multiply(left, right))
-        zero = extension.subtract(product, extension.add(left, right))
-        return extension.add(extension.multiply(w, zero), extension.multiply(mus, h))
+    def summand(ops: ModuleType, w: Extended, h: Extended, left: Extended, right: Extended, *_: Extended) -> Extended:
+        product = ops.multiply(h, ops.multiply(left, right))
+        zero = ops.subtract(product, ops.add(left, right))
+        return ops.add(ops.multiply(w, zero), ops.multiply(mus, h))
 
     parts = []
     for part, table in zip(_slices(key), weights, strict=True):
         parts.append([extension.multiply(table, eq_rho)] + [
             multilinear.pad(tuple(v[part] for v in vector), len(table[0]))
             for vector in (rows.helpers, left, right, q, a, r)])
-    shares = [multilinear.total(summand(*vectors)) for vectors in parts]
+    shares = [multilinear.total(summand(extension, *vectors)) for vectors in parts]
     transcript.message("layers", extension.to_bytes(*shares))
     found = []
     for layer, vectors, share in zip(key.hidden, parts, shares, strict=True):
@@ -145,11 +179,11 @@ def _prove_products(transcript: Transcript, network: Network, x: np.ndarray, tra
     """
     key = network.key
     output_point = transcript.elements("output", bits_of(key.outputs))
-    folded = _along_rows(trace.outputs.astype(np.int32), eq)
+    folded = combination(trace.outputs.astype(np.int32), eq)
     output_eq = tuple(v[: key.outputs] for v in multilinear.eq_table(output_point))
     points = [feature.point for feature in features] + [output_point]
     claims = [feature.z for feature in features] + [multilinear.inner(folded, output_eq)]
-    inputs = [_along_rows(x, eq)] + [_along_rows(trace.activations[:, part], eq) for part in _slices(key)]
+    inputs = [combination(x, eq)] + [combination(trace.activations[:, part], eq) for part in _slices(key)]
     found: list[list[Element]] = []
     openings: list[tuple[list[Element], Extended]] = []
     for number in reversed(range(len(key.layers))):
@@ -158,9 +192,9 @@ def _prove_products(transcript: Transcript, network: Network, x: np.ndarray, tra
         constants = multilinear.embedded(np.array(BIAS_CONSTANTS, np.uint32))
         extended = multilinear.pad(columns.joined([inputs[number], constants]), layer.length)
         alone = multilinear.pad(inputs[number], layer.length)
-        folded_weights = multilinear.pad(_along_rows(network.weights[number].T, theta), layer.length)
+        folded_weights = multilinear.pad(combination(network.weights[number].T, theta), layer.length)
         result = sum_check(transcript, ("product", "inner"), [extended, folded_weights, alone], claims[number], 2,
-                           lambda a, w, _: extension.multiply(a, w))
+                           lambda ops, a, w, _: ops.multiply(a, w))
         _, w_value, a_value = result.values
         values = [a_value, w_value] if number else [w_value]
         transcript.message("product claims", extension.to_bytes(*values))
@@ -170,20 +204,24 @@ def _prove_products(transcript: Transcript, network: Network, x: np.ndarray, tra
 
 
 def _coefficients(key: VerificationKey, features: list[FeaturePoint], points: list[list[Element]],
-                  deltas: list[Element]) -> Extended:
-    """theta of step 9: for the columns q_l, a_l of each hidden layer in turn, then for the helpers of each."""
-    plain, helpers = [], []
+                  deltas: list[Element]) -> list[Extended]:
+    """theta of step 9 for q, a and the five coordinates of h: five uint32 [F] each."""
+    quotients, activations, helpers = [], [], []
     for i, (layer, feature) in enumerate(zip(key.hidden, features, strict=True)):
         eq = tuple(v[: layer.outputs] for v in multilinear.eq_table(feature.point))
         next_eq = tuple(v[: layer.outputs] for v in multilinear.eq_table(points[i + 1]))
         q, a, h, later = (columns.times_element(table, delta)
                           for table, delta in zip((eq, eq, eq, next_eq), deltas[4 * i : 4 * i + 4], strict=True))
-        plain += [q, extension.add(a, later)]
-        helpers.append(columns.coordinate_coefficients(h))
-    return columns.joined(plain + helpers)
+        quotients.append(q)
+        activations.append(extension.add(a, later))
+        helpers.append(h)
+    return [columns.joined(quotients), columns.joined(activations), *columns.by_coordinate(columns.joined(helpers))]
 
 
 def _open_weights(transcript: Transcript, network: Network, openings: list[tuple[list[Element], Extended]]) -> None:
     """Step 10."""
-    for committed, (_, theta) in zip(network.committed, openings, strict=True):
-        open_columns(transcript, (committed,), theta)
+    for committed, values, (_, theta) in zip(network.committed, network.weights, openings, strict=True):
+        def combine(gamma: Extended, values: np.ndarray = values, theta: Extended = theta,
+                    length: int = committed.shape[0] // BLOWUP) -> tuple[np.ndarray, np.ndarray]:
+            return tuple(extension.plain(multilinear.pad(combination(values.T, c), length)) for c in (gamma, theta))
+        open_columns(transcript, (committed,), combine)

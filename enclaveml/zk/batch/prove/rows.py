@@ -2,21 +2,31 @@
 
 With B' = w_j B and w_j = lambda^(l-1) eq(sigma_l, j), what is summed is, for each row i,
 
-    eq(tau, i) (sum_j (h A B')(i, j) - (w_j A + B')(i, j))  +  mu sum_j h(i, j)
+    eq(tau, i) (sum_j (h A B')(i, j) - line(i))  +  mu sum_j h(i, j)         line(i) = sum_j (w_j A + B')(i, j)
 
-The second part of the bracket is linear in what is folded, so that one number a row stands for it. eq(tau, .) is factored out of a
-round's polynomial (Gruen, ePrint 2024/108): what is left has degree 3, and its value at 1 follows from the claim.
+``line`` is linear in what is folded, so that one number a row stands for it. eq(tau, .) is factored out of a round's polynomial
+(Gruen, ePrint 2024/108): what is left, the bracket, has degree 3. It is computed at 0, at 2 and at infinity; its value at 1
+follows from the claim. In the first round it is 0 at 0 and 1: those are the rows themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from enclaveml.zk.batch.prove import extension, multilinear
-from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, plus, times
-from enclaveml.zk.batch.prove.polynomial import eq_bit, extrapolated, interpolated, inverse
+import jax
+import numpy as np
+
+from enclaveml.zk.batch.format import DEGREE
+from enclaveml.zk.batch.prove import extension, kernels, multilinear
+from enclaveml.zk.batch.prove.chunks import tier
+from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, minus, plus, times
+from enclaveml.zk.batch.prove.polynomial import cubic, eq_bit, interpolated, inverse
 from enclaveml.zk.batch.prove.transcript import Transcript
+
+#: A chunk of rows: A, B' and h, five uint32 [H, F] each, and the line, five uint32 [H].
+Chunk = tuple[Extended, Extended, Extended, Extended]
 
 
 @dataclass(frozen=True)
@@ -29,49 +39,78 @@ class RowClaim:
     helpers: Extended
 
 
-def prove_rows(transcript: Transcript, left: Extended, right: Extended, helpers: Extended, weights: Extended,
-               tau: Sequence[Element], mu: Element) -> RowClaim:
-    """Run all rounds: A, B and h are five uint32 [N, F], the weights w_j five uint32 [F]."""
-    along_rows = tuple(w[None, :] for w in weights)
-    right = extension.multiply(right, along_rows)
-    linear = extension.sum_last(extension.add(extension.multiply(left, along_rows), right))
-    claim = times(mu, _sum(helpers))
-    scale, point = ONE, []
+def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Element], mu: Element) -> RowClaim:
+    """Run all rounds over the chunks, which are given up as they are folded."""
+    suffixes = multilinear.eq_suffixes(tau)
+    sum_h = _added([kernels.total(chunk[2]) for chunk in chunks])
+    claim, scale, point = times(mu, sum_h), ONE, []
+    size = chunks[0][0][0].shape[0]
     for k, t in enumerate(tau):
-        eq = multilinear.eq_table(tau[k + 1 :])
-        # The bracket at 0, 2 and 3, weighted with eq of the rows that are left; and sum h at 0.
-        values = []
-        for a, b, h, line in zip(*(multilinear.at_points(v, 3) for v in (left, right, helpers, linear)), strict=True):
-            products = extension.multiply(h, extension.multiply(a, b))
-            bracket = extension.subtract(extension.sum_last(products), line)
-            values.append(multilinear.inner(eq, bracket))
-        low = _sum(multilinear.halves(helpers)[0])
-        high = minus(_sum(helpers), low)
-        sums = [low, high]
-        while len(sums) < 5:
-            sums.append(minus(plus(sums[-1], sums[-1]), sums[-2]))
-        message, r, claim = _round(transcript, values, sums, scale, t, mu, claim)
+        half = 1 << (len(tau) - k - 1)
+        pairs = _pairs(chunks, half, size)
+        del chunks
+        low_h = _added([kernels.total(low[2]) for low, _ in pairs])
+        values = _bracket(pairs, suffixes[k + 1], first=k == 0)
+        claim, r = _round(transcript, values, (low_h, minus(sum_h, low_h)), scale, t, mu, claim)
         point.append(r)
         scale = times(scale, eq_bit(t, r))
-        left, right, helpers, linear = (multilinear.fold(v, r) for v in (left, right, helpers, linear))
-    return RowClaim(point, scale, claim, tuple(v[0] for v in helpers))
+        sum_h = plus(low_h, times(r, minus(sum_h, plus(low_h, low_h))))
+        constant = extension.constant(r)
+        chunks = []
+        while pairs:
+            low, high = pairs.pop(0)
+            chunks.append(kernels.fold(low, high, constant))
+    return RowClaim(point, scale, claim, tuple(np.asarray(v)[0] for v in chunks[0][2]))
 
 
-def _round(transcript: Transcript, values: Sequence[Element], sums: Sequence[Element], scale: Element, t: Element,
-           mu: Element, claim: Element) -> tuple[list[Element], Element, Element]:
-    """Send g(0), g(2), g(3), g(4); the challenge and g there. ``values``: the bracket at 0, 2, 3; ``sums`` of h at 0 .. 4."""
-    at_0, at_2, at_3 = values
-    g_0 = plus(times(times(scale, eq_bit(t, extension.lift(0))), at_0), times(mu, sums[0]))
+def _pairs(chunks: list[Chunk], half: int, size: int) -> list[tuple[Chunk, Chunk]]:
+    """Chunks whose highest bit is 0, each with the one where it is 1."""
+    if len(chunks) > 1:
+        middle = len(chunks) // 2
+        return list(zip(chunks[:middle], chunks[middle:], strict=True))
+    return [kernels.split(chunks[0], half, tier(size, half))]
+
+
+def _bracket(pairs: list[tuple[Chunk, Chunk]], eq: Extended, first: bool) -> tuple[Element, Element, Element]:
+    """The bracket at 0, at 2, and its leading coefficient, summed with eq over all pairs."""
+    found: list[list[Any]] = [[], [], []]
+    start = 0
+    for low, high in pairs:
+        rows = low[0][0].shape[0]
+        weights = multilinear.pad(tuple(v[start : start + rows] for v in eq), rows)
+        start += rows
+        step, at_2 = kernels.steps(low, high)
+        if not first:
+            found[0].append(kernels.bracket(low[2], kernels.multiply(low[0], low[1]), low[3], weights))
+        found[1].append(kernels.bracket(at_2[2], kernels.multiply(at_2[0], at_2[1]), at_2[3], weights))
+        found[2].append(kernels.leading(step[2], kernels.multiply(step[0], step[1]), weights))
+    return _added(found[0]), _added(found[1]), _added(found[2])
+
+
+def _added(parts: Sequence[jax.Array]) -> Element:
+    """The sum of elements uint32 [5], as integers."""
+    found = ZERO
+    for part in parts:
+        values = np.asarray(part)
+        found = plus(found, extension.element(tuple(values[k : k + 1] for k in range(DEGREE))))
+    return found
+
+
+def _round(transcript: Transcript, values: tuple[Element, Element, Element], sums: tuple[Element, Element], scale: Element,
+           t: Element, mu: Element, claim: Element) -> tuple[Element, Element]:
+    """Send g(0), g(2), g(3), g(4); returns g at the challenge, and the challenge. ``sums`` of h at 0 and 1."""
+    at_0, at_2, lead = values
+    h_step = minus(sums[1], sums[0])
+
+    def whole(x: int, value: Element) -> Element:
+        h = plus(sums[0], times(extension.lift(x), h_step))
+        return plus(times(times(scale, eq_bit(t, extension.lift(x))), value), times(mu, h))
+
+    g_0 = whole(0, at_0)
     g_1 = minus(claim, g_0)
     at_1 = times(minus(g_1, times(mu, sums[1])), inverse(times(scale, t)))
-    at_4 = extrapolated(at_0, at_1, at_2, at_3)
-    rest = [plus(times(times(scale, eq_bit(t, extension.lift(c))), value), times(mu, sums[c]))
-            for c, value in ((2, at_2), (3, at_3), (4, at_4))]
-    message = [g_0, *rest]
-    transcript.message("rows", extension.to_bytes(*message))
+    at_3, at_4 = cubic(at_0, at_1, at_2, lead)
+    rest = [whole(2, at_2), whole(3, at_3), whole(4, at_4)]
+    transcript.message("rows", extension.to_bytes(g_0, *rest))
     r = transcript.elements("row")[0]
-    return message, r, interpolated([g_0, g_1, *rest], r)
-
-
-def _sum(x: Extended) -> Element:
-    return multilinear.total(tuple(v.reshape(-1) for v in x))
+    return interpolated([g_0, g_1, *rest], r), r

@@ -1,0 +1,31 @@
+"""Combinations of small integers with coefficients from F, exact: products of matrices in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from enclaveml.zk.batch.format import DEGREE, P
+from enclaveml.zk.batch.prove import extension, field
+from enclaveml.zk.batch.prove.extension import Extended
+
+#: Rows that are summed at once: 2^14 products of a value below 2^21 and a limb below 2^16 stay below 2^53.
+_ROWS = 1 << 14
+_VALUE_BITS = 21
+_LIMB_BITS = 16
+
+
+def combination(values: np.ndarray, coefficients: Extended) -> Extended:
+    """sum_i c_i values[i, :] for int32 [n, m] and five uint32 [n] in Montgomery form: five uint32 [m], likewise."""
+    if max(-int(values.min()), int(values.max())) >> _VALUE_BITS:
+        low = values & ((1 << _LIMB_BITS) - 1)
+        upper = combination(values >> _LIMB_BITS, coefficients)
+        return extension.add(combination(low, coefficients),
+                             extension.scale(upper, np.full_like(upper[0], field.montgomery_int(1 << _LIMB_BITS))))
+    plain = extension.plain(coefficients)
+    limbs = np.concatenate([plain & 0xFFFF, plain >> _LIMB_BITS], axis=1).astype(np.float64)
+    sums = np.zeros((values.shape[1], 2 * DEGREE), np.int64)
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        sums = (sums + (values[rows].T.astype(np.float64) @ limbs[rows]).astype(np.int64)) % P
+    whole = (sums[:, :DEGREE] + (sums[:, DEGREE:] << _LIMB_BITS)) % P
+    return tuple(field.to_montgomery(np.ascontiguousarray(whole[:, k]).astype(np.uint32)) for k in range(DEGREE))
