@@ -10,6 +10,7 @@ import numpy as np
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.prove import weights as weights_of
 from enclaveml.zk.batch.prove.commitment import Committed
+from enclaveml.zk.batch.prove.parallel import Pool, pool
 from enclaveml.zk.batch.prove.proof import Network, prove
 from enclaveml.zk.batch.prove.weights_range import prove_range
 
@@ -20,16 +21,16 @@ def commit_weights(layers: Sequence[np.ndarray]) -> tuple[tuple[bytes, ...], tup
     Raises ValueError where a layer has another shape or other values.
     """
     checked = weights_of.checked_weights(layers)
-    with jax.enable_x64(True):
-        committed = tuple(weights_of.committed_weights(layer) for layer in checked)
+    with jax.enable_x64(True), pool() as threads:
+        committed = tuple(weights_of.committed_weights(layer, threads) for layer in checked)
     return tuple(layer.root for layer in committed), committed
 
 
 def prove_weights_range(key: VerificationKey, layers: Sequence[np.ndarray]) -> bytes:
     """The proof that the weights under the key's roots are int8. ValueError where ``layers`` aren't those."""
-    with jax.enable_x64(True):
-        network = _network(key, layers)
-        return prove_range(key, network.weights, network.committed)
+    with jax.enable_x64(True), pool() as threads:
+        network = _network(key, layers, threads)
+        return prove_range(key, network.weights, network.committed, threads)
 
 
 class BatchProver:
@@ -38,8 +39,8 @@ class BatchProver:
     def __init__(self, key: VerificationKey, layers: Sequence[np.ndarray]) -> None:
         """ValueError where ``layers``, int8 values of shape (K + 3, M), are not those of the key's roots."""
         self._key = key
-        with jax.enable_x64(True):
-            self._network = _network(key, layers)
+        with jax.enable_x64(True), pool() as threads:
+            self._network = _network(key, layers, threads)
 
     def prove(self, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, bytes]:
         """Outputs int64 (N, D) for inputs of integers (N, K), and the proof of both under this nonce.
@@ -53,16 +54,16 @@ class BatchProver:
             raise ValueError(f"inputs are {x.dtype} {x.shape}; integers of the shape {shape} are expected")
         if x.min() < self._key.input_low or x.max() > self._key.input_high:
             raise ValueError(f"inputs are between {x.min()} and {x.max()}; the key allows {self._key.input_low} to {self._key.input_high}")
-        with jax.enable_x64(True):
-            return prove(self._network, x.astype(np.int32), nonce)
+        with jax.enable_x64(True), pool() as threads:
+            return prove(self._network, x.astype(np.int32), nonce, threads)
 
 
-def _network(key: VerificationKey, layers: Sequence[np.ndarray]) -> Network:
+def _network(key: VerificationKey, layers: Sequence[np.ndarray], threads: Pool) -> Network:
     checked = weights_of.checked_weights(layers)
     shapes = [(layer.inputs + 3, layer.outputs) for layer in key.layers]
     if [layer.shape for layer in checked] != shapes:
         raise ValueError(f"weights have the shapes {[layer.shape for layer in checked]}; the key's are {shapes}")
-    committed = tuple(weights_of.committed_weights(layer) for layer in checked)
+    committed = tuple(weights_of.committed_weights(layer, threads) for layer in checked)
     for number, (layer, root) in enumerate(zip(committed, key.roots, strict=True), 1):
         if layer.root != root:
             raise ValueError(f"layer {number}: the root of these weights is {layer.root.hex()}; the key has {root.hex()}")

@@ -31,24 +31,39 @@ def powers(length: int, step: int, count: int) -> np.ndarray:
     return np.array(found, np.uint32)
 
 
-def encode(columns: Array) -> Array:
-    """Codewords uint32 [4n, C], plain, of coefficients uint32 [n, C], plain."""
-    n, width = columns.shape
-    xp = field.library(columns)
-    cosets = [_transform(field.multiply(columns, powers(BLOWUP * n, c, n)[:, None])) for c in range(BLOWUP)]
-    return xp.stack(cosets, axis=1).reshape(BLOWUP * n, width)
+def scale_powers(length: int, coset: int) -> np.ndarray:
+    """w^(c i), i < n, for the coset c, w of the order 4n: uint32 [n] in Montgomery form."""
+    return powers(BLOWUP * length, coset, length)
 
 
-def _transform(x: Array) -> Array:
-    """Values at w^0 .. w^(n-1) of coefficients uint32 [n, C]."""
+def coset_values(columns: Array, scales: Array) -> Array:
+    """Codewords' symbols 4k + c, k = 0 .. n - 1, plain uint32 [n, C], of coefficients uint32 [n, C], plain; ``scales`` are the coset's."""
+    x = field.multiply(columns, scales[:, None])
     n, width = x.shape
-    xp = field.library(x)
     run = 1
     while run < n:
-        half = n // run // 2
-        pairs = x.reshape(2, half, run * width)
-        low, high = pairs[0], pairs[1]
-        twiddles = powers(2 * half, 1, half)[:, None]
-        x = xp.stack([field.add(low, high), field.multiply(field.subtract(low, high), twiddles)], axis=1)
-        run *= 2
+        x = (_radix_4 if n // run % 4 == 0 else _radix_2)(x, n // run, run * width)
+        run *= 4 if n // run % 4 == 0 else 2
     return x.reshape(n, width)
+
+
+def _radix_2(x: Array, length: int, run: int) -> Array:
+    """One step where transforms of this length remain: halves, whose sums and differences are transformed apart."""
+    low, high = x.reshape(2, length // 2, run)
+    return _stacked(field.add(low, high), field.multiply(field.subtract(low, high), powers(length, 1, length // 2)[:, None]))
+
+
+def _radix_4(x: Array, length: int, run: int) -> Array:
+    """Two such steps at once: the array is read and written half as often."""
+    quarter = length // 4
+    a, b, c, d = x.reshape(4, quarter, run)
+    twiddles = [powers(length, step, quarter)[:, None] for step in range(4)]
+    sums, differences = (field.add(a, c), field.add(b, d)), (field.subtract(a, c), field.subtract(b, d))
+    turned = field.multiply(differences[1], np.uint32(field.montgomery_int(root_of_unity(4))))
+    return _stacked(field.add(*sums), field.multiply(field.add(differences[0], turned), twiddles[1]),
+                    field.multiply(field.subtract(*sums), twiddles[2]),
+                    field.multiply(field.subtract(differences[0], turned), twiddles[3]))
+
+
+def _stacked(*parts: Array) -> Array:
+    return field.library(parts[0]).stack(parts, axis=1)

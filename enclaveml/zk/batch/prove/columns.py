@@ -10,6 +10,7 @@ from enclaveml.zk.batch.format import DEGREE
 from enclaveml.zk.batch.prove import extension, field, kernels
 from enclaveml.zk.batch.prove.extension import Element, Extended
 from enclaveml.zk.batch.prove.field import Array
+from enclaveml.zk.batch.prove.parallel import Pool
 
 
 def interleave(found: np.ndarray, x: Extended) -> None:
@@ -48,8 +49,8 @@ def coefficients(pairs: Sequence[tuple[Extended, Extended]], montgomery: Sequenc
                      for (gamma, theta), plane in zip(pairs, montgomery, strict=True)])
 
 
-def combine(chunks: Sequence[list[Array]], given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def combine(chunks: Sequence[list[Array]], given: np.ndarray, threads: Pool) -> tuple[np.ndarray, np.ndarray]:
     """Of the planes of every chunk of rows the two combinations: plain uint32 [n, 5] each."""
-    parts = [kernels.combined(planes, given) for planes in chunks]
-    sums = np.concatenate([np.asarray(part) for part in parts], axis=1)
+    parts = threads.map(lambda planes: np.asarray(kernels.combined(planes, given)), chunks)
+    sums = np.concatenate(parts, axis=1)
     return sums[:DEGREE].T, sums[DEGREE:].T

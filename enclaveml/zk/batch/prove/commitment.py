@@ -7,21 +7,39 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from enclaveml.zk.batch.format import BLOWUP, QUERIES
-from enclaveml.zk.batch.prove import kernels, multilinear
+from enclaveml.zk.batch.prove import code, kernels, multilinear
 from enclaveml.zk.batch.prove.extension import Extended
+from enclaveml.zk.batch.prove.parallel import Pool, cores
 from enclaveml.zk.batch.prove.transcript import Transcript
-from enclaveml.zk.batch.prove.tree import Tree
+from enclaveml.zk.batch.prove.tree import HASH, LONG_LEAF, Tree, leaves
 
-#: Columns that are encoded at once: more would leave the cache.
+#: Cells that are encoded at once, about, and most columns: more leave a core's cache.
+_CELLS = 1 << 17
 _COLUMNS = 256
 
 
 class Committed:
-    """The codewords uint32 [4n, C] of columns uint32 [n, C] (plain), and their tree."""
+    """The codewords of columns uint32 [n, C] (plain), and their tree.
 
-    def __init__(self, columns: np.ndarray) -> None:
-        self._codewords = _encoded(columns)
-        self._tree = Tree(self._codewords)
+    Codewords are kept by cosets, '<u4' [n, C] each: symbol 4k + c of all columns is row k of coset c.
+    """
+
+    def __init__(self, columns: np.ndarray, threads: Pool) -> None:
+        n, width = columns.shape
+        block = max(16, min(_COLUMNS, _CELLS // n))
+        blocks = -(-width // block)
+        block = -(-width // blocks)
+        parts = [_block(columns, start, block) for start in range(0, width, block)]
+        self._cosets = [np.empty((n, width), "<u4") for _ in range(BLOWUP)]
+        encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])
+                    for b, part in enumerate(parts)] for c, coset in enumerate(self._cosets)]
+        hashes = np.empty((n, BLOWUP, HASH), np.uint8)
+        for c, coset in enumerate(self._cosets):
+            for future in encoded[c]:
+                future.result()
+            # While one coset is hashed, threads encode the next.
+            hashes[:, c] = np.frombuffer(_hashed(coset, threads), np.uint8).reshape(n, HASH)
+        self._tree = Tree(hashes.tobytes())
 
     @property
     def root(self) -> bytes:
@@ -30,26 +48,28 @@ class Committed:
     @property
     def shape(self) -> tuple[int, int]:
         """4n and C."""
-        return self._codewords.shape
+        n, width = self._cosets[0].shape
+        return BLOWUP * n, width
 
     def opened(self, position: int) -> bytes:
         """A leaf and its siblings."""
-        return self._codewords[position].tobytes() + self._tree.path(position)
+        return self._cosets[position % BLOWUP][position // BLOWUP].tobytes() + self._tree.path(position)
 
 
-def _encoded(columns: np.ndarray) -> np.ndarray:
-    """All codewords, by blocks of columns of one width."""
-    n, width = columns.shape
-    block = -(-width // -(-width // _COLUMNS))
-    if block == width:
-        return np.asarray(kernels.encode(columns)).astype("<u4", copy=False)
-    found = np.empty((BLOWUP * n, width), "<u4")
-    for start in range(0, width, block):
-        part = columns[:, start : start + block]
-        if part.shape[1] < block:
-            part = np.pad(part, ((0, 0), (0, block - part.shape[1])))
-        found[:, start : start + block] = np.asarray(kernels.encode(part))[:, : width - start]
-    return found
+def _block(columns: np.ndarray, start: int, width: int) -> np.ndarray:
+    """So many columns; zeros where there are fewer."""
+    part = columns[:, start : start + width]
+    return np.pad(part, ((0, 0), (0, width - part.shape[1])))
+
+
+def _encode(part: np.ndarray, scales: np.ndarray, found: np.ndarray) -> None:
+    found[:] = np.asarray(kernels.coset_values(part, scales))[:, : found.shape[1]]
+
+
+def _hashed(rows: np.ndarray, threads: Pool) -> bytes:
+    if rows.itemsize * rows.shape[1] <= LONG_LEAF:
+        return leaves(rows)
+    return b"".join(threads.map(leaves, np.array_split(rows, cores())))
 
 
 def open_columns(transcript: Transcript, trees: Sequence[Committed],

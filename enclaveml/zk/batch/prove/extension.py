@@ -15,8 +15,8 @@ from enclaveml.zk.batch.format import DEGREE, RESIDUE, P
 from enclaveml.zk.batch.prove import field
 from enclaveml.zk.batch.prove.field import Array
 
-#: An array over F: five arrays of uint32.
-Extended = tuple[Array, ...]
+#: An array over F: five arrays of uint32, or one of numpy's whose first axis is the five.
+Extended = tuple[Array, ...] | np.ndarray
 #: One element: five integers in [0, p).
 Element = tuple[int, ...]
 
@@ -30,11 +30,15 @@ _TOP = np.uint64(1 << 63)
 
 def add(x: Extended, y: Extended) -> Extended:
     """x + y."""
+    if isinstance(x, np.ndarray):
+        return field.add(x, y)
     return tuple(field.add(a, b) for a, b in zip(x, y, strict=True))
 
 
 def subtract(x: Extended, y: Extended) -> Extended:
     """x - y."""
+    if isinstance(x, np.ndarray):
+        return field.subtract(x, y)
     return tuple(field.subtract(a, b) for a, b in zip(x, y, strict=True))
 
 
@@ -45,6 +49,9 @@ def scale(x: Extended, c: Array) -> Extended:
 
 def multiply(x: Extended, y: Extended) -> Extended:
     """x y: 25 products, one reduction a coordinate."""
+    if isinstance(x[0], np.ndarray) and isinstance(y[0], np.ndarray):
+        product = _multiply_numpy(x, y)
+        return product if isinstance(x, np.ndarray) else tuple(product)
     wide_x = [field.wide(a) for a in x]
     wide_y = [field.wide(b) for b in y]
     doubled = [field.wide(field.add(b, b)) for b in y]
@@ -57,6 +64,24 @@ def _coordinate(x: list[Array], y: list[Array], doubled: list[Array], k: int) ->
     first = terms[0] + terms[1] + terms[2]
     first = field.library(first).where(first >= _TOP, first - _FOLD, first)
     return field.reduce(first + terms[3] + terms[4])
+
+
+def _multiply_numpy(x: Extended, y: Extended) -> np.ndarray:
+    """x y in few operations on large arrays: what each costs by itself is what small ones take long for."""
+    left, right = _stacked(x), _stacked(y)
+    axes = max(left.ndim, right.ndim)
+    left, right = (v.reshape(v.shape[:1] + (1,) * (axes - v.ndim) + v.shape[1:]).astype(np.uint64) for v in (left, right))
+    products = left[:, None] * right[None]
+    products %= np.uint64(P)
+    sums = np.zeros((2 * DEGREE - 1,) + products.shape[2:], np.uint64)
+    for i in range(DEGREE):
+        sums[i : i + DEGREE] += products[i]
+    sums[: DEGREE - 1] += sums[DEGREE:] * np.uint64(RESIDUE)
+    return field.reduce_small(sums[:DEGREE])
+
+
+def _stacked(x: Extended) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else np.stack(x)
 
 
 def sum_last(x: Extended) -> Extended:

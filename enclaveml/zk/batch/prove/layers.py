@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.prove import extension, kernels, multilinear
+from enclaveml.zk.batch.prove import extension, field, kernels
 from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus
 from enclaveml.zk.batch.prove.polynomial import interpolated
 from enclaveml.zk.batch.prove.transcript import Transcript
@@ -36,32 +36,56 @@ def sum_check(transcript: Transcript, labels: tuple[str, str], vectors: Sequence
     A round sends g(0), g(2), ..., g(degree). The vectors are five uint32 [2^m] each; the summand works on them entry by entry, by
     the operations add, subtract and multiply of what it is given.
     """
-    point: list[Element] = []
-    length = len(vectors[0][0])
+    rounds = _Rounds(transcript, labels, claim, [])
+    if len(vectors[0][0]) > _CHUNK:
+        vectors = _long_rounds(rounds, vectors, degree, summand)
+    state = np.stack([np.stack(vector) for vector in vectors], axis=1)  # [5, vectors, entries]
+    while state.shape[-1] > 1:
+        low, high = np.split(state, 2, axis=-1)
+        step = field.subtract(high, low)
+        points = [low, field.add(high, step)]
+        while len(points) < degree:
+            points.append(field.add(points[-1], step))
+        at = np.stack(points, axis=2)  # [5, vectors, points, entries]
+        sums = np.stack(extension.sum_last(summand(extension, *np.moveaxis(at, 1, 0))))
+        r = rounds.next([extension.element(sums[:, c, None]) for c in range(degree)])
+        state = field.add(low, extension.multiply(step, extension.constant(r)[:, None, None]))
+    return Folded(rounds.point, [extension.element(state[:, v]) for v in range(state.shape[1])])
+
+
+@dataclass
+class _Rounds:
+    """Sends rounds' values and keeps the claim and the point."""
+
+    transcript: Transcript
+    labels: tuple[str, str]
+    claim: Element
+    point: list[Element]
+
+    def next(self, values: list[Element]) -> Element:
+        """Send g(0), g(2), ...; the challenge."""
+        self.transcript.message(self.labels[0], extension.to_bytes(*values))
+        r = self.transcript.elements(self.labels[1])[0]
+        self.claim = interpolated([values[0], minus(self.claim, values[0]), *values[1:]], r)
+        self.point.append(r)
+        return r
+
+
+def _long_rounds(rounds: _Rounds, vectors: Sequence[Extended], degree: int,
+                 summand: Callable[..., Extended]) -> Sequence[Extended]:
+    """The rounds until the vectors are a chunk long; returns them."""
     chunks = [tuple(tuple(v[start : start + _CHUNK] for v in vector) for vector in vectors)
-              for start in range(0, length, _CHUNK)]
-    while length > 1:
-        length //= 2
-        ops = kernels if length >= _CHUNK else extension
-        middle = len(chunks) // 2
-        pairs = (list(zip(chunks[:middle], chunks[middle:], strict=True)) if middle else
-                 [tuple(zip(*map(multilinear.halves, chunks[0]), strict=True))])
+              for start in range(0, len(vectors[0][0]), _CHUNK)]
+    while len(chunks) > 1:
+        pairs = list(zip(chunks[: len(chunks) // 2], chunks[len(chunks) // 2 :], strict=True))
         values = [ZERO] * degree
         for low, high in pairs:
-            steps = [ops.subtract(b, a) for a, b in zip(low, high, strict=True)]
-            at = high
+            step, at = kernels.steps(low, high)
             for c in range(degree):
-                if c:
-                    at = [ops.add(a, step) for a, step in zip(at, steps, strict=True)]
-                part = summand(ops, *(at if c else low))
-                values[c] = plus(values[c], multilinear.total(tuple(np.asarray(v) for v in part)))
-        transcript.message(labels[0], extension.to_bytes(*values))
-        r = transcript.elements(labels[1])[0]
-        claim = interpolated([values[0], minus(claim, values[0]), *values[1:]], r)
-        point.append(r)
-        constant = extension.broadcast(extension.constant(r), 1)
-        chunks = [tuple(ops.add(a, ops.multiply(ops.subtract(b, a), constant)) for a, b in zip(low, high, strict=True))
-                  for low, high in pairs]
-        if length == _CHUNK:
-            chunks = [tuple(tuple(np.asarray(v) for v in vector) for vector in chunks[0])]
-    return Folded(point, [extension.element(vector) for vector in chunks[0]])
+                if c > 1:
+                    at = tuple(kernels.add(a, s) for a, s in zip(at, step, strict=True))
+                part = kernels.total(summand(kernels, *(at if c else low)))
+                values[c] = plus(values[c], extension.element(np.asarray(part)[:, None]))
+        constant = extension.constant(rounds.next(values))
+        chunks = [kernels.fold(low, high, constant) for low, high in pairs]
+    return [tuple(np.asarray(v) for v in vector) for vector in chunks[0]]

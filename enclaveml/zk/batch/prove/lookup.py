@@ -10,6 +10,7 @@ from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.prove import extension, kernels
 from enclaveml.zk.batch.prove.extension import Element, Extended
 from enclaveml.zk.batch.prove.inference import Trace
+from enclaveml.zk.batch.prove.parallel import Pool
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,16 @@ class Helpers:
     helpers: list[Extended]
 
 
-def helpers(trace: Trace, challenges: Challenges, chunk: int) -> Helpers:
+def helpers(trace: Trace, challenges: Challenges, chunk: int, threads: Pool) -> Helpers:
     """A = alpha - q - beta a, B = alpha - beta^2 s - r and h = 1/A + 1/B = (A + B) / (A B), chunk by chunk."""
     alpha, beta = extension.constant(challenges.alpha), extension.constant(challenges.beta)
     offsets = np.stack([extension.constant(offset) for offset in challenges.offsets], axis=1)
-    found = Helpers([], [], [])
-    for start in range(0, len(trace.quotients), chunk):
+
+    def of_rows(start: int) -> tuple[Extended, Extended, Extended]:
         rows = slice(start, start + chunk)
         left, right = kernels.denominators(trace.quotients[rows], trace.remainders[rows], trace.activations[rows],
                                            alpha, beta, offsets)
         others, inverse = kernels.inverted(kernels.multiply(left, right))
-        found.left.append(left)
-        found.right.append(right)
-        found.helpers.append(kernels.scale(kernels.multiply(kernels.add(left, right), others), inverse))
-    return found
+        return left, right, kernels.scale(kernels.multiply(kernels.add(left, right), others), inverse)
+
+    return Helpers(*map(list, zip(*threads.map(of_rows, range(0, len(trace.quotients), chunk)), strict=True)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 
-import numpy as np
-
-from enclaveml.zk.batch.format import P
-from enclaveml.zk.batch.prove import extension, field
+from enclaveml.zk.batch.format import DEGREE, RESIDUE, P
+from enclaveml.zk.batch.prove import extension
 from enclaveml.zk.batch.prove.extension import ONE, Element, minus, plus, times
 
 
@@ -26,18 +26,34 @@ def cubic(at_0: Element, at_1: Element, at_2: Element, lead: Element) -> tuple[E
 
 
 def interpolated(values: Sequence[Element], r: Element) -> Element:
-    """The value at r of the polynomial with these values at 0, 1, 2, ... (Lagrange)."""
+    """The value at r of the polynomial with these values at 0, 1, 2, ..."""
     found = extension.ZERO
-    for i, value in enumerate(values):
-        factor, denominator = ONE, 1
-        for j in range(len(values)):
-            if j != i:
-                factor = times(factor, minus(r, extension.lift(j)))
-                denominator = denominator * (i - j) % P
-        found = plus(found, times(value, times(factor, extension.lift(pow(denominator, -1, P)))))
+    for row in reversed(_inverse_vandermonde(len(values))):
+        coefficient = tuple(sum(c * v[k] for c, v in zip(row, values, strict=True)) % P for k in range(DEGREE))
+        found = plus(times(found, r), coefficient)
     return found
 
 
+@cache
+def _inverse_vandermonde(count: int) -> list[list[int]]:
+    """Row d: what the values at 0 .. count - 1 are combined with for the coefficient of x^d."""
+    rows = [[0] * count for _ in range(count)]
+    for i in range(count):
+        basis = [pow(math.prod(i - j for j in range(count) if j != i), -1, P)]  # of the polynomial that is 1 at i, 0 elsewhere
+        for j in range(count):
+            if j != i:
+                basis = [(low - j * high) % P for low, high in zip([0, *basis], [*basis, 0], strict=True)]
+        for d, c in enumerate(basis):
+            rows[d][i] = c
+    return rows
+
+
 def inverse(x: Element) -> Element:
-    """1 / x of a single element."""
-    return extension.element(extension.inverse(tuple(np.full(1, field.montgomery_int(v), np.uint32) for v in x)))
+    """1 / x of a single element, by its norm."""
+    def conjugate(y: Element, count: int) -> Element:
+        z = pow(RESIDUE, (P - 1) // DEGREE * count, P)
+        return tuple(v * pow(z, k, P) % P for k, v in enumerate(y))
+    once = conjugate(x, 1)
+    pair = times(once, conjugate(once, 1))
+    others = times(pair, conjugate(pair, 2))
+    return times(others, extension.lift(pow(times(x, others)[0], -1, P)))

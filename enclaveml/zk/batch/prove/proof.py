@@ -16,6 +16,7 @@ from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, pl
 from enclaveml.zk.batch.prove.inference import Trace, infer
 from enclaveml.zk.batch.prove.layers import sum_check
 from enclaveml.zk.batch.prove.linear import combination
+from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.rows import Chunk, RowClaim, prove_rows
 from enclaveml.zk.batch.prove.transcript import Transcript
 
@@ -38,7 +39,7 @@ class FeaturePoint:
     z: Element
 
 
-def prove(network: Network, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, bytes]:
+def prove(network: Network, x: np.ndarray, nonce: bytes, threads: Pool) -> tuple[np.ndarray, bytes]:
     """Outputs int64 (N, D) for x int32 (N, K), and the proof."""
     key = network.key
     trace = infer(key, network.weights, x)
@@ -47,7 +48,7 @@ def prove(network: Network, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, by
                         ("outputs", trace.outputs.astype("<i4").tobytes())):
         transcript.absorb(label, data)
     if key.hidden:
-        _prove_hidden(transcript, network, x, trace)
+        _prove_hidden(transcript, network, x, trace, threads)
     else:
         rho = transcript.elements("row", bits_of(key.rows))
         _, products = _prove_products(transcript, network, x, trace, multilinear.eq_suffixes(rho)[0], [])
@@ -55,16 +56,16 @@ def prove(network: Network, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, by
     return trace.outputs, transcript.proof
 
 
-def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace) -> None:
+def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace, threads: Pool) -> None:
     key = network.key
     size = chunk_rows(key.rows, sum(layer.outputs for layer in key.hidden))
-    committed = Committed(_columns(key, trace))
+    committed = Committed(_columns(key, trace), threads)
     transcript.message("columns", committed.root)
     transcript.message("multiplicities", lookup.multiplicities(key, trace).tobytes())
     challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
-    found = lookup.helpers(trace, challenges, size)
+    found = lookup.helpers(trace, challenges, size, threads)
     helpers = found.helpers
-    committed_helpers = Committed(_helper_columns(helpers))
+    committed_helpers = Committed(_helper_columns(helpers, threads), threads)
     transcript.message("helpers", committed_helpers.root)
 
     sizes = [bits_of(layer.outputs) for layer in key.hidden]
@@ -75,38 +76,41 @@ def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace
     for bits in sizes:
         sigmas.append(drawn[n + sum(map(len, sigmas)) :][:bits])
     weights = [columns.times_element(multilinear.eq_table(sigma), scale) for sigma, scale in zip(sigmas, scales, strict=True)]
-    rows = prove_rows(transcript, _weighted(found, np.stack(columns.joined(
-        [tuple(v[: layer.outputs] for v in table) for layer, table in zip(key.hidden, weights, strict=True)]))), tau, mu)
+    of_features = columns.joined([tuple(v[: layer.outputs] for v in table)
+                                  for layer, table in zip(key.hidden, weights, strict=True)])
+    rows = prove_rows(transcript, _weighted(found, np.stack(of_features), threads), tau, mu, threads)
     eq = multilinear.eq_suffixes(rows.point)[0]
     features = _prove_features(transcript, key, trace, challenges, rows, eq, weights, mu)
     points, products = _prove_products(transcript, network, x, trace, eq, features)
 
     delta = transcript.elements("combine")[0]
     theta = _coefficients(key, features, points, powers(delta, 4 * len(features)))
-    _open_rows(transcript, key, trace, (committed, committed_helpers), helpers, theta)
+    _open_rows(transcript, key, trace, (committed, committed_helpers), helpers, theta, threads)
     _open_weights(transcript, network, products)
 
 
-def _weighted(found: lookup.Helpers, weights: np.ndarray) -> list[Chunk]:
+def _weighted(found: lookup.Helpers, weights: np.ndarray, threads: Pool) -> list[Chunk]:
     """A, w B, h and the line of every chunk; ``found`` keeps the helpers alone."""
-    chunks = []
-    for helpers in found.helpers:
-        left, right = found.left.pop(0), kernels.weighted(found.right.pop(0), weights)
-        chunks.append((left, right, helpers, kernels.linear_part(left, weights, right)))
+    def chunk(left: Extended, right: Extended, helpers: Extended) -> Chunk:
+        right = kernels.weighted(right, weights)
+        return left, right, helpers, kernels.linear_part(left, weights, right)
+
+    chunks = threads.map(chunk, found.left, found.right, found.helpers)
+    found.left.clear()
+    found.right.clear()
     return chunks
 
 
-def _helper_columns(helpers: list[Extended]) -> np.ndarray:
+def _helper_columns(helpers: list[Extended], threads: Pool) -> np.ndarray:
     """uint32 [N, 5 F]: the coordinates of h, plain."""
     size, features = helpers[0][0].shape
     found = np.empty((size * len(helpers), DEGREE * features), np.uint32)
-    for i, chunk in enumerate(helpers):
-        columns.interleave(found[i * size : (i + 1) * size], kernels.plain(chunk))
+    threads.map(lambda part, chunk: columns.interleave(part, kernels.plain(chunk)), np.split(found, len(helpers)), helpers)
     return found
 
 
 def _open_rows(transcript: Transcript, key: VerificationKey, trace: Trace, trees: tuple[Committed, Committed],
-               helpers: list[Extended], theta: list[Extended]) -> None:
+               helpers: list[Extended], theta: list[Extended], threads: Pool) -> None:
     """Step 9; theta for q, a and the five coordinates of h, five uint32 [F] each."""
     features, size = trace.quotients.shape[1], helpers[0][0].shape[0]
     places = np.concatenate([np.arange(part.start, part.stop) + part.start for part in _slices(key)])
@@ -119,7 +123,7 @@ def _open_rows(transcript: Transcript, key: VerificationKey, trace: Trace, trees
                                   for part in (slice(0, 2 * features), slice(2 * features, None)))
         gammas = [tuple(v[where] for v in of_columns) for where in (places, places + widths)] + columns.apart(of_helpers)
         given = columns.coefficients(list(zip(gammas, theta, strict=True)), [False, False] + [True] * DEGREE)
-        return columns.combine(planes, given)
+        return columns.combine(planes, given, threads)
 
     open_columns(transcript, trees, combine)
 

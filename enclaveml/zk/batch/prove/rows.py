@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from enclaveml.zk.batch.format import DEGREE
 from enclaveml.zk.batch.prove import extension, kernels, multilinear
 from enclaveml.zk.batch.prove.chunks import tier
 from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, minus, plus, times
+from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.polynomial import cubic, eq_bit, interpolated, inverse
 from enclaveml.zk.batch.prove.transcript import Transcript
 
@@ -39,7 +39,8 @@ class RowClaim:
     helpers: Extended
 
 
-def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Element], mu: Element) -> RowClaim:
+def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Element], mu: Element,
+               threads: Pool) -> RowClaim:
     """Run all rounds over the chunks, which are given up as they are folded."""
     suffixes = multilinear.eq_suffixes(tau)
     sum_h = _added([kernels.total(chunk[2]) for chunk in chunks])
@@ -48,18 +49,13 @@ def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Elemen
     for k, t in enumerate(tau):
         half = 1 << (len(tau) - k - 1)
         pairs = _pairs(chunks, half, size)
-        del chunks
-        low_h = _added([kernels.total(low[2]) for low, _ in pairs])
-        values = _bracket(pairs, suffixes[k + 1], first=k == 0)
+        low_h, *values = _sums(pairs, suffixes[k + 1], k == 0, threads)
         claim, r = _round(transcript, values, (low_h, minus(sum_h, low_h)), scale, t, mu, claim)
         point.append(r)
         scale = times(scale, eq_bit(t, r))
         sum_h = plus(low_h, times(r, minus(sum_h, plus(low_h, low_h))))
         constant = extension.constant(r)
-        chunks = []
-        while pairs:
-            low, high = pairs.pop(0)
-            chunks.append(kernels.fold(low, high, constant))
+        chunks = threads.map(lambda pair: kernels.fold(*pair, constant), pairs)
     return RowClaim(point, scale, claim, tuple(np.asarray(v)[0] for v in chunks[0][2]))
 
 
@@ -71,32 +67,34 @@ def _pairs(chunks: list[Chunk], half: int, size: int) -> list[tuple[Chunk, Chunk
     return [kernels.split(chunks[0], half, tier(size, half))]
 
 
-def _bracket(pairs: list[tuple[Chunk, Chunk]], eq: Extended, first: bool) -> tuple[Element, Element, Element]:
-    """The bracket at 0, at 2, and its leading coefficient, summed with eq over all pairs."""
-    found: list[list[Any]] = [[], [], []]
-    start = 0
-    for low, high in pairs:
-        rows = low[0][0].shape[0]
+def _sums(pairs: list[tuple[Chunk, Chunk]], eq: Extended, first: bool, threads: Pool) -> list[Element]:
+    """Over all pairs: sum h at 0; the bracket at 0, at 2, and its leading coefficient, summed with eq."""
+    rows = pairs[0][0][0][0].shape[0]
+
+    def of_pair(start: int, pair: tuple[Chunk, Chunk]) -> list[Any]:
+        low, high = pair
         weights = multilinear.pad(tuple(v[start : start + rows] for v in eq), rows)
-        start += rows
         step, at_2 = kernels.steps(low, high)
+        found = [kernels.total(low[2]), np.zeros(DEGREE, np.uint32)]
         if not first:
-            found[0].append(kernels.bracket(low[2], kernels.multiply(low[0], low[1]), low[3], weights))
-        found[1].append(kernels.bracket(at_2[2], kernels.multiply(at_2[0], at_2[1]), at_2[3], weights))
-        found[2].append(kernels.leading(step[2], kernels.multiply(step[0], step[1]), weights))
-    return _added(found[0]), _added(found[1]), _added(found[2])
+            found[1] = kernels.bracket(low[2], kernels.multiply(low[0], low[1]), low[3], weights)
+        found.append(kernels.bracket(at_2[2], kernels.multiply(at_2[0], at_2[1]), at_2[3], weights))
+        found.append(kernels.leading(step[2], kernels.multiply(step[0], step[1]), weights))
+        return [np.asarray(v) for v in found]
+
+    parts = threads.map(of_pair, range(0, rows * len(pairs), rows), pairs)
+    return [_added(each) for each in zip(*parts, strict=True)]
 
 
-def _added(parts: Sequence[jax.Array]) -> Element:
+def _added(parts: Sequence[Any]) -> Element:
     """The sum of elements uint32 [5], as integers."""
     found = ZERO
     for part in parts:
-        values = np.asarray(part)
-        found = plus(found, extension.element(tuple(values[k : k + 1] for k in range(DEGREE))))
+        found = plus(found, extension.element(np.asarray(part)[:, None]))
     return found
 
 
-def _round(transcript: Transcript, values: tuple[Element, Element, Element], sums: tuple[Element, Element], scale: Element,
+def _round(transcript: Transcript, values: Sequence[Element], sums: tuple[Element, Element], scale: Element,
            t: Element, mu: Element, claim: Element) -> tuple[Element, Element]:
     """Send g(0), g(2), g(3), g(4); returns g at the challenge, and the challenge. ``sums`` of h at 0 and 1."""
     at_0, at_2, lead = values

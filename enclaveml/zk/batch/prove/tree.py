@@ -1,4 +1,4 @@
-"""The Merkle tree over a codeword matrix's rows (PROTOCOL.md, "Commitment")."""
+"""The Merkle tree over codewords (PROTOCOL.md, "Commitment")."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import hashlib
 
 import numpy as np
 
-_HASH = 32
+#: Bytes of a hash.
+HASH = 32
+
+#: Longer messages are hashed without the interpreter's lock (CPython's hashlib), so that threads help.
+LONG_LEAF = 2047
 
 
 class Tree:
-    """SHA-256 tree over a matrix uint32 [4n, C]: leaf i is its row i."""
+    """SHA-256 tree over leaves' hashes, 32 bytes each in a row; their number is a power of two."""
 
-    def __init__(self, matrix: np.ndarray) -> None:
-        self._levels = [_leaves(matrix)]
-        while len(self._levels[-1]) > _HASH:
+    def __init__(self, hashes: bytes) -> None:
+        self._levels = [hashes]
+        while len(self._levels[-1]) > HASH:
             self._levels.append(_parents(self._levels[-1]))
 
     @property
@@ -25,23 +29,32 @@ class Tree:
         """The siblings on a leaf's way to the root, the lowest first."""
         siblings = []
         for level in self._levels[:-1]:
-            start = (position ^ 1) * _HASH
-            siblings.append(level[start : start + _HASH])
+            start = (position ^ 1) * HASH
+            siblings.append(level[start : start + HASH])
             position //= 2
         return b"".join(siblings)
 
 
-def _leaves(matrix: np.ndarray) -> bytes:
-    base = hashlib.sha256(b"\x00")
-    hashes = []
-    for row in np.ascontiguousarray(matrix, dtype="<u4"):
-        leaf = base.copy()
-        leaf.update(row)
-        hashes.append(leaf.digest())
-    return b"".join(hashes)
+def leaves(rows: np.ndarray) -> bytes:
+    """The hashes of leaves '<u4' [n, C], after each other."""
+    if 4 * rows.shape[1] > LONG_LEAF:
+        return b"".join([_long_leaf(row) for row in rows])
+    marked = np.zeros((len(rows), 4 * rows.shape[1] + 1), np.uint8)
+    marked[:, 1:] = np.ascontiguousarray(rows).view(np.uint8)
+    sha256 = hashlib.sha256
+    # One list of bytes from numpy is quicker than a view of each row.
+    return b"".join([sha256(leaf).digest() for leaf in marked.view(f"V{marked.shape[1]}").reshape(-1).tolist()])
+
+
+def _long_leaf(row: np.ndarray) -> bytes:
+    digest = hashlib.sha256(b"\x00")
+    digest.update(row)
+    return digest.digest()
 
 
 def _parents(level: bytes) -> bytes:
+    pairs = np.frombuffer(level, np.uint8).reshape(-1, 2 * HASH)
+    marked = np.ones((len(pairs), 2 * HASH + 1), np.uint8)
+    marked[:, 1:] = pairs
     sha256 = hashlib.sha256
-    return b"".join([sha256(b"\x01" + level[start : start + 2 * _HASH]).digest()
-                     for start in range(0, len(level), 2 * _HASH)])
+    return b"".join([sha256(node).digest() for node in marked.view(f"V{2 * HASH + 1}").reshape(-1).tolist()])

@@ -9,6 +9,7 @@ import numpy as np
 from enclaveml.zk.batch.format import BIAS_CONSTANTS, WEIGHT_HIGH, WEIGHT_LOW, Layer
 from enclaveml.zk.batch.prove import field
 from enclaveml.zk.batch.prove.commitment import Committed
+from enclaveml.zk.batch.prove.parallel import Pool
 
 
 def checked_weights(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -34,6 +35,6 @@ def padded_cells(weights: np.ndarray) -> np.ndarray:
     return np.pad(weights, ((0, length - len(weights)), (0, 0)))
 
 
-def committed_weights(weights: np.ndarray) -> Committed:
+def committed_weights(weights: np.ndarray, threads: Pool) -> Committed:
     """Commit to one layer's weights int32 (K + 3, M)."""
-    return Committed(field.from_signed(padded_cells(weights)))
+    return Committed(field.from_signed(padded_cells(weights)), threads)

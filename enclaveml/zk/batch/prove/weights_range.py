@@ -14,11 +14,13 @@ from enclaveml.zk.batch.prove.chunks import chunk_rows
 from enclaveml.zk.batch.prove.commitment import Committed, open_columns
 from enclaveml.zk.batch.prove.extension import Element, Extended, times
 from enclaveml.zk.batch.prove.layers import sum_check
+from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.transcript import Transcript
 from enclaveml.zk.batch.prove.weights import padded_cells
 
 
-def prove_range(key: VerificationKey, weights: Sequence[np.ndarray], committed: Sequence[Committed]) -> bytes:
+def prove_range(key: VerificationKey, weights: Sequence[np.ndarray], committed: Sequence[Committed],
+                threads: Pool) -> bytes:
     """The weights proof of the layers' weights int32 (K + 3, M), committed to."""
     transcript = Transcript()
     transcript.absorb("kind", b"weights")
@@ -31,13 +33,13 @@ def prove_range(key: VerificationKey, weights: Sequence[np.ndarray], committed: 
     helpers = [tuple(v[layer - WEIGHT_LOW] for v in inverses) for layer in cells]
     commitments = []
     for helper in helpers:
-        commitments.append(Committed(_columns(helper)))
+        commitments.append(Committed(_columns(helper), threads))
         transcript.message("helpers", commitments[-1].root)
     sums = [multilinear.total(tuple(v.reshape(-1) for v in helper)) for helper in helpers]
     transcript.message("sums", extension.to_bytes(*sums))
     mu = transcript.elements("mu")[0]
     for *parts, trees, total in zip(key.layers, cells, helpers, zip(committed, commitments, strict=True), sums, strict=True):
-        _prove_layer(transcript, *parts, trees, alpha, mu, times(mu, total))
+        _prove_layer(transcript, *parts, trees, alpha, mu, times(mu, total), threads)
     return transcript.proof
 
 
@@ -56,7 +58,7 @@ def _columns(helper: Extended) -> np.ndarray:
 
 
 def _prove_layer(transcript: Transcript, layer: Layer, cells: np.ndarray, helpers: Extended, trees: tuple[Committed, Committed],
-                 alpha: Element, mu: Element, claim: Element) -> None:
+                 alpha: Element, mu: Element, claim: Element, threads: Pool) -> None:
     """One layer's sum-check over its cells, k first, and the opening at the point found."""
     split, m = bits_of(layer.length), bits_of(layer.outputs)
     drawn = transcript.elements("zerocheck", split + m)
@@ -85,6 +87,6 @@ def _prove_layer(transcript: Transcript, layer: Layer, cells: np.ndarray, helper
         of_weights, of_helpers = (tuple(v[part] for v in gamma)
                                   for part in (slice(0, layer.outputs), slice(layer.outputs, None)))
         pairs = list(zip([of_weights, *columns.apart(of_helpers)], thetas, strict=True))
-        return columns.combine(planes, columns.coefficients(pairs, [False] + [True] * DEGREE))
+        return columns.combine(planes, columns.coefficients(pairs, [False] + [True] * DEGREE), threads)
 
     open_columns(transcript, trees, combine)
