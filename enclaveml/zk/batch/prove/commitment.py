@@ -28,7 +28,7 @@ class Committed:
         n, width = columns.shape
         block = max(16, min(_COLUMNS, _CELLS // n))
         blocks = -(-width // block)
-        block = -(-width // blocks)
+        block = -(-width // (16 * blocks)) * 16
         parts = [_block(columns, start, block) for start in range(0, width, block)]
         self._cosets = [np.empty((n, width), "<u4") for _ in range(BLOWUP)]
         encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])

@@ -31,13 +31,19 @@ def infer(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarray) -> 
             break
         shifted = z + (1 << (layer.shift - 1))
         quotients = shifted >> layer.shift
-        if quotients.min() < -(1 << key.range_bits) or quotients.max() >= 1 << key.range_bits:
-            row = int(np.argmax((quotients < -(1 << key.range_bits)).any(1) | (quotients >= 1 << key.range_bits).any(1)))
-            raise ValueError(f"row {row}, layer {number}: a rescaled value is outside [-2^{key.range_bits}, 2^{key.range_bits}): "
-                             "calibrate the scales on rows like it, or raise the range bits")
+        _check_range(quotients, key.range_bits, number)
         activation = np.clip(quotients, 0, ACTIVATION_MAX).astype(np.int32)
         found["q"].append(quotients.astype(np.int32))
         found["r"].append((shifted & ((1 << layer.shift) - 1)).astype(np.int32))
         found["a"].append(activation)
     q, r, a = (np.concatenate(parts, axis=1) if parts else np.zeros((len(x), 0), np.int32) for parts in found.values())
     return Trace(q, r, a, z)
+
+
+def _check_range(quotients: np.ndarray, range_bits: int, number: int) -> None:
+    """ValueError where a rescaled value int64 [N, M] has no entry in the lookups' table."""
+    outside = (quotients < -(1 << range_bits)) | (quotients >= 1 << range_bits)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise ValueError(f"row {row}, layer {number}: a rescaled value is {quotients[row, column]}, outside "
+                         f"[-2^{range_bits}, 2^{range_bits}): calibrate the scales on rows like it, or raise the range bits")
