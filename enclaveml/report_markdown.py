@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from enclaveml.report_facts import Facts
+from enclaveml.report_markup import markdown_table
 from enclaveml.report_tables import Table, compared, tables
 from enclaveml.report_words import caution, summary
 
@@ -13,30 +14,15 @@ def text(files: Sequence[Facts]) -> str:
     """The report of one or several files."""
     parts = []
     if len(files) > 1:
-        parts += ["# Results compared", _table(compared([facts.document for facts in files]), title=False)]
+        parts += ["# Results compared", markdown_table(compared([facts.document for facts in files]), title=False)]
     for facts in files:
         document = facts.document
         parts += [f"# {document['file'].rsplit('/', 1)[-1]}", summary(document), f"*{caution(document)}*"]
-        parts += [_table(table) for table in tables(document).values()]
+        parts += [markdown_table(table) for table in tables(document).values()]
         if facts.confusion is not None:
             n = len(facts.confusion)
             rows = [[f"**{i}**", *(str(int(c)) if c else "" for c in line)] for i, line in enumerate(facts.confusion)]
-            parts.append(_table(Table("Confusion matrix of the verified rows", ["label", *map(str, range(n))], rows,
+            parts.append(markdown_table(Table("Confusion matrix of the verified rows", ["label", *map(str, range(n))], rows,
                                       frozenset(range(n + 1)), "Columns are the class of the proved output.")))
         parts.append(f"## The job, defaults filled in\n\n```yaml\n{document['job'].strip()}\n```")
     return "\n\n".join(parts) + "\n"
-
-
-def _plain(cell: str) -> str:
-    """Text of a file that somebody else made, as one cell: no markup, no end of line."""
-    return " ".join(cell.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").split())
-
-
-def _table(table: Table, title: bool = True) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_plain(c) for c in cells) + " |"
-
-    marks = ["---:" if i in table.numbers else "---" for i in range(len(table.heads))]
-    lines = [line(table.heads), line(marks), *(line(row) for row in table.rows)]
-    head = f"## {table.title}\n\n" if title else ""
-    return head + "\n".join(lines) + (f"\n\n{table.note}" if table.note else "")

@@ -41,8 +41,8 @@ def plots(facts: Facts) -> dict[str, str]:
 
 
 @contextmanager
-def _axes(height: float, title: str) -> Iterator[tuple[Any, Axes]]:
-    """A figure to draw on; ``result`` in its dict is the SVG afterwards."""
+def drawing(height: float, title: str) -> Iterator[tuple[Any, Axes]]:
+    """Axes of ``height`` inches to draw on; ``svg`` in the dict is the SVG afterwards, ``title`` its label."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def _stages(facts: Facts) -> str:
         return ""
     parts = (("inferring", "seconds_inferring", GREEN, "..."), ("proving", "seconds_proving", BLUE, ""),
              ("waiting", "seconds_waiting", GREY, "///"))
-    with _axes(0.9 + 0.24 * len(ranks), "Seconds of each rank by stage") as (made, axes):
+    with drawing(0.9 + 0.24 * len(ranks), "Seconds of each rank by stage") as (made, axes):
         left = np.zeros(len(ranks))
         for name, key, colour, hatch in parts:
             width = np.nan_to_num([r[key] for r in ranks])
@@ -91,7 +91,7 @@ def _timeline(facts: Facts) -> str:
         return ""
     lanes = [(key, lane) for key in whose for lane in _lanes([s for s in spans if (s.session, s.rank) == key])]
     checks = _lanes([Span(s.session, s.rank, s.end, s.end + s.verify, 0, s.rejected) for s in spans])
-    with _axes(1.0 + 0.2 * (len(lanes) + len(checks)), "Proofs of each rank in time") as (made, axes):
+    with drawing(1.0 + 0.2 * (len(lanes) + len(checks)), "Proofs of each rank in time") as (made, axes):
         for y, (_, lane) in enumerate(lanes):
             _bars(axes, y, lane, BLUE)
         for y, lane in enumerate(checks, len(lanes)):
@@ -131,7 +131,7 @@ def _seconds(facts: Facts) -> str:
     if not any(len(values) for _, values, _, _ in both):
         return ""
     rng = np.random.default_rng(0)  # only spreads the points, so that they don't hide each other
-    with _axes(1.7, "Seconds to make and to verify a proof") as (made, axes):
+    with drawing(1.7, "Seconds to make and to verify a proof") as (made, axes):
         for y, (_, values, colour, marker) in enumerate(both):
             axes.plot(values, y + rng.uniform(-0.22, 0.22, len(values)), marker, color=colour, markersize=3.5,
                       markeredgecolor="black", markeredgewidth=0.3, linestyle="none")
@@ -139,7 +139,7 @@ def _seconds(facts: Facts) -> str:
                 axes.plot([np.median(values)] * 2, [y - 0.36, y + 0.36], color="black", linewidth=1.2)
         axes.set_yticks(range(len(both)), [name for name, *_ in both])
         axes.set_ylim(-0.6, len(both) - 0.4)
-        _log_scale(axes)
+        log_scale(axes)
         axes.set_xlabel("time of one proof (s); the line is the median")
     return made["svg"]
 
@@ -152,18 +152,18 @@ def _deviation(facts: Facts) -> str:
     limits = sorted({c["tolerance"] for c in facts.document["circuits"] if c["tolerance"]})
     top = max([float(values.max()), *limits])
     bins = np.geomspace(min(float(values.min()), top / 10) * 0.99, top * 1.3, 40)
-    with _axes(2.2, "Deviation between float and proved outputs") as (made, axes):
+    with drawing(2.2, "Deviation between float and proved outputs") as (made, axes):
         axes.hist(values, bins=bins, color=BLUE, edgecolor="black", linewidth=0.3)
         for limit in limits:
             axes.axvline(limit, color="black", linestyle="--", linewidth=1.2)
             axes.annotate(f"tolerance {limit:.3g} ", (limit, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top")
-        _log_scale(axes)
+        log_scale(axes)
         axes.set_xlabel("largest |float - proved| of a row (output units)")
         axes.set_ylabel("rows")
     return made["svg"]
 
 
-def _log_scale(axes: Axes) -> None:
+def log_scale(axes: Axes) -> None:
     """A logarithmic axis with plain numbers at 1, 2 and 5, or at the powers of ten where those would crowd."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
