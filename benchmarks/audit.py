@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import WrongResult
 from enclaveml import hdf5
 from enclaveml.audit_bundle import limits_of
 from enclaveml.audit_rows import job_of
@@ -99,7 +100,7 @@ def grown(source: Path, out: Path, proofs: int) -> tuple[Path, int]:
     """A results file with at least ``proofs`` proofs: those of ``source``, each repeat about rows of its own."""
     with read_results(source) as results:
         if results.attribute("inputs") != "public" or (results.row("status") != RowStatus.VERIFIED).any():
-            raise SystemExit(f"{source}: its inputs are not public, or not all of its rows are verified")
+            raise WrongResult(f"{source}: its inputs are not public, or not all of its rows are verified")
         chosen = results.row("bundle")
         bundles = [results.proof(i) for i in np.unique(chosen).tolist()]
         keys = {i: results.circuit(i) for i in results.circuit_ids}
@@ -213,7 +214,7 @@ def loops(path: Path, place: Path, cores: int) -> tuple[float, float]:
     for process, _ in processes:
         said = process.stdout.read().strip()
         if process.wait() != 0:
-            raise SystemExit("a bare loop failed: a proof does not verify")
+            raise WrongResult("a bare loop failed: a proof does not verify")
         seconds, cpu = map(float, said.split())
         slowest, used = max(slowest, seconds), used + cpu
     for proof in proofs:
@@ -232,7 +233,7 @@ def audit(path: Path) -> tuple[float, float, int]:
     seconds = time.monotonic() - started
     found = json.loads(done.stdout)
     if done.returncode != 0 or found["proofs_checked"] != found["proofs"] or found["failures"]:
-        raise SystemExit(f"the audit found fault:\n{found['verdict']}\n{found['failures'][:3]}")
+        raise WrongResult(f"the audit found fault:\n{found['verdict']}\n{found['failures'][:3]}")
     return seconds, _children_cpu() - before, int(done.stderr.split()[-1]) * (1024 if sys.platform != "darwin" else 1)
 
 

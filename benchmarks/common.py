@@ -26,9 +26,8 @@ from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import VERIFIED, Circuit
 
 
-
 class WrongResult(Exception):
-    """A proof that does not verify, or outputs further from the float model than allowed."""
+    """A proof that does not verify, outputs further from the float model than allowed, or rows that came back changed."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +54,56 @@ def one_row(function: ModelFunction) -> bytes:
     return model.SerializeToString()
 
 
+@dataclass(frozen=True)
+class Contest:
+    """A job's contenders, ezkl with calibrated settings first; ``limit``: the deviation that all must keep, over ``bar`` rows."""
+
+    job: str
+    contenders: list[Contender]
+    limit: float
+    bar: int
+
+
+@contextmanager
+def contest(job_path: Path, rows_a_turn: int, rounds: int, bar_rows: int | None = None, uncalibrated: int = 0,
+            chosen: Collection[str] = tuple(CONTENDERS.values())) -> Iterator[Contest]:
+    """Open a job's contenders: ezkl as documented, and the ``chosen`` of EnclaveML's.
+
+    rows_a_turn: of ezkl with calibrated settings, in each of ``rounds``. bar_rows: rows whose witnesses set the accuracy to
+    keep; None: all. uncalibrated: rounds of ezkl without calibration.
+    """
+    job = load_job(job_path)
+    dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
+    rows = dataset.read_rows(np.arange(dataset.rows))
+    folder = job.path.absolute().parent
+    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
+    model = build_model(package, dataset.row_shape, dataset.dtype, folder, ())
+    data = Data(rows, float_outputs(model.function, rows, 64))
+    document = one_row(model.function)
+    contenders: list[Contender] = []
+    try:
+        calibrated = Documented("ezkl, calibrated", document, data, True, rows_a_turn, rounds, LOOSE)
+        contenders.append(calibrated)
+        bar = min(len(rows), bar_rows or len(rows))
+        limit = calibrated.witnessed_deviation(bar)
+        calibrated.limit = limit
+        print(f"accuracy to keep: deviation {limit:.3g} over {bar} rows", flush=True)
+        for (inputs, bounded), contender in CONTENDERS.items():
+            if contender not in chosen:
+                continue
+            request = CircuitRequest(
+                inputs=inputs, bounded=bounded, tolerance=limit, expected_rows=EXPECTED_ROWS, cores=2, children=2, memory_gb=16.0
+            )
+            circuit = EzklSystem().prepare(model.function, rows[:256], request, print)
+            contenders.append(Planned(contender, circuit, data, 2, limit))
+        if uncalibrated:
+            contenders.append(Documented("ezkl, not calibrated", document, data, False, 1, uncalibrated, LOOSE))
+        yield Contest(job.name, contenders, limit, bar)
+    finally:
+        for contender in contenders:
+            contender.close()
+
+
 def main(name: str, job_path: Path, goal: float = GOAL) -> None:
     """Run the benchmark of a job and write its report; ``goal``: EnclaveML's rows a second in those of ezkl."""
     parser = argparse.ArgumentParser(description=f"{name}: proved rows a second beside ezkl as documented")
@@ -61,44 +114,14 @@ def main(name: str, job_path: Path, goal: float = GOAL) -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="of EnclaveML's contenders those named so")
     options = parser.parse_args()
 
-    job = load_job(job_path)
-    dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
-    rows = dataset.read_rows(np.arange(dataset.rows))
-    folder = job.path.absolute().parent
-    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
-    model = build_model(package, dataset.row_shape, dataset.dtype, folder, ())
-    data = Data(rows, float_outputs(model.function, rows, 64))
-    document = one_row(model.function)
-
-    contenders: list[Contender] = []
-    try:
-        calibrated = Documented("ezkl, calibrated", document, data, True, options.rows, options.rounds, LOOSE)
-        contenders.append(calibrated)
-        bar = min(len(rows), options.bar_rows or len(rows))
-        limit = calibrated.witnessed_deviation(bar)
-        calibrated.limit = limit
-        print(f"accuracy to keep: deviation {limit:.3g} over {bar} rows", flush=True)
-        for (inputs, bounded), contender in CONTENDERS.items():
-            if options.only not in contender:
-                continue
-            request = CircuitRequest(
-                inputs=inputs, bounded=bounded, tolerance=limit, expected_rows=EXPECTED_ROWS, cores=2, children=2, memory_gb=16.0
-            )
-            circuit = EzklSystem().prepare(model.function, rows[:256], request, print)
-            contenders.append(Planned(contender, circuit, data, 2, limit))
-        if options.uncalibrated:
-            contenders.append(
-                Documented("ezkl, not calibrated", document, data, False, 1, options.uncalibrated, LOOSE)
-            )
-        take_turns(contenders, options.rounds)
-        results = [contender.result for contender in contenders]
+    chosen = [contender for contender in CONTENDERS.values() if options.only in contender]
+    with contest(job_path, options.rows, options.rounds, options.bar_rows, options.uncalibrated, chosen) as held:
+        take_turns(held.contenders, options.rounds)
+        results = [contender.result for contender in held.contenders]
         what = (
-            f"{job.name}: proved rows on two cores. EnclaveML proves full bundles, one on each core, with the "
-            f"plan it finds for deviations of at most {limit:.2g}, what calibrated ezkl gives over {bar} "
+            f"{held.job}: proved rows on two cores. EnclaveML proves full bundles, one on each core, with the "
+            f"plan it finds for deviations of at most {held.limit:.2g}, what calibrated ezkl gives over {held.bar} "
             "rows; ezkl as documented proves one row at a time with its threads on both cores."
         )
         goals = {name: min(goal, GOAL_BOUNDED) if bounded else goal for (_, bounded), name in CONTENDERS.items()}
-        print(report(name, what, results, calibrated.result, goals))
-    finally:
-        for contender in contenders:
-            contender.close()
+        print(report(name, what, results, results[0], goals))

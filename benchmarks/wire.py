@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import WrongResult
 from benchmarks.gpu import clean, write_job
 from benchmarks.machine import REPORTS, machine, sentence, table, write_report
 
@@ -72,13 +73,20 @@ def job(path: Path, ranks: int) -> dict[str, Any]:
     return {"rows_s": float(rate[-1]), "seconds": whole, "infer_s": inferring}
 
 
-def loops(folder: Path, name: str, by_row: bool, batch: int) -> dict[str, Any]:
-    """Two processes, a jitted loop each over half of the rows in memory; rows a second of both, by the slower."""
+def loops(folder: Path, name: str, by_row: bool, batch: int, expected: Path | None = None) -> dict[str, Any]:
+    """Two processes, a jitted loop each over half of the rows in memory; rows a second of both, by the slower.
+
+    expected: .npy of the outputs (N, D) that they are held against.
+    """
     gate = folder / f"gate-{time.monotonic_ns()}"
     started = [subprocess.Popen([sys.executable, "-m", "benchmarks.wire_loops", "loop", json.dumps(
-        {"folder": str(folder), "name": name, "by_row": by_row, "half": half, "gate": str(gate), "batch": batch})],
+        {"folder": str(folder), "name": name, "by_row": by_row, "half": half, "gate": str(gate), "batch": batch,
+         "expected": expected and str(expected)})],
         env=clean(), stdout=subprocess.PIPE, text=True) for half in (0, 1)]
-    found = [json.loads(process.communicate(timeout=600)[0].strip().splitlines()[-1]) for process in started]
+    said = [process.communicate(timeout=600)[0] for process in started]
+    if any(process.returncode for process in started):
+        raise WrongResult(f"{name}: a bare loop failed; its last words are above")
+    found = [json.loads(text.strip().splitlines()[-1]) for text in said]
     return {"rows_s": sum(f["rows"] for f in found) / max(f["seconds"] for f in found)}
 
 
@@ -96,31 +104,43 @@ def best(turns: Sequence[dict[str, Any]], key: str = "rows_s") -> float:
     return max(turn[key] for turn in turns)
 
 
-def hdf5(folder: Path, megabytes: int, rounds: int) -> dict[str, Any]:
-    """A dataset of rows written and synced: by ``enclaveml.hdf5``, and by h5py alone."""
+def hdf5_seconds(name: str, path: Path, data: np.ndarray) -> float:
+    """Seconds to write ``data`` as a dataset of a new file and sync it: "ours" by ``enclaveml.hdf5``, "bare" by h5py alone.
+
+    Raises WrongResult where the file then has other values.
+    """
     import h5py
 
     from enclaveml import hdf5 as ours
 
+    path.unlink(missing_ok=True)
+    os.sync()
+    began = time.perf_counter()
+    if name == "ours":
+        with ours.create(path) as file:
+            ours.write(file, "outputs", data, long_name="outputs", units="1")
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("outputs", data=data)
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    seconds = time.perf_counter() - began
+    with h5py.File(path) as file:
+        if not np.array_equal(file["outputs"][()], data):
+            raise WrongResult(f"{name}: the file has other values than were written")
+    return seconds
+
+
+def hdf5(folder: Path, megabytes: int, rounds: int) -> dict[str, Any]:
+    """A dataset of rows written and synced, in turns; the first turn of each is not counted."""
     data = np.random.default_rng(6).random((megabytes * 250, 1000), np.float32)
     taken: dict[str, list[float]] = {"ours": [], "bare": []}
     for turn in range(rounds + 1):
         for name in taken:
-            path = folder / f"{name}.h5"
-            path.unlink(missing_ok=True)
-            os.sync()
-            began = time.perf_counter()
-            if name == "ours":
-                with ours.create(path) as file:
-                    ours.write(file, "outputs", data, long_name="outputs", units="1")
-            else:
-                with h5py.File(path, "w") as file:
-                    file.create_dataset("outputs", data=data)
-                descriptor = os.open(path, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+            seconds = hdf5_seconds(name, folder / f"{name}.h5", data)
             if turn:
-                taken[name].append(time.perf_counter() - began)
+                taken[name].append(seconds)
     return {"bytes": data.nbytes, **{f"{k}_s": sorted(v) for k, v in taken.items()},
             "ratio": min(taken["bare"]) / min(taken["ours"])}
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+#: What two ways of computing float32 outputs of some tens may differ by.
+ALLOWED = 1e-3
+
 
 def weights(folder: str) -> dict[str, Any]:
     """The CNN's weights: as its class initialises them, but drawn by numpy."""
@@ -39,9 +42,10 @@ def weights(folder: str) -> dict[str, Any]:
     return {}
 
 
-def loop(folder: str, name: str, by_row: bool, half: int, gate: str, batch: int) -> dict[str, Any]:
+def loop(folder: str, name: str, by_row: bool, half: int, gate: str, batch: int,
+         expected: str | None = None) -> dict[str, Any]:
     """Infer half of the rows in batches, as a program without MPI would: jitted whole batches, or
-    ``enclaveml.inference`` row by row. The settings of JAX are a rank's."""
+    ``enclaveml.inference`` row by row. The settings of JAX are a rank's. ``expected``: an .npy of what all rows' outputs must be, within ALLOWED."""
     from enclaveml.devices import bind_device
 
     bind_device("cpu", half)
@@ -73,8 +77,13 @@ def loop(folder: str, name: str, by_row: bool, half: int, gate: str, batch: int)
     while not Path(f"{gate}.{1 - half}").exists():
         time.sleep(0.001)
     began = time.perf_counter()
-    np.concatenate([infer(part) for part in parts])
-    return {"rows": len(rows), "seconds": time.perf_counter() - began}
+    found = np.concatenate([infer(part) for part in parts])
+    seconds = time.perf_counter() - began
+    if expected is not None:
+        off = float(np.abs(found - np.split(np.load(expected), [len(every) // 2])[half]).max())
+        if not off <= ALLOWED:
+            raise SystemExit(f"outputs {off:.3g} from what is expected, allowed {ALLOWED:g}")
+    return {"rows": len(rows), "seconds": seconds}
 
 
 def main() -> None:
