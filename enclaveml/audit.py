@@ -21,9 +21,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,9 @@ from enclaveml.audit_report import Report
 from enclaveml.audit_rows import check_job, check_rows, job_of
 from enclaveml.datasets import Dataset, open_dataset
 from enclaveml.errors import FormatError, JobError
+from enclaveml.preprocessing import digest, preprocessed
 from enclaveml.progress import Progress
+from enclaveml.provenance import preprocessing, preprocessing_words
 from enclaveml.results_check import check_structure
 from enclaveml.results_reader import Results
 from enclaveml.results_schema import RowStatus
@@ -56,7 +59,8 @@ class AuditOptions:
 
     circuit_ids: hex, of the model's owner; each circuit that proves something must be among them.
     max_tolerance: absolute, in units of the outputs. inputs, key, scale:
-    the data, as a job names them. srs: the whole SRS file, to commit to committed inputs, and to compare. sample: check
+    the data, as a job names them. preprocess: the job's preprocessing where it lies outside of the proofs, as
+    FILE.py:function in the current folder, or "none" for data that are preprocessed already. srs: the whole SRS file, to commit to committed inputs, and to compare. sample: check
     only so many proofs, drawn at random. processes: 0 for one a core.
     """
 
@@ -66,6 +70,7 @@ class AuditOptions:
     inputs: Path | None = None
     key: str | tuple[str, ...] | None = None
     scale: float | None = None
+    preprocess: str | None = None
     srs: Path | None = None
     public_key: Path | None = None
     sample: int | None = None
@@ -142,6 +147,7 @@ class _Audit:
         job = job_of(results)
         report.facts["status"] = results.status.value
         report.facts["model_hash"] = results.attribute("model_hash")
+        self._preprocessing(job.get("model") or {})
         check_rows(results, report)
         check_job(results, report, job)
         self._circuits()
@@ -160,7 +166,27 @@ class _Audit:
         report.limits += limits(
             results, report, used, seal, draws, circuit_given=bool(options.circuit_ids), srs_given=options.srs is not None,
             inputs_given=options.inputs is not None, key_given=options.public_key is not None, ezkl=ezkl_version(),
+            preprocess_given=options.preprocess not in (None, "none"),
         )
+
+    def _preprocessing(self, model: Mapping[str, Any]) -> None:
+        """Tell of the job's preprocessing, and refuse data that are to be compared with rows that they are not.
+
+        Raises JobError for ``--preprocess`` where it is missing, or where the file has no such thing.
+        """
+        named, given, inputs = preprocessing(model), self._options.preprocess, self._options.inputs
+        outside = named[0] if named and not named[1] else ""
+        if named:
+            self._report.facts["preprocessing"] = preprocessing_words(named)
+        if outside:
+            self._report.facts["preprocess_outside"] = outside
+        if outside and inputs is not None and given is None:
+            raise JobError(f"--inputs {inputs}: the rows that the proofs speak of are what {outside} made of the data, outside of the "
+                           f"proofs; give --preprocess {outside} to have it done to these data too, or --preprocess none where "
+                           "they are preprocessed already")
+        if given is not None and (inputs is None or not outside):
+            raise JobError(f"--preprocess {given}: " + ("is for --inputs; give the data" if outside else
+                                                        "the file's job has no preprocessing outside of its proofs"))
 
     # -- circuits ----------------------------------------------------------------
 
@@ -224,10 +250,21 @@ class _Audit:
         if options.inputs is None:
             yield None
             return
-        with open_dataset(options.inputs, options.key, scale=options.scale) as data:
+        with self._given() as data:
             if data.rows != self._results.n_rows:
                 raise JobError(f"{options.inputs}: has {data.rows} rows, {options.results} has {self._results.n_rows}")
             yield data
+
+    def _given(self) -> Dataset:
+        """The data given, preprocessed as asked for. A function other than the one that the file names is told of."""
+        options = self._options
+        data = open_dataset(options.inputs, options.key, scale=options.scale)
+        if options.preprocess in (None, "none"):
+            return data
+        there, here = self._results.versions.get("preprocess_sha256", ""), digest(options.preprocess, Path())
+        if there and there != here:
+            self._report.notes.append(f"--preprocess {options.preprocess}: its file has the SHA-256 {here[:16]}, the job's had {there[:16]}")
+        return preprocessed(data, options.preprocess, Path())
 
     def _chosen(self, numbers: np.ndarray) -> set[int]:
         """Of the bundles that prove something, those whose proofs are to be verified."""

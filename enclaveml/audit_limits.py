@@ -14,6 +14,7 @@ from enclaveml.zk.interface import Circuit
 def limits(
     results: Results, report: Report, used: Sequence[tuple[Circuit, float | None]], seal: SealCheck, draws: Sequence[str],
     *, circuit_given: bool, srs_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
+    preprocess_given: bool = False,
 ) -> list[str]:
     """The lines that hold for this file, the weightiest first.
 
@@ -34,6 +35,10 @@ def limits(
         if not inputs_given:
             found += _hidden(mode, [most for c, most in used if c.inputs == mode], circuit_given)
             found.append("that padding is the last row repeated: the inputs are not shown (their outputs are the same)")
+    if report.facts.get("preprocess_outside"):
+        found.append(f"that the rows are what {report.facts['preprocess_outside']} makes of the data: it was applied outside of the proofs"
+                     + (", and the data were given as preprocessed" if inputs_given and not preprocess_given else ""
+                        if inputs_given else " (--inputs with --preprocess compares them)"))
     if "public" in modes and not inputs_given:
         found.append("that the inputs in the file are the data that were meant (--inputs compares them)")
     status = results.row("status")

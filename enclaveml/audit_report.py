@@ -72,6 +72,8 @@ class Report:
         which = "consistent; no claim about which model"
         if self.facts.get("circuit_given"):
             which = f"of the circuit{'s' if len(self.circuits) > 1 else ''} given"
+        if self.facts.get("preprocess_outside"):
+            which += f"; of rows as {self.facts['preprocess_outside']} made them, outside of the proofs"
         return f"{self.rows_checked} of {self.rows} rows proved, {self.proofs_checked} of {self.proofs} proofs checked: {which}"
 
     def document(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Report:
         lines = [f"{self.path}: {self.verdict}", ""]
         counts = ", ".join(f"{n} {name}" for name, n in self.statuses.items() if n)
         facts = {"rows": f"{self.rows}: {counts}" if counts else str(self.rows), **self.facts}
-        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in facts.items() if name != "circuit_given"]
+        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in facts.items() if name not in ("circuit_given", "preprocess_outside")]
         if self.circuits:
             heads = list(self.circuits[0])
             body = table([h.replace("_", " ") for h in heads],

@@ -11,6 +11,7 @@ from enclaveml.errors import EnvironmentFault, Fault, JobError
 from enclaveml.job import JobSpec, journal_path
 from enclaveml.journal import Journal, holds_nothing
 from enclaveml.options import RunOptions
+from enclaveml.preprocessing import digest
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState
 from enclaveml.roster import Member
@@ -33,7 +34,7 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
     path = journal_path(job.output.path)
     fresh = {
         "job": job.resolved_yaml(), "job_given": job.given, "inputs": job.proof.inputs,
-        "strategy": job.split.strategy, "versions": versions(mpi),
+        "strategy": job.split.strategy, "versions": versions(mpi) | _preprocess(job),
         "model_hash": circuit.model_hash if circuit else "", "model_fingerprint": model.function.fingerprint,
         "dataset_fingerprint": dataset.fingerprint(), "rows": dataset.rows,
         "name": job.name, "replicas": job.split.replicas if job.split.strategy == "redundant" else 1,
@@ -64,6 +65,12 @@ def _remove(path: os.PathLike[str]) -> None:
         pass
     except OSError as error:
         raise EnvironmentFault(f"{path}: cannot be replaced (--force): {error.strerror}") from error
+
+
+def _preprocess(job: JobSpec) -> dict[str, str]:
+    """What the preprocessing was, beside the versions of what else made the result: the SHA-256 of its file."""
+    name = job.model.preprocess
+    return {} if name is None else {"preprocess_sha256": digest(name, job.path.absolute().parent)}
 
 
 def _rank(member: Member) -> dict[str, Any]:

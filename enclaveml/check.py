@@ -19,6 +19,7 @@ from enclaveml.errors import JobError
 from enclaveml.job import load_job
 from enclaveml.prepare import load_model, request_of
 from enclaveml.progress import significant, table
+from enclaveml.provenance import preprocessing, preprocessing_words
 
 if TYPE_CHECKING:
     from enclaveml.models import OutputPart
@@ -43,7 +44,9 @@ def check(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = Non
 
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
     found = examine(model.function, samples, request, lambda line: log.info("%s", line))
-    report = document(found, request, model.outputs_layout, rows, len(samples))
+    named = preprocessing(vars(job.model))
+    report = document(found, request, model.outputs_layout, rows, len(samples)) | {
+        "preprocess": named and {"function": named[0], "proved": named[1]}}
     print(json.dumps(report, indent=2) if as_json else text(report), end="\n" if as_json else "")
     return JobError.exit_code if found.refused else 0
 
@@ -104,6 +107,8 @@ def _most(values: np.ndarray) -> float | None:
 def text(report: dict[str, Any]) -> str:
     """What check says, for people."""
     lines = [f"refused: {report['refused']}" if report["refused"] else "the model can be proved"]
+    if before := report.get("preprocess"):
+        lines.append(f"preprocessing: {preprocessing_words((before['function'], before['proved']))}")
     if report["advice"]:
         lines += ["", "Advice:"] + [f"  - {a['what']}: {'refused, ' if a['refused'] else ''}{a['why']}; {a['instead']}"
                                     for a in report["advice"]]

@@ -43,7 +43,7 @@ class Dataset:
     """Rows of one or several arrays of a file.
 
     rows: N. row_shape: of one row; with several inputs (their total number of elements,).
-    dtype: float32 or int32. parts: where each input lies in a row.
+    dtype: float32 or int32. parts: where each input lies in a row. option: the job's key that errors name.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class Dataset:
         path: str,
         sources: Sequence[tuple[str, Source]],
         labels: np.ndarray | None = None,
-        close: Opened | None = None,
+        close: Opened | Dataset | None = None,
         scale: float | None = None,
+        option: str = "input.key",
     ) -> None:
-        self.path, self._sources, self._labels, self._opened = path, tuple(sources), labels, close
+        self.path, self._sources, self._labels, self._opened, self._option = path, tuple(sources), labels, close, option
         self._scale = None if scale is None else np.float32(scale)
         for key, source in sources:
-            _check_kind(path, key, source)
+            _check_kind(path, key, source, option)
             if scale is not None and source.dtype != np.uint8:
                 raise _error(path, "input.scale", f"is for uint8; {key!r} is {source.dtype}, whose values are "
                                                   "the model's inputs as they are. Leave input.scale out")
@@ -65,7 +66,7 @@ class Dataset:
         if len(set(dtypes.values())) > 1:
             raise _error(
                 path,
-                "input.key",
+                option,
                 "inputs must have one type; "
                 + ", ".join(f"{key!r} is read as {dtype}" for key, dtype in dtypes.items()),
             )
@@ -73,7 +74,7 @@ class Dataset:
         if len(set(lengths.values())) > 1:
             raise _error(
                 path,
-                "input.key",
+                option,
                 "inputs must have as many rows as each other; "
                 + ", ".join(f"{key!r} has {length}" for key, length in lengths.items()),
             )
@@ -88,7 +89,7 @@ class Dataset:
         self.row_shape: tuple[int, ...] = parts[0].row_shape if len(parts) == 1 else (start,)
         if start == 0:
             raise _error(
-                path, "input.key", f"{parts[0].key!r} has rows without elements: {sources[0][1].shape}"
+                path, option, f"{parts[0].key!r} has rows without elements: {sources[0][1].shape}"
             )
         if labels is not None and labels.shape != (self.rows,):
             raise _error(path, "input.labels", f"there are {len(labels)} labels for {self.rows} rows")
@@ -193,7 +194,7 @@ class Dataset:
             place += f", element ({', '.join(str(i) for i in first[1:])})"
         raise _error(
             self.path,
-            "input.key",
+            self._option,
             f"{key!r}: {place} is {values[tuple(first)]}; {rule} "
             f"({int(bad.sum())} such values in the {len(rows)} rows read)",
         )

@@ -146,7 +146,7 @@ def _devices(job: JobSpec | None, hosts: Sequence[str]) -> list[str]:
 
 
 def _job(path: Path, overrides: Sequence[str]) -> tuple[JobSpec | None, list[Finding]]:
-    from enclaveml.datasets import open_dataset
+    from enclaveml.preprocessing import open_rows
 
     try:
         job = load_job(path, overrides)
@@ -154,7 +154,7 @@ def _job(path: Path, overrides: Sequence[str]) -> tuple[JobSpec | None, list[Fin
         return None, [Finding("job", FAULT, str(one), "") for one in error.faults]
     found = [ok("job", f"{path}: {job.name}")]
     try:
-        with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
+        with open_rows(job) as dataset:
             found.append(ok("data", f"{job.input.path}: {dataset.rows} rows of {dataset.row_shape}, {dataset.dtype}"))
     except EnclaveError as error:
         found.append(Finding("data", FAULT, str(error), ""))

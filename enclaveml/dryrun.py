@@ -10,6 +10,7 @@ from enclaveml import shards
 from enclaveml.cluster import computing, device_faults
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, RankSpec, journal_path
+from enclaveml.provenance import preprocessing, preprocessing_words
 
 
 def dry_run(job: JobSpec, ranks: int | None = None) -> str:
@@ -19,9 +20,9 @@ def dry_run(job: JobSpec, ranks: int | None = None) -> str:
     them if given; where none are described, ``ranks`` (default 1) of equal capacity. The plan
     is for the whole dataset at once; a run cuts it into rounds, in the same proportions.
 
-    Reads the dataset's header only. Raises JobError for a device that nothing here serves,
-    for more ranks than are described, and for a split that these ranks cannot make, and
-    passes on what ``open_dataset`` raises.
+    Reads the dataset's header only, and a few rows for preprocessing that lies outside of the proof.
+    Raises JobError for a device that nothing here serves, for more ranks than are described, and for a split that these ranks cannot make, and
+    passes on what ``open_rows`` raises.
     """
     faults = device_faults(job)
     if faults:
@@ -33,15 +34,13 @@ def dry_run(job: JobSpec, ranks: int | None = None) -> str:
     capacities = np.array([1.0 if spec is None or measured else spec.memory_gb for spec in machine], dtype=np.float64)
 
     # Not before the checks above: this imports h5py.
-    from enclaveml.datasets import from_json, open_dataset
+    from enclaveml.preprocessing import open_rows
 
-    dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
+    dataset = open_rows(job)
     try:
         rows, shape, dtype = int(dataset.rows), tuple(dataset.row_shape), np.dtype(dataset.dtype)
     finally:
         dataset.close()
-    if job.sample is not None:
-        rows = int(from_json(job.sample, shape, dtype).rows)
     copies = job.split.replicas if job.split.strategy == "redundant" else 1
     plan = shards.split(job.split.strategy, np.arange(rows, dtype=np.int64), capacities, eligible, copies)
     lines = _summary(job, rows, shape, dtype, eligible) + [""] + _table(machine, plan.counts, copies)
@@ -105,6 +104,7 @@ def _summary(
         "job": job.name,
         "model": model["flax"] + (f", {model['weights']}" if model["weights"] else ""),
         "input": f"{source}{key}: {rows} rows of {_shape(shape)} {dtype.name}{labels}",
+        **({"before": preprocessing_words(named)} if (named := preprocessing(model)) else {}),
         "split": f"{strategy}: {int(eligible.sum())} of {len(eligible)} ranks compute",
         "proof": f"{_sampling(job)}, inputs {proof['inputs']}, tolerance {tolerance}",
         "combine": f"{job.combine.strategy} of {job.combine.input}",

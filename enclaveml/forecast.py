@@ -98,12 +98,12 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
 
     Raises JobError for data or a model that cannot be read.
     """
-    from enclaveml.datasets import open_dataset
-    from enclaveml.model_package import package_model
+    from enclaveml.model_package import package_of
+    from enclaveml.preprocessing import open_rows
 
-    with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
+    with open_rows(job) as dataset:
         n, shape, dtype = rows or dataset.rows, dataset.row_shape, dataset.dtype
-    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
+    package = package_of(job)
     replicas = job.split.replicas if job.split.strategy == "redundant" else 1
     proof = job.proof
     serving = [

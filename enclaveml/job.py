@@ -26,12 +26,17 @@ from enclaveml.srs_file import SrsFile
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model. ``flax`` is as written; a file in it is relative to the job file's folder."""
+    """The model. ``flax`` and ``preprocess`` are as written; a file in them is relative to the job file's folder.
+
+    ``preprocess_proved``: whether ``preprocess`` is part of the model that is proved, or rank 0's before it.
+    """
 
     flax: str
     args: Mapping[str, Any]
     weights: Path | None
     hash: str | None
+    preprocess: str | None = None
+    preprocess_proved: bool = True
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,8 @@ def _build(values: Values, path: Path, given: str, overrides: tuple[str, ...]) -
     key = tuple(data["key"]) if isinstance(data["key"], list) else data["key"]
     return JobSpec(
         name=of["job.name"],
-        model=ModelSpec(model["flax"], model["args"], absolute(model["weights"]), model["hash"]),
+        model=ModelSpec(model["flax"], model["args"], absolute(model["weights"]), model["hash"], model["preprocess"],
+                        model["preprocess_proved"]),
         input=InputSpec(absolute(data["path"]) or folder, key, data["labels"], data["scale"]),
         split=SplitSpec(**section("split")),
         proof=ProofSpec(**proof),

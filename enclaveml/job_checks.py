@@ -8,17 +8,22 @@ from pathlib import Path
 
 from enclaveml.cluster import computing
 from enclaveml.errors import Fault
-from enclaveml.job_files import class_missing, missing, missing_weights
+from enclaveml.job_files import class_missing, import_in, missing, missing_weights
 from enclaveml.job_values import Values
 from enclaveml.schema import FLAX
 from enclaveml.signature import key_problem
 from enclaveml.srs_file import srs_problem
 
 
+#: Libraries that a function outside of the proof must not import: rank 0 runs it before JAX is bound to its device.
+NOT_OUTSIDE = frozenset({"jax", "jaxlib", "flax"})
+
+
 def check(values: Values, job: Path) -> Iterator[Fault]:
     """Faults that no key shows alone. Keys that are faulty themselves are passed over."""
     yield from _files(values, job)
-    yield from _model_file(values, job)
+    yield from _code_file(values, job, "model.flax")
+    yield from _preprocess(values, job)
     yield from _output(values, job)
     yield from _signing_key(values, job)
     yield from _srs(values, job)
@@ -38,15 +43,34 @@ def _files(values: Values, job: Path) -> Iterator[Fault]:
                 yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
 
 
-def _model_file(values: Values, job: Path) -> Iterator[Fault]:
-    flax = values.of.get("model.flax")
-    match = FLAX.fullmatch(flax) if flax is not None else None
+def _code_file(values: Values, job: Path, key: str) -> Iterator[Fault]:
+    written, path, name = _named(values, job, key)
+    if path is not None and (problem := missing(path) or class_missing(path, name, function=key != "model.flax")):
+        yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
+
+
+def _named(values: Values, job: Path, key: str) -> tuple[str, Path | None, str]:
+    """What a key that names code says, the file in it (None for an installed package, or none at all), and the name there."""
+    written = values.of.get(key) or ""
+    match = FLAX.fullmatch(written)
     if match is None or not match["module"].endswith(".py"):
+        return written, None, ""
+    return written, Path(os.path.normpath(job.parent / match["module"])), match["name"]
+
+
+def _preprocess(values: Values, job: Path) -> Iterator[Fault]:
+    yield from _code_file(values, job, "model.preprocess")
+    written, path, _ = _named(values, job, "model.preprocess")
+    key, proved = "model.preprocess_proved", values.of.get("model.preprocess_proved", ...)
+    if proved is not False:
         return
-    path = Path(os.path.normpath(job.parent / match["module"]))
-    problem = missing(path) or class_missing(path, match["name"])
-    if problem:
-        yield Fault(values.marks["model.flax"], "model.flax", f"found {flax!r}; {problem}")
+    if "model.preprocess" in values.of and not written:
+        yield Fault(values.marks[key], key, "found false, and model.preprocess names no function; allowed: both, or neither")
+    found = import_in(path, NOT_OUTSIDE) if path is not None else None
+    if found:
+        yield Fault(values.marks["model.preprocess"], "model.preprocess",
+                    f"found {written!r}, whose file imports {found[0]} (line {found[1]}), and {key} is false; allowed: a file of its own "
+                    "that imports numpy and no JAX, which is bound to a device later")
 
 
 def _output(values: Values, job: Path) -> Iterator[Fault]:

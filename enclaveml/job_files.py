@@ -63,20 +63,18 @@ def _listing(folder: Path) -> list[str]:
         return []
 
 
-def class_missing(path: Path, name: str) -> str:
-    """Why ``path``, a Python file, defines no ``name``; "" if it does or may. Runs nothing of it."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        return f"{path.name}, line {error.lineno}: {error.msg}"
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        return f"{path.name} cannot be read as Python: {error}"
+def class_missing(path: Path, name: str, function: bool = False) -> str:
+    """Why ``path``, a Python file, defines no class (or ``function``) ``name``; "" if it does or may. Runs nothing of it."""
+    tree = _parsed(path)
+    if isinstance(tree, str):
+        return tree
     classes: list[str] = []
     others: set[str] = set()
+    wanted, other = (ast.FunctionDef, ast.ClassDef) if function else (ast.ClassDef, ast.FunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
+        if isinstance(node, wanted):
             classes.append(node.name)
-        elif isinstance(node, ast.FunctionDef):
+        elif isinstance(node, other):
             others.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             others.add(node.id)
@@ -86,6 +84,32 @@ def class_missing(path: Path, name: str) -> str:
         return ""
     close = nearest(name, classes)
     found = ", ".join(classes) or "none"
-    return f"{path.name} defines no {name!r}; classes there: {found}" + (
+    return f"{path.name} defines no {name!r}; {'functions' if function else 'classes'} there: {found}" + (
         f"; did you mean {close!r}?" if close else ""
     )
+
+
+def import_in(path: Path, libraries: frozenset[str]) -> tuple[str, int] | None:
+    """The first import of one of these libraries in a Python file, anywhere in it, and its line; None without one."""
+    tree = _parsed(path)
+    for node in () if isinstance(tree, str) else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] in libraries:
+                return name, node.lineno
+    return None
+
+
+def _parsed(path: Path) -> ast.Module | str:
+    """A Python file as a tree, or why it is none."""
+    try:
+        return ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        return f"{path.name}, line {error.lineno}: {error.msg}"
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        return f"{path.name} cannot be read as Python: {error}"

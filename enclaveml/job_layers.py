@@ -66,7 +66,7 @@ def _from_command_line(at: str, node: Node, job: Path) -> Node:
         return replace(node, items=items)
     if not isinstance(node, Scalar) or node.null:
         return node
-    if at == "model.flax":
+    if at in ("model.flax", "model.preprocess"):
         file, colon, name = node.text.rpartition(":")
         return replace(node, text=_to_job(file, job) + colon + name) if file.endswith(".py") else node
     is_path = at == "cluster" or (at in BY_PATH and BY_PATH[at].type == "path")

@@ -23,6 +23,7 @@ from typing import Any
 from enclaveml.errors import Fault, JobError
 
 KEY = "model.flax"
+PREPROCESS = "model.preprocess"  # the key of the other code that a job may name
 _MESSAGE_LINES = 6  # of the user's exception; JAX's can fill a screen
 
 
@@ -35,16 +36,17 @@ class ModelSource:
     name: str
 
     @staticmethod
-    def parse(flax: str) -> ModelSource:
-        """Split ``model.flax``. Raises JobError where it is neither form."""
+    def parse(flax: str, key: str = KEY) -> ModelSource:
+        """Split ``model.flax``, or the name of a function under another key. Raises JobError where it is neither form."""
         place, colon, name = flax.rpartition(":")
         if colon and name.isidentifier():
             if place.endswith(".py"):
                 return ModelSource(place, "", name)
             if place and all(part.isidentifier() for part in place.split(".")):
                 return ModelSource("", place, name)
-        raise JobError(Fault(flax, KEY, "is neither file.py:Class (relative to the job file) "
-                             "nor package.module:Class"))
+        what = "Class" if key == KEY else "function"
+        raise JobError(Fault(flax, key, f"is neither file.py:{what} (relative to the job file) "
+                             f"nor package.module:{what}"))
 
     @property
     def where(self) -> str:
@@ -63,11 +65,7 @@ def load_class(source: ModelSource, code: bytes | None, job_folder: Path | None 
     neighbours are found, on ranks that have it.
     Raises JobError for code that does not compile or import, and for a name that is no Flax module.
     """
-    if code is None:
-        with user_code(source.where, "while importing it"):
-            module = importlib.import_module(source.module)
-    else:
-        module = _execute(source, code, job_folder)
+    module = load_module(source, code, job_folder)
     from flax import linen, nnx
 
     bases = (nnx.Module, linen.Module)
@@ -86,7 +84,15 @@ def load_class(source: ModelSource, code: bytes | None, job_folder: Path | None 
     raise JobError(Fault(source.where, KEY, message))
 
 
-def _execute(source: ModelSource, code: bytes, job_folder: Path | None) -> types.ModuleType:
+def load_module(source: ModelSource, code: bytes | None, job_folder: Path | None, key: str = KEY) -> types.ModuleType:
+    """The module that a job names under ``key``; executes the user's code. Arguments and errors as ``load_class``."""
+    if code is not None:
+        return _execute(source, code, job_folder, key)
+    with user_code(source.where, "while importing it", key=key):
+        return importlib.import_module(source.module)
+
+
+def _execute(source: ModelSource, code: bytes, job_folder: Path | None, key: str) -> types.ModuleType:
     filename = source.filename(job_folder)
     digest = hashlib.sha256(filename.encode() + b"\0" + code).hexdigest()[:12]
     name = f"enclaveml_job_{PurePosixPath(source.file).stem}_{digest}".replace("-", "_")
@@ -100,7 +106,7 @@ def _execute(source: ModelSource, code: bytes, job_folder: Path | None) -> types
         line = f":{e.lineno}" if isinstance(e, SyntaxError) and e.lineno else ""
         text = f": {e.text.strip()}" if isinstance(e, SyntaxError) and e.text else ""
         reason = e.msg if isinstance(e, SyntaxError) else e
-        raise JobError(Fault(f"{source.file}{line}", KEY, f"does not compile: {reason}{text}")) from None
+        raise JobError(Fault(f"{source.file}{line}", key, f"does not compile: {reason}{text}")) from None
     module = types.ModuleType(name)
     module.__file__ = filename
     sys.modules[name] = module  # where Linen's dataclass transform looks its class's module up
@@ -108,7 +114,7 @@ def _execute(source: ModelSource, code: bytes, job_folder: Path | None) -> types
     if neighbours:
         sys.path.insert(0, neighbours)
     try:
-        with user_code(source.where, "while importing it", filename):
+        with user_code(source.where, "while importing it", filename, key):
             exec(compiled, module.__dict__)
     except JobError:
         del sys.modules[name]
@@ -149,10 +155,11 @@ def check_arguments(cls: type, source: ModelSource, args: Mapping[str, Any], hid
 
 
 @contextlib.contextmanager
-def user_code(where: str, doing: str, filename: str | None = None) -> Iterator[None]:
+def user_code(where: str, doing: str, filename: str | None = None, key: str = KEY) -> Iterator[None]:
     """Turn any exception of the user's code into a JobError at the user's file and line.
 
-    where: the file or module as the job names it. filename: the user's file as tracebacks name it.
+    where: the file or module as the job names it. filename: the user's file as tracebacks name it. key: the job's
+    key that names the code.
     """
     try:
         yield
@@ -172,4 +179,4 @@ def user_code(where: str, doing: str, filename: str | None = None) -> Iterator[N
         at = f"{where}:{users[-1].lineno}" if users else where
         if users:
             message += f"\n    {at} in {users[-1].name}: {users[-1].line}"
-        raise JobError(Fault(at, KEY, message)) from e
+        raise JobError(Fault(at, key, message)) from e

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from enclaveml.errors import Fault, FormatError, JobError
-from enclaveml.model_class import ModelSource
+from enclaveml.job import JobSpec
+from enclaveml.model_class import PREPROCESS, ModelSource
 from enclaveml.checkpoints import read_checkpoint
 from enclaveml.weights import FORMATS, write_weights
 
 _MAGIC = b"EMLMODEL"
+_BLOBS = ("source", "weights", "preprocess_source")  # in the order in which they follow the header
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class ModelPackage:
 
     flax: ``model.flax`` of the job. source: bytes of the model file; None for an installed package.
     args: ``model.args``. weights: bytes of a safetensors file, made of whatever the job names; None for the
-    class's own initial values. weights_name: the name of what the job names, for errors.
+    class's own initial values. weights_name: the name of what the job names, for errors. preprocess: ``model.preprocess``
+    where it is part of the model that is proved, else None (outside of the proof it is rank 0's alone); preprocess_source:
+    the bytes of its file, or None for an installed package.
     """
 
     flax: str
@@ -35,13 +39,15 @@ class ModelPackage:
     args: dict[str, Any]
     weights: bytes | None
     weights_name: str = "weights"
+    preprocess: str | None = None
+    preprocess_source: bytes | None = None
 
     def to_bytes(self) -> bytes:
-        """Magic, length of the header (u32, little-endian), header (JSON), source, weights."""
-        header = asdict(self) | {"source": None if self.source is None else len(self.source),
-                                 "weights": None if self.weights is None else len(self.weights)}
+        """Magic, length of the header (u32, little-endian), header (JSON), then source, weights and preprocess_source."""
+        blobs = {name: getattr(self, name) for name in _BLOBS}
+        header = asdict(self) | {name: None if blob is None else len(blob) for name, blob in blobs.items()}
         text = json.dumps(header).encode()
-        return b"".join((_MAGIC, struct.pack("<I", len(text)), text, self.source or b"", self.weights or b""))
+        return b"".join((_MAGIC, struct.pack("<I", len(text)), text, *(blob or b"" for blob in blobs.values())))
 
     @staticmethod
     def from_bytes(data: bytes) -> ModelPackage:
@@ -51,31 +57,32 @@ class ModelPackage:
                 raise ValueError("wrong magic")
             (length,) = struct.unpack_from("<I", data, 8)
             header = json.loads(data[12:12 + length])
-            start, source, weights = 12 + length, header.pop("source"), header.pop("weights")
-            if len(data) != start + (source or 0) + (weights or 0) or min(source or 0, weights or 0) < 0:
+            start, lengths = 12 + length, {name: header.pop(name) for name in _BLOBS}
+            sizes = [n or 0 for n in lengths.values()]
+            if len(data) != start + sum(sizes) or min(sizes) < 0:
                 raise ValueError(f"{len(data)} bytes do not fit the lengths in the header")
-            middle = start + (source or 0)
-            return ModelPackage(source=None if source is None else bytes(data[start:middle]),
-                                weights=None if weights is None else bytes(data[middle:]), **header)
+            blobs: dict[str, bytes | None] = {}
+            for name, size in zip(_BLOBS, sizes, strict=True):
+                blobs[name] = None if lengths[name] is None else bytes(data[start:start + size])
+                start += size
+            return ModelPackage(**blobs, **header)
         except (ValueError, TypeError, KeyError, AttributeError, struct.error) as e:
             raise FormatError(f"no model package: {e}") from e
 
 
 def package_model(flax: str, args: Mapping[str, Any], weights_path: Path | None,
-                  job_folder: Path) -> ModelPackage:
-    """Read what a job names: the model file relative to ``job_folder``, and the weights.
+                  job_folder: Path, preprocess: str | None = None) -> ModelPackage:
+    """Read what a job names: the model file relative to ``job_folder``, the weights, and the file of the preprocessing
+    that is part of the model.
 
     Raises one JobError for a file that is missing, weights of another format and arguments that are
     no plain values.
     """
     source = ModelSource.parse(flax)
     faults: list[Fault] = []
-    code = weights = None
-    if source.file:
-        try:
-            code = (job_folder / source.file).read_bytes()
-        except OSError as e:
-            faults.append(Fault(source.file, "model.flax", f"cannot be read in {job_folder}: {e.strerror}"))
+    weights = None
+    code = _code(source, "model.flax", job_folder, faults)
+    before = None if preprocess is None else _code(ModelSource.parse(preprocess, PREPROCESS), PREPROCESS, job_folder, faults)
     if weights_path is not None:
         try:
             weights = _weights(weights_path)
@@ -89,7 +96,25 @@ def package_model(flax: str, args: Mapping[str, Any], weights_path: Path | None,
     if faults:
         raise JobError(*faults)
     name = weights_path.name if weights_path else "weights"
-    return ModelPackage(flax, code, dict(args), weights, weights_name=name)
+    return ModelPackage(flax, code, dict(args), weights, name, preprocess, before)
+
+
+def package_of(job: JobSpec) -> ModelPackage:
+    """The package of a job's model. Raises JobError as :func:`package_model`."""
+    model = job.model
+    return package_model(model.flax, dict(model.args), model.weights, job.path.absolute().parent,
+                         model.preprocess if model.preprocess_proved else None)
+
+
+def _code(source: ModelSource, key: str, job_folder: Path, faults: list[Fault]) -> bytes | None:
+    """The bytes of a file of code; None for an installed package, and for a file that adds a fault."""
+    if not source.file:
+        return None
+    try:
+        return (job_folder / source.file).read_bytes()
+    except OSError as e:
+        faults.append(Fault(source.file, key, f"cannot be read in {job_folder}: {e.strerror}"))
+        return None
 
 
 def _weights(path: Path) -> bytes:

@@ -21,6 +21,7 @@ from enclaveml.errors import Fault, JobError
 from enclaveml.flax_state import Parts, take_apart
 from enclaveml.model_class import ModelSource, load_class, user_code
 from enclaveml.model_package import ModelPackage, package_model
+from enclaveml.preprocessing import Preprocess, check_rows_alone, load_preprocess
 from enclaveml.weights import match_weights, read_weights
 from enclaveml.zk.interface import ModelFunction
 
@@ -46,7 +47,8 @@ class Model:
 
     kind: ``nnx`` or ``linen``. state: array by weight name (see weights.py). row_shape, dtype: of
     the rows it takes. outputs_layout: the outputs in the order of the D columns. initialised: no
-    weights were given, the state is what the class starts with at seed 0.
+    weights were given, the state is what the class starts with at seed 0. preprocess: hex SHA-256 of the
+    source of the preprocessing that is part of it, or "".
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Model:
     outputs_layout: tuple[OutputPart, ...]
     initialised: bool
     call: Callable[[Mapping[str, Any], Any], Any]
+    preprocess: str = ""
 
     @property
     def outputs(self) -> int:
@@ -101,6 +104,8 @@ def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job
     filename = inspect.getfile(cls) if package.source is None else source.filename(job_folder)
     found = None if package.weights is None else read_weights(package.weights, package.weights_name)
     split = _splitter(row_shape, [tuple(p) for p in parts])
+    if package.preprocess is not None:
+        split = _composed(load_preprocess(package.preprocess, package.preprocess_source, job_folder), split, row_shape, dtype)
     running = f"running it on rows of shape {row_shape} {dtype}"
 
     import jax
@@ -126,7 +131,7 @@ def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job
     layout = _layout(*shapes, source)
     state = module.state if found is None else match_weights(module.state, found, package.weights_name)
     return Model(module.kind, {name: jnp.asarray(a) for name, a in state.items()}, row_shape, dtype, layout,
-                 found is None, lambda state, rows: module.call(state, *split(rows)))
+                 found is None, lambda state, rows: module.call(state, *split(rows)), _digest(package))
 
 
 def function_fingerprint(model: Model) -> str:
@@ -145,6 +150,8 @@ def function_fingerprint(model: Model) -> str:
     rows = jax.ShapeDtypeStruct((2, *model.row_shape), model.dtype)
     lowered = jax.jit(model_function).trace(dict(model.state), rows).lower(lowering_platforms=("cpu",))
     digest = hashlib.sha256(f"jax {jax.__version__} flax {flax.__version__}\n".encode())
+    if model.preprocess:
+        digest.update(f"preprocess {model.preprocess}\n".encode())
     digest.update(lowered.as_text().encode())
     for name, array in sorted(model.state.items()):
         digest.update(f"\n{name} {array.shape} {array.dtype}\n".encode())
@@ -173,6 +180,23 @@ def _splitter(row_shape: tuple[int, ...], parts: list[tuple[int, ...]]) -> Calla
                              f"the rows have shape {row_shape}"))
     return lambda rows: tuple(rows[:, end - math.prod(p):end].reshape(rows.shape[0], *p)
                               for end, p in zip(ends, parts, strict=True))
+
+
+def _composed(function: Preprocess, split: Callable[[Any], tuple[Any, ...]], row_shape: tuple[int, ...],
+              dtype: np.dtype) -> Callable[[Any], tuple[Any, ...]]:
+    """Rows (B, *row_shape) -> the model's inputs, preprocessed. Raises JobError where rows do not stay apart."""
+    import jax.numpy as jnp
+
+    few = np.random.default_rng(0).integers(0, 2, (3, *row_shape)).astype(dtype)  # 0 and 1 are fit for ids too
+    check_rows_alone(function, split(jnp.asarray(few)))
+    return lambda rows: function(split(rows))
+
+
+def _digest(package: ModelPackage) -> str:
+    """SHA-256 (hex) of the preprocessing's name and source; "" without one."""
+    if package.preprocess is None:
+        return ""
+    return hashlib.sha256(package.preprocess.encode() + b"\0" + (package.preprocess_source or b"")).hexdigest()
 
 
 def _layout(two: Any, three: Any, source: ModelSource) -> tuple[OutputPart, ...]:

@@ -14,7 +14,8 @@ from enclaveml.circuits import prepare_circuits, request_for, sample_rows
 from enclaveml.cluster import computing
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, load_job
-from enclaveml.model_package import package_model
+from enclaveml.model_package import package_of
+from enclaveml.preprocessing import open_rows
 from enclaveml.zk.interface import CircuitRequest
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def load_function(job: JobSpec) -> tuple[ModelFunction, np.ndarray, int]:
 
 def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
     """The job's model, sample rows (S, *row_shape) and N. Runs on the CPU, without MPI."""
-    from enclaveml.datasets import open_dataset
     from enclaveml.devices import bind_device
 
     bind_device("cpu", 0)
@@ -40,12 +40,11 @@ def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
     from enclaveml.models import build_model
 
     folder = job.path.absolute().parent
-    with open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale) as dataset:
+    with open_rows(job) as dataset:
         parts = [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else ()
         row_shape, dtype, n = dataset.row_shape, dataset.dtype, dataset.rows
         samples = sample_rows(dataset)
-    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, folder)
-    return build_model(package, row_shape, dtype, folder, parts), samples, n
+    return build_model(package_of(job), row_shape, dtype, folder, parts), samples, n
 
 
 def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:
@@ -79,8 +78,7 @@ def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = N
 
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
     circuits = prepare_circuits(job, function, samples, rows, request)
-    package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
-    remember(model_key(package.to_bytes(), samples.shape[1:], samples.dtype), circuits[0])
+    remember(model_key(package_of(job).to_bytes(), samples.shape[1:], samples.dtype), circuits[0])
     for circuit in circuits:
         sys.stdout.write(text(circuit.folder, circuit.tolerance))
         print(f"{circuit.role} circuit {circuit.circuit_id}")

@@ -7,8 +7,10 @@ import platform
 import shlex
 import socket
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any
 
 from enclaveml import __version__
 
@@ -44,3 +46,15 @@ def command_line(argv: list[str] | None = None) -> str:
 def utc_now() -> str:
     """Now, ISO 8601 in UTC to the second: ``2026-03-01T12:00:00Z``."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def preprocessing(model: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """The function that a resolved job's ``model`` section names, and whether it is part of what is proved; None without one."""
+    name = model.get("preprocess")
+    return (str(name), model.get("preprocess_proved") is not False) if name else None
+
+
+def preprocessing_words(found: tuple[str, bool]) -> str:
+    """The same for a log, a report or a verdict."""
+    name, proved = found
+    return f"{name}, part of the proved model" if proved else f"{name}, outside of the proof: what is verified speaks of preprocessed rows"

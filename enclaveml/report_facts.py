@@ -20,6 +20,7 @@ import numpy as np
 
 from enclaveml.audit_rows import job_of
 from enclaveml.combine import classes
+from enclaveml.provenance import preprocessing
 from enclaveml.results_reader import Results, read_results
 from enclaveml.results_schema import RowStatus
 from enclaveml.seal import check_seal
@@ -90,6 +91,7 @@ def _facts(results: Results) -> Facts:
         "statuses": {s.name.lower(): int((status == s).sum()) for s in RowStatus if (status == s).any()},
         "coverage": _coverage(results),
         "inputs": results.attribute("inputs"),
+        "preprocess": _preprocess(results),
         "strategy": results.attribute("strategy"),
         "sealed": seal.sealed,
         "seal_changes": [f"{c.where}: {c.text}" if c.where else c.text for c in seal.changes][:MOST_REJECTIONS],
@@ -120,6 +122,14 @@ def _coverage(results: Results) -> float | None:
     """``proof.coverage``; None where ``proof.audit`` asks for a bound instead."""
     proof = job_of(results)["proof"]
     return None if proof.get("audit") else proof["coverage"]
+
+
+def _preprocess(results: Results) -> dict[str, Any] | None:
+    """The job's preprocessing: the function, whether it is part of what is proved, and its file's SHA-256; None without one."""
+    named = preprocessing(job_of(results).get("model") or {})
+    if named is None:
+        return None
+    return {"function": named[0], "proved": named[1], "sha256": results.versions.get("preprocess_sha256", "")}
 
 
 def _circuit(results: Results, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enclaveml.progress import significant
+from enclaveml.provenance import preprocessing_words
 
 #: Rejections that are told one by one; the rest is counted (--json has all).
 SHOWN = 50
@@ -47,6 +48,8 @@ def _figures(d: Mapping[str, Any]) -> Table:
     rows = [["status", f"{d['status']} (exit status {d['exit_code']})"],
             ["rows", f"{d['rows']:,}: " + ", ".join(f"{n:,} {name}" for name, n in d["statuses"].items())],
             ["wall time", _seconds(d["wall_seconds"])]]
+    if d["preprocess"]:
+        rows.append(["preprocessing", preprocessing_words((d["preprocess"]["function"], d["preprocess"]["proved"]))])
     verified = d["statuses"].get("verified", 0)
     if d["proofs"]:
         rows += [["proofs", f"{d['proofs']:,}, of which {d['proofs_verified']:,} verified; {d['proof_bytes'] / 1e6:,.2f} MB"],

@@ -35,6 +35,12 @@ def summary(document: Mapping[str, Any]) -> str:
                     "by the aggregator (rank 0), that the model, run in fixed point on that row, gives the stated output, "
                     f"and the float output lies within {_tolerance(document)} of it." if verified else "None is verified.")
         said += [f"{counted(n, 'row')} not verified: {_NOT[name]}." for name, n in statuses.items() if name != "verified"]
+    before = document["preprocess"]
+    if before and before["proved"]:
+        said.append(f"The model includes the preprocessing {before['function']}.")
+    elif before:
+        said.append(f"Outside of the proof the aggregator preprocessed the rows with {before['function']}: what is verified speaks "
+                    "of the preprocessed rows, and nothing proves how they came from the data.")
     deviation = document["deviation"]
     if deviation:
         said.append(f"The largest deviation between a float and a proved output is {deviation['largest']:.2g}.")

@@ -35,7 +35,7 @@ from enclaveml.circuit_index import model_key, remember
 from enclaveml.circuits import Circuits, prepare_circuits, request_for, sample_rows
 from enclaveml.cluster import device_faults
 from enclaveml.comm import PATIENCE_S, RankLost, World
-from enclaveml.datasets import Dataset, from_json, open_dataset
+from enclaveml.datasets import Dataset
 from enclaveml.distribute import distribute_all
 from enclaveml.errors import EnclaveError, Fault, JobError
 from enclaveml.exchange import STATS, Exchange
@@ -45,7 +45,9 @@ from enclaveml.job import JobSpec, check_output, load_job
 from enclaveml.log import setup
 from enclaveml.loop import Loop, leave
 from enclaveml.options import RunOptions
+from enclaveml.preprocessing import open_rows
 from enclaveml.progress import Progress
+from enclaveml.provenance import preprocessing, preprocessing_words
 from enclaveml.provers import LazyProver
 from enclaveml.rollcall import call, children_of
 from enclaveml.roster import Member
@@ -166,18 +168,18 @@ class _Story:
     # -- 2. the job --------------------------------------------------------------
 
     def _open(self, job: JobSpec) -> tuple[Dataset, bytes]:
-        from enclaveml.models import package_model
+        from enclaveml.model_package import package_of
 
         faults = device_faults(job)
         if faults:
             raise JobError(*faults)
-        dataset = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
-        if self.options.input:
-            dataset = from_json(self.options.input, dataset.row_shape, dataset.dtype)
+        dataset = open_rows(job)
         if job.proof.beacon is not None:
             row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
             check_size(job.where("proof.beacon"), row_bytes, dataset.rows)
-        package = package_model(job.model.flax, dict(job.model.args), job.model.weights, job.path.absolute().parent)
+        package = package_of(job)
+        if named := preprocessing(vars(job.model)):
+            log.info("preprocessing: %s", preprocessing_words(named))
         log.info("job %s: %d rows of shape %s, %s", job.name, dataset.rows, dataset.row_shape, dataset.dtype)
         return dataset, package.to_bytes()
 

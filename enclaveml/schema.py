@@ -146,6 +146,12 @@ KEYS: tuple[Key, ...] = (
     Key("model.hash", "text", None, "",
         "the model hash that the model must have (`enclaveml hash` prints it)",
         check=Pattern(HEX_DIGEST, "64 hexadecimal digits"), default_words="any"),
+    Key("model.preprocess", "text", None, "",
+        "a function of the rows (B, ...) that is applied before the model: normalisation, reshaping; a file is relative to the job file",
+        check=Pattern(FLAX, "package.module:function or file.py:function"), default_words="none"),
+    Key("model.preprocess_proved", "flag", True, "",
+        "the function is part of the model that is exported, hashed and proved (it must be JAX's then); `false`: it lies outside of the "
+        "proof, rank 0 applies it with numpy, and verified rows speak of preprocessed rows"),
     Key("input.path", "path", None, "",
         "the dataset: .npy, .npz, HDF5 or CSV, or a folder of such files; one row per sample", required=True),
     Key("input.key", "names", None, "", "array in an npz, dataset in an HDF5 file, columns of a CSV",

@@ -267,6 +267,10 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scale", metavar="X", type=float, help="what uint8 --inputs are multiplied by, as input.scale")
     parser.add_argument(
+        "--preprocess", metavar="FUNCTION", help="applied to --inputs where the job's preprocessing lies outside of the proofs: "
+        "file.py:function, or none for data that are preprocessed already",
+    )
+    parser.add_argument(
         "--srs", metavar="FILE", type=Path, help="an SRS file of the ceremony, compared with the file's; with "
         "committed --inputs the whole SRS that the aggregator used (default: this machine's own)",
     )
@@ -296,6 +300,7 @@ def _audit(args: argparse.Namespace) -> int:
             inputs=args.inputs,
             key=keys[0] if len(keys) == 1 else tuple(keys) or None,
             scale=args.scale,
+            preprocess=args.preprocess,
             srs=args.srs,
             public_key=args.public_key,
             sample=args.sample,

@@ -154,6 +154,8 @@ def test_paths_of_the_command_line_are_relative_to_the_current_folder(folder: Pa
         "args": {},
         "weights": "digits.safetensors",
         "hash": None,
+        "preprocess": None,
+        "preprocess_proved": True,
     }
 
 

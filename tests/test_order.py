@@ -69,7 +69,7 @@ zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
 circuit_index forecast_costs
 envelope combine inference weights model_class
-checkpoints
+checkpoints preprocessing
 job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows beacon
