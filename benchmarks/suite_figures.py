@@ -61,7 +61,7 @@ def case_figures(case: Mapping[str, Any]) -> list[Figure]:
     if case["error"]:
         return []
     busy = foreign(case)
-    disturbed = (f"others kept {busy:.1f} processors busy",) if busy is not None and busy > FOREIGN else ()
+    disturbed = (f"others on {busy:.1f} processors",) if busy is not None and busy > FOREIGN else ()
     found: list[Figure] = []
     for contender in case["contenders"]:
         found += _of(case, contender, disturbed)
@@ -73,7 +73,7 @@ def _of(case: Mapping[str, Any], contender: Mapping[str, Any], disturbed: tuple[
 
     def figure(metric: str, values: Sequence[float], marks: tuple[str, ...]) -> Figure:
         made = Figure(case["name"], contender["name"], metric, tuple(values))
-        wide = (f"its rounds lie {100 * made.spread:.0f} % apart",) if made.spread > WIDEST else ()
+        wide = (f"rounds {100 * made.spread:.0f} % apart",) if made.spread > WIDEST else ()
         return Figure(made.case, made.contender, metric, made.rounds, (*wide, *marks))
 
     seconds = [turn["seconds"] / turn["units"] for turn in turns]

@@ -19,6 +19,10 @@ from enclaveml.report_plots import BLUE, GREY, drawing, log_scale
 from enclaveml.report_tables import Table
 
 
+#: Times that are further apart than by this factor are plotted on a logarithmic axis; others from 0 on.
+LINEAR = 5
+
+
 def write(document: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
     """Write NAME.json, .html and .md; returns their paths. Raises EnvironmentFault."""
     texts = {".json": json.dumps(document, indent=1) + "\n", ".html": html(document), ".md": markdown(document)}
@@ -57,7 +61,8 @@ def heading(document: Mapping[str, Any]) -> tuple[str, str]:
     told = (f"{document['command']}, {document['started']}, {document['seconds'] / 60:.1f} min, on {here['cores']} cores of "
             f"{here['cpu']}, {here['memory_gb']} GB; {versions}. Load of the machine (1 min): {document['load_before']:.1f} before, "
             f"{document['load_after']:.1f} after. ")
-    told += (f"Each contender had {document['rounds']} rounds, in turns; figures are medians, with the range of the rounds. Unstable: "
+    told += (f"Each contender had {document['rounds']} rounds, in turns; figures are medians, with the range of the rounds; "
+             "plots have a point for each round, grey where unstable, and a line at the median. Unstable: "
              f"rounds more than {100 * WIDEST:.0f} % apart, or others kept more than {FOREIGN:g} processors busy.")
     if failed:
         told += f" Failed: {', '.join(failed)}."
@@ -83,7 +88,9 @@ def table_of(case: Mapping[str, Any]) -> Table:
     note = f"Prepared in {case['prepare_seconds']:.0f} s; `{case['command']}`"
     note += "" if busy is None else f"; others kept {busy:.2f} processors busy"
     heads = ["contender", f"s a {unit}", "range", f"CPU s a {unit}", "in the first's time", "stability", "settings"]
-    return Table(case["name"], heads, rows, frozenset({1, 2, 3, 4}), note)
+    shown = [i for i in range(len(heads)) if i < 2 or any(row[i] for row in rows)]
+    return Table(case["name"], [heads[i] for i in shown], [[row[i] for i in shown] for row in rows],
+                 frozenset(at for at, i in enumerate(shown) if 1 <= i <= 4), note)
 
 
 def html(document: Mapping[str, Any]) -> str:
@@ -122,8 +129,11 @@ def _plot(case: Mapping[str, Any]) -> str:
             axes.plot([figure.middle] * 2, [y - 0.35, y + 0.35], color="black", linewidth=1.2)
         axes.set_yticks(range(len(clock)), [f.contender for f in clock])
         axes.set_ylim(len(clock) - 0.5, -0.5)
-        log_scale(axes)
-        axes.set_xlabel(f"seconds a {case['unit']}, each round; the line is the median, grey is unstable")
+        if max(f.high for f in clock) > LINEAR * min(f.low for f in clock):
+            log_scale(axes)
+        else:
+            axes.set_xlim(left=0)
+        axes.set_xlabel(f"a round's time (s a {case['unit']})")
     return made["svg"]
 
 

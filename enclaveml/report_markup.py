@@ -23,6 +23,7 @@ th { hyphens: auto; }
 td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.short { white-space: nowrap; }
+td:not(.short):not(.number) { min-width: 10rem; }
 table.pairs td:first-child { white-space: nowrap; color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem; }
 figure { margin: 0; break-inside: avoid; }
