@@ -3,7 +3,8 @@
 Letters: N rows, n rows read at once, ``row_shape`` the shape of one row.
 
 Conversion: floats, unsigned bytes (``uint8``: pixels) and booleans become float32; all other
-integers become int32 (token ids), refused where they do not fit. With a scale, unsigned bytes become
+integers become int32 (token ids), refused where they do not fit. Several inputs of both types are joined as float32, where
+integers must be exact (up to 2^24); the model gets them as int32 again. With a scale, unsigned bytes become
 float32(byte) * float32(scale): the model gets these numbers, and a proof is about them. A CSV file has no types: its
 values are float32. Inputs that are NaN or infinite, or 1e38 or more in size (ezkl aborts on them),
 are refused when they are read, with row and column.
@@ -26,17 +27,24 @@ from enclaveml.errors import Fault, JobError
 #: Inputs must be smaller than this in size: ezkl 23.0.5 aborts at 1e38.
 LIMIT = 1e38
 
+#: Largest integer beside float inputs: all up to it are exact in float32.
+EXACT = 1 << 24
+
 _TILE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several inputs that are joined into one row: columns [start, stop), its elements in C order."""
+    """One of several inputs that are joined into one row: columns [start, stop), its elements in C order.
+
+    ``dtype`` is what the model gets, float32 or int32; a row of both is float32.
+    """
 
     key: str
     row_shape: tuple[int, ...]
     start: int
     stop: int
+    dtype: str = "float32"
 
 
 class Dataset:
@@ -63,13 +71,6 @@ class Dataset:
                 raise _error(path, "input.scale", f"is for uint8; {key!r} is {source.dtype}, whose values are "
                                                   "the model's inputs as they are. Leave input.scale out")
         dtypes = {key: converted(source.dtype) for key, source in sources}
-        if len(set(dtypes.values())) > 1:
-            raise _error(
-                path,
-                option,
-                "inputs must have one type; "
-                + ", ".join(f"{key!r} is read as {dtype}" for key, dtype in dtypes.items()),
-            )
         lengths = {key: source.shape[0] for key, source in sources}
         if len(set(lengths.values())) > 1:
             raise _error(
@@ -79,11 +80,12 @@ class Dataset:
                 + ", ".join(f"{key!r} has {length}" for key, length in lengths.items()),
             )
         self.rows = int(next(iter(lengths.values())))
-        self.dtype = next(iter(dtypes.values()))
+        # One type or, of several inputs, two.
+        self.dtype = next(iter(dtypes.values())) if len(set(dtypes.values())) == 1 else np.dtype(np.float32)
         parts, start = [], 0
         for key, source in sources:
             stop = start + int(np.prod(source.shape[1:], dtype=np.int64))
-            parts.append(Part(key, tuple(source.shape[1:]), start, stop))
+            parts.append(Part(key, tuple(source.shape[1:]), start, stop, str(dtypes[key])))
             start = stop
         self.parts = tuple(parts)
         self.row_shape: tuple[int, ...] = parts[0].row_shape if len(parts) == 1 else (start,)
@@ -177,6 +179,14 @@ class Dataset:
                 values,
                 rows,
                 "an integer input must fit int32",
+            )
+        elif kind in "iu" and self.dtype == np.float32 and source.dtype != np.uint8:
+            self._refuse(
+                key,
+                (values < -EXACT) | (values > EXACT),
+                values,
+                rows,
+                f"an integer beside float inputs must be from -{EXACT} to {EXACT}, where float32 is exact",
             )
         converted = np.array(values, self.dtype, order="C")  # a copy: callers may write to it
         if self._scale is not None:

@@ -89,12 +89,12 @@ class Model:
 
 
 def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job_folder: Path | None = None,
-                parts: Sequence[Sequence[int]] = ()) -> Model:
+                parts: Sequence[Sequence[int]] = (), types: Sequence[str] = ()) -> Model:
     """Build the model for rows of ``row_shape`` and ``dtype`` (float32 or int32).
 
     job_folder: where the model file's own imports of its neighbours are found, on ranks that have
     it. parts: shapes of the model's several inputs, where a row is their flat concatenation; each
-    is given to the model as a positional argument.
+    is given to the model as a positional argument. types: their dtypes; none where they are all the rows' own.
 
     Raises JobError for anything wrong in the model file, its arguments, its weights or its outputs.
     """
@@ -103,7 +103,7 @@ def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job
     cls = load_class(source, package.source, job_folder)
     filename = inspect.getfile(cls) if package.source is None else source.filename(job_folder)
     found = None if package.weights is None else read_weights(package.weights, package.weights_name)
-    split = _splitter(row_shape, [tuple(p) for p in parts])
+    split = _splitter(row_shape, [tuple(p) for p in parts], types or [str(dtype)] * len(parts))
     if package.preprocess is not None:
         split = _composed(load_preprocess(package.preprocess, package.preprocess_source, job_folder), split, row_shape, dtype)
     running = f"running it on rows of shape {row_shape} {dtype}"
@@ -170,16 +170,17 @@ def _output_shapes(function: Callable, *arguments: Any) -> Any:
     return shapes
 
 
-def _splitter(row_shape: tuple[int, ...], parts: list[tuple[int, ...]]) -> Callable[[Any], tuple[Any, ...]]:
-    """Rows (B, *row_shape) -> the model's positional inputs, each (B, *part)."""
+def _splitter(row_shape: tuple[int, ...], parts: list[tuple[int, ...]],
+              types: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Rows (B, *row_shape) -> the model's positional inputs, each (B, *part) of its type."""
     if not parts or parts == [row_shape]:  # one input is the row as it is
         return lambda rows: (rows,)
     ends = np.cumsum([math.prod(p) for p in parts]).tolist()
     if row_shape != (ends[-1],):
         raise JobError(Fault("input.key", "", f"parts of shapes {parts} make rows of {ends[-1]} values; "
                              f"the rows have shape {row_shape}"))
-    return lambda rows: tuple(rows[:, end - math.prod(p):end].reshape(rows.shape[0], *p)
-                              for end, p in zip(ends, parts, strict=True))
+    return lambda rows: tuple(rows[:, end - math.prod(p):end].reshape(rows.shape[0], *p).astype(t)
+                              for end, p, t in zip(ends, parts, types, strict=True))
 
 
 def _composed(function: Preprocess, split: Callable[[Any], tuple[Any, ...]], row_shape: tuple[int, ...],

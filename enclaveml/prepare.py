@@ -41,10 +41,12 @@ def load_model(job: JobSpec) -> tuple[Model, np.ndarray, int]:
 
     folder = job.path.absolute().parent
     with open_rows(job) as dataset:
-        parts = [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else ()
+        several = dataset.parts if len(dataset.parts) > 1 else ()
         row_shape, dtype, n = dataset.row_shape, dataset.dtype, dataset.rows
         samples = sample_rows(dataset)
-    return build_model(package_of(job), row_shape, dtype, folder, parts), samples, n
+    model = build_model(package_of(job), row_shape, dtype, folder, [part.row_shape for part in several],
+                        [part.dtype for part in several])
+    return model, samples, n
 
 
 def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:

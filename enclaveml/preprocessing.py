@@ -170,4 +170,4 @@ def split_inputs(rows: np.ndarray, data: Dataset) -> tuple[np.ndarray, ...]:
     """Rows (B, *row_shape) of a dataset as its several inputs, (B, ...) each; the rows themselves where there is one."""
     if len(data.parts) == 1:
         return (rows,)
-    return tuple(rows[:, part.start:part.stop].reshape(len(rows), *part.row_shape) for part in data.parts)
+    return tuple(rows[:, part.start:part.stop].reshape(len(rows), *part.row_shape).astype(part.dtype) for part in data.parts)

@@ -76,6 +76,7 @@ class Brief:
     row_shape: tuple[int, ...]
     dtype: str
     parts: tuple[tuple[int, ...], ...]
+    types: tuple[str, ...]
     coverage: float
 
 
@@ -190,11 +191,12 @@ class _Story:
                 "job_id": f"{job.name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}",
                 "row_shape": dataset.row_shape, "dtype": str(dataset.dtype),
                 "parts": [part.row_shape for part in dataset.parts] if len(dataset.parts) > 1 else [],
+                "types": [part.dtype for part in dataset.parts] if len(dataset.parts) > 1 else [],
                 "coverage": job.proof.coverage,
             }).encode()
         sent = json.loads(self.world.bcast_bytes(text, "Bcast of the job"))
         sent["row_shape"] = tuple(sent["row_shape"])
-        sent["parts"] = tuple(tuple(shape) for shape in sent["parts"])
+        sent["parts"], sent["types"] = tuple(tuple(shape) for shape in sent["parts"]), tuple(sent["types"])
         return Brief(**sent)
 
     # -- 4. the model ------------------------------------------------------------
@@ -214,7 +216,8 @@ class _Story:
 
         # Workers may share no file system with rank 0: only rank 0 looks beside the job file.
         folder = job.path.absolute().parent if job else None
-        model = build_model(ModelPackage.from_bytes(package), brief.row_shape, brief.dtype, folder, brief.parts)
+        model = build_model(ModelPackage.from_bytes(package), brief.row_shape, brief.dtype, folder, brief.parts,
+                            brief.types)
         if model.initialised and job:
             log.warning("model.weights is not given: the model runs with its own initial values (seed 0)")
         if not me.computes:

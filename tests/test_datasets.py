@@ -160,10 +160,6 @@ def test_refusals_about_keys(tmp_path):
     assert refusal(open_dataset, path, "target", "images") == (
         f"{path}: input.labels: 'images' has shape (4, 2, 3); expected one number per row"
     )
-    assert refusal(open_dataset, path, ("images", "target")) == (
-        f"{path}: input.key: inputs must have one type; "
-        "'images' is read as float32, 'target' is read as int32"
-    )
     assert refusal(open_dataset, path, ("images", "short")) == (
         f"{path}: input.key: inputs must have as many rows as each other; 'images' has 4, 'short' has 3"
     )
@@ -493,3 +489,18 @@ def test_import_needs_no_h5py():
         "sys.exit(bool({'h5py', 'jax', 'mpi4py', 'ezkl'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_inputs_of_two_types_are_joined_as_float32(tmp_path):
+    path = tmp_path / "both.npz"
+    np.savez(path, ids=np.array([[1, 1 << 24], [3, -4]]), x=np.array([[0.5], [1.5]]), large=np.array([5, (1 << 24) + 1]),
+             pixels=np.array([[7], [8]], np.uint8))
+    with open_dataset(path, ("ids", "x", "pixels")) as data:
+        assert data.dtype == np.float32 and [part.dtype for part in data.parts] == ["int32", "float32", "float32"]
+        assert data.read(0, 2).tolist() == [[1, 1 << 24, 0.5, 7], [3, -4, 1.5, 8]]
+    with open_dataset(path, ("ids", "large")) as data:
+        assert data.dtype == np.int32 and data.read(1, 2).tolist() == [[3, -4, (1 << 24) + 1]]
+    with open_dataset(path, ("x", "large")) as data:
+        assert refusal(data.read, 0, 2) == (
+            f"{path}: input.key: 'large': row 1 is 16777217; an integer beside float inputs must be from -16777216 to 16777216, where "
+            "float32 is exact (1 such values in the 2 rows read)")

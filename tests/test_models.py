@@ -391,3 +391,17 @@ def test_large_constants_are_not_elided_from_the_fingerprint():
     two = build(code + "TABLE = jnp.arange(100000.).at[50000].set(0)\n")
     assert function_fingerprint(one) != function_fingerprint(two)
     assert jnp.arange(3.0).dtype == np.float32  # x64 is off: rows and outputs are float32
+
+
+def test_inputs_of_two_types_reach_the_model_as_they_are():
+    code = HEAD + """
+class M(nnx.Module):
+    def __init__(self, *, rngs):
+        self.embed = nnx.Embed(5, 2, rngs=rngs)
+    def __call__(self, ids, x):
+        assert ids.dtype == jnp.int32 and x.dtype == jnp.float32
+        return self.embed(ids).sum(1) + x
+"""
+    model = build_model(package(code, weights={"embed.embedding": np.arange(10, dtype=np.float32).reshape(5, 2)}), (5,), "float32",
+                        parts=((3,), (2,)), types=("int32", "float32"))
+    assert np.asarray(model.apply(np.array([[4, 0, 1, 0.5, 0.25]], np.float32))).tolist() == [[10.5, 13.25]]
