@@ -26,7 +26,7 @@ from enclaveml.datasets import open_dataset
 from enclaveml.job import load_job
 from enclaveml.models import build_model, package_model
 from enclaveml.results import RowStatus, read_results
-from enclaveml.zk.ezkl.bench import float_outputs
+from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.interface import ModelFunction
 
 ROOT = Path(__file__).resolve().parent.parent

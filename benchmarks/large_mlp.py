@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.common import REPORTS, Data, Planned, machine
 from enclaveml.errors import JobError
-from enclaveml.zk.ezkl.bench import float_outputs
+from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction
 

@@ -15,7 +15,7 @@ from enclaveml.datasets import open_dataset
 from enclaveml.job import load_job
 from enclaveml.models import build_model, package_model
 from enclaveml.zk.export import HASH_BATCH, export
-from enclaveml.zk.ezkl.bench import float_outputs
+from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
 

@@ -145,7 +145,7 @@ def _answers(rank: int, order: Order, worker: Worker, circuit: Circuit, proof: P
 
 
 def main() -> None:
-    from enclaveml.zk.ezkl.bench import float_outputs
+    from enclaveml.zk.rows import float_outputs
 
     job = load_job(JOB)
     function, samples, n = load_function(job)
