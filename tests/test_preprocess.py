@@ -231,40 +231,40 @@ def test_the_model_hash_is_of_the_composition(finished):
     for proved, job in finished.items():
         with read_results(job.results) as results:
             hashes[proved] = results.attribute("model_hash")
-        done = run([sys.executable, "-m", "enclaveml", "hash", str(job.path)], LIMIT_S)
-        assert done.stdout.strip() == hashes[proved], log_of(done)
     assert hashes[True] != hashes[False]
+    done = run([sys.executable, "-m", "enclaveml", "hash", str(finished[True].path)], LIMIT_S)
+    assert done.stdout.strip() == hashes[True], log_of(done)
 
 
 @pytest.mark.mpi
 @pytest.mark.ezkl
 def test_the_audit_says_which_and_what_it_needs(finished, monkeypatch):
     inside, outside = finished[True], finished[False]
-    data = {job: job.folder / "rows.npy" for job in (inside, outside)}
-    report = audit(AuditOptions(inside.results, inputs=data[inside]))
+    data = {proved: job.folder / "rows.npy" for proved, job in finished.items()}
+    report = audit(AuditOptions(inside.results, inputs=data[True]))
     assert report.exit_code == 0 and report.facts["preprocessing"] == "scale.py:scale, part of the proved model"
     assert report.facts["inputs"] == "2 of 2 proofs checked are about the data given"
-    assert refused(audit, AuditOptions(inside.results, inputs=data[inside], preprocess="scale.py:scale")) == (
+    assert refused(audit, AuditOptions(inside.results, inputs=data[True], preprocess="scale.py:scale")) == (
         "--preprocess scale.py:scale: the file's job has no preprocessing outside of its proofs")
 
     report = audit(AuditOptions(outside.results))
     assert report.verdict.endswith("; of rows as scale.py:scale made them, outside of the proofs") and report.exit_code == 0
     assert ("that the rows are what scale.py:scale makes of the data: it was applied outside of the proofs (--inputs with --preprocess "
             "compares them)") in report.limits
-    assert refused(audit, AuditOptions(outside.results, inputs=data[outside])).startswith(
-        f"--inputs {data[outside]}: the rows that the proofs speak of are what scale.py:scale made of the data, outside of the proofs; give "
+    assert refused(audit, AuditOptions(outside.results, inputs=data[False])).startswith(
+        f"--inputs {data[False]}: the rows that the proofs speak of are what scale.py:scale made of the data, outside of the proofs; give "
         "--preprocess scale.py:scale to have it done to these data too, or --preprocess none where")
     assert refused(audit, AuditOptions(outside.results, preprocess="none")) == "--preprocess none: is for --inputs; give the data"
 
     monkeypatch.chdir(outside.folder)
-    report = audit(AuditOptions(outside.results, inputs=data[outside], preprocess="scale.py:scale"))
+    report = audit(AuditOptions(outside.results, inputs=data[False], preprocess="scale.py:scale"))
     assert (report.exit_code, report.facts["inputs"], report.notes) == (0, "2 of 2 proofs checked are about the data given", [])
     np.save(outside.folder / "done.npy", (raw(outside.rows).reshape(8, 8)[:, 1:-1] - 0.25) / 0.5)
     report = audit(AuditOptions(outside.results, inputs=outside.folder / "done.npy", preprocess="none"))
     assert (report.exit_code, report.facts["inputs"]) == (0, "2 of 2 proofs checked are about the data given")
     assert any("and the data were given as preprocessed" in limit for limit in report.limits)
     (outside.folder / "other.py").write_text(SCALE.replace("0.5", "0.6"))
-    report = audit(AuditOptions(outside.results, inputs=data[outside], preprocess="other.py:scale"))
+    report = audit(AuditOptions(outside.results, inputs=data[False], preprocess="other.py:scale"))
     assert report.exit_code == 3 and "other.py:scale: its file has the SHA-256" in report.notes[0]
 
 
