@@ -68,6 +68,7 @@ def document(found: Examination, request: CircuitRequest, parts: Sequence[Output
         "tolerance": number(found.limit),
         "outputs": [] if found.truth is None else _outputs(found, parts),
         "plan": None if found.candidate is None else str(found.candidate),
+        "layers_at": found.layers_at or None,
         "rows_per_proof": None if found.candidate is None else found.candidate.choice.rows,
         "cpu_seconds_a_row": number(found.row_seconds),
         "cpu_seconds_a_proof": None if found.candidate is None else found.candidate.prove_seconds,
@@ -123,7 +124,7 @@ def text(report: dict[str, Any]) -> str:
         total = sum(la["rows"] for la in report["layers"]) or 1
         body = [[la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", str(la["tables"]),
                  f"{la['einsum']:,}"] for la in report["layers"][:_SHOWN]]
-        lines += ["", f"Where the cost sits, at {report['rows_per_proof']} rows a proof, most expensive first:",
+        lines += ["", f"Where the cost sits, at {report['layers_at']} rows a proof, most expensive first:",
                   table(["nodes", "value", "circuit rows", "%", "new tables", "einsum cells"], body)]
         if len(report["layers"]) > _SHOWN:
             lines.append(f"and {len(report['layers']) - _SHOWN} more (--json has all)")

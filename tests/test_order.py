@@ -61,6 +61,8 @@ zk.ezkl.statement zk.ezkl.plan zk.ezkl.child
 doctor_machine doctor_world
 zk.ezkl.srs_reduce
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.bench
+zk.ezkl.probes
+zk.ezkl.layouts
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
 zk.ezkl.plan_table zk.ezkl.examine
 zk.ezkl.build

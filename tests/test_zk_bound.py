@@ -15,7 +15,7 @@ from zk_case import B1, ROWS, W1, drain, outputs, prove, verdict
 
 from enclaveml.errors import ProofError
 from enclaveml.zk import process
-from enclaveml.zk.ezkl import field, prover, search, statement
+from enclaveml.zk.ezkl import field, layouts, prover, statement
 from enclaveml.zk.ezkl.bench import Bench, input_document
 from enclaveml.zk.ezkl.files import COMPILED, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import bounded, largest_input
@@ -45,8 +45,8 @@ def circuit(request, tmp_path_factory):
     """A committed circuit of four rows that bounds its inputs in one way only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENCLAVEML_CACHE", str(tmp_path_factory.getbasetemp() / f"bound-{request.param}"))
-        ways = search.Search._bounds
-        patch.setattr(search.Search, "_bounds", lambda self, probe: [w for w in ways(self, probe) if w[0] == request.param])
+        ways = layouts.Layouts._bounds
+        patch.setattr(layouts.Layouts, "_bounds", lambda self, probe: [w for w in ways(self, probe) if w[0] == request.param])
         made = zk_case.prepare("committed", bounded=True)
     assert (made.bound, made.inputs_bounded, made.manifest()["inputs_bounded"]) == (request.param, True, True)
     return made

@@ -13,7 +13,8 @@ from enclaveml.zk.ezkl import cost, plan
 from enclaveml.zk.ezkl.bench import Trial
 from enclaveml.zk.ezkl.build import worth_trying
 from enclaveml.zk.ezkl.plan import Choice, Footprint, Line, Numerics, Work
-from enclaveml.zk.ezkl.search import Search, exact_bits
+from enclaveml.zk.ezkl.probes import exact_bits
+from enclaveml.zk.ezkl.search import Search
 from enclaveml.zk.interface import CircuitRequest
 
 CHOICE = Choice(Numerics(13, 4, 13), 4096, 2, inner=2, logrows=16, rows=4)
@@ -116,6 +117,8 @@ def layout(scale: int) -> plan.Candidate:
 class Flipping:
     """A bench at whose coarse scales the first row's argmax is another, within any tolerance."""
 
+    spent = 0.0
+
     def __init__(self, truth: np.ndarray, fine: int) -> None:
         self.truth, self.fine = truth, fine
 
@@ -161,6 +164,8 @@ def test_one_output_has_no_argmax_to_agree_on() -> None:
 
 class LongerThanPredicted:
     """A bench whose circuits need 200 rows for each row of data, and are exact."""
+
+    spent = 0.0
 
     def __init__(self, truth: np.ndarray) -> None:
         self.truth = truth

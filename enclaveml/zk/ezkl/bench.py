@@ -40,7 +40,9 @@ class Bench:
     def __init__(self, function: ModelFunction, inputs: str, child: process.Child, scratch: Scratch) -> None:
         self.function, self.inputs, self.child, self.scratch = function, inputs, child, scratch
         self.timeout_s = 600.0
+        self.spent = 0.0  # CPU seconds of ezkl's calls made here
         self._documents: dict[tuple[int, str], str] = {}
+        self._settings: dict[Choice, dict[str, Any]] = {}
 
     @cached_property
     def canonical(self) -> bytes:
@@ -68,31 +70,40 @@ class Bench:
             self._documents[batch, bound] = self.scratch.write(f"model-{batch}-{bound}.onnx", document)
         return self._documents[batch, bound]
 
+    def _call(self, name: str, **args: Any) -> process.Reply:
+        """One call of the child, its CPU seconds counted."""
+        reply = process.wait(self.child, name, self.timeout_s, **args)
+        self.spent += reply.cpu_seconds
+        return reply
+
     def settings(self, choice: Choice, rows: int | None = None) -> dict[str, Any]:
-        """Canonical settings of a choice, at its B or at ``rows``."""
-        reply = process.wait(
-            self.child, "settings", self.timeout_s,
-            model=self.document(rows or choice.rows, choice.bound),
-            output=str(self.scratch.file("trial.json")),
-            run_args=choice.run_args(self.inputs),
-        )
-        return statement.canonical_settings(reply.value["settings"])
+        """Canonical settings of a choice, at its B or at ``rows``; made once. Not to be changed."""
+        choice = choice if rows is None else replace(choice, rows=rows)
+        if choice not in self._settings:
+            reply = self._call(
+                "settings", model=self.document(choice.rows, choice.bound),
+                output=str(self.scratch.file("trial.json")), run_args=choice.run_args(self.inputs),
+            )
+            self._settings[choice] = statement.canonical_settings(reply.value["settings"])
+        return self._settings[choice]
 
     def compile(self, choice: Choice, settings: dict[str, Any], circuit: str, settings_path: str) -> None:
         """Write settings and compiled circuit to the two paths."""
         with open(settings_path, "w", encoding="utf-8", opener=private) as handle:
             json.dump(settings, handle, sort_keys=True)
-        process.wait(
-            self.child, "compile", self.timeout_s,
-            model=self.document(choice.rows, choice.bound), circuit=circuit, settings=settings_path,
+        self._call(
+            "compile", model=self.document(choice.rows, choice.bound), circuit=circuit, settings=settings_path
         )
 
     def trial(self, choice: Choice, rows: np.ndarray) -> Trial:
         """Compile a choice and make witnesses of rows (n, *row_shape), B at a time.
 
+        A witness depends on numerics, range and B alone, and making settings lays the circuit out: so they are
+        those of two rows, with this choice's decomposition written into them.
         Raises ProofError where a value does not fit the decomposition.
         """
-        settings = self.settings(choice)
+        settings = dict(self.settings(replace(choice, base=1 << 14, legs=2, inner=2, logrows=16), rows=2))
+        settings["run_args"] = settings["run_args"] | {"decomp_base": choice.base, "decomp_legs": choice.legs}
         circuit = str(self.scratch.file("trial.circuit"))
         self.compile(choice, settings, circuit, str(self.scratch.file("trial-settings.json")))
         return self.witness(circuit, settings, choice.rows, rows)
@@ -108,9 +119,8 @@ class Bench:
             except ValueError as error:
                 raise ProofError(f"sample rows {start}..{start + len(some) - 1}: {error}") from error
             data = self.scratch.write("trial-input.json", input_document(felts))
-            reply = process.wait(
-                self.child, "witness", self.timeout_s,
-                data=data, circuit=circuit, output=str(self.scratch.file("trial-witness.json")),
+            reply = self._call(
+                "witness", data=data, circuit=circuit, output=str(self.scratch.file("trial-witness.json"))
             )
             try:
                 values = field.from_felts(reply.block)
@@ -138,9 +148,8 @@ class Bench:
         values[0].reshape(-1)[-1] = most + 1
         data = self.scratch.write("trial-input.json", input_document(field.to_felts(values)))
         try:
-            reply = process.wait(
-                self.child, "witness", self.timeout_s,
-                data=data, circuit=circuit, output=str(self.scratch.file("trial-witness.json")),
+            reply = self._call(
+                "witness", data=data, circuit=circuit, output=str(self.scratch.file("trial-witness.json"))
             )
         except ProofError:
             return

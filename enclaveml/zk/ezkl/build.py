@@ -19,7 +19,8 @@ from enclaveml.zk.ezkl.bench import Bench, input_document
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Candidate, Progress, work_of
 from enclaveml.zk.ezkl.plan_table import PLAN, Table
-from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search, deviation, flips
+from enclaveml.zk.ezkl.probes import deviation, flips
+from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, load_circuit
 from enclaveml.zk.rows import float_outputs
@@ -120,8 +121,8 @@ def set_up_best(folder: Path, search: Search, ordered: list[Candidate], cache: k
             shutil.rmtree(place)
         if len(table.measured) == 1 + RUNNERS_UP or request.rows_per_proof is not None:
             break
-    if kept is None and search.agreed is not None and not table.problems:
-        raise JobError(search.disagreement())
+    if kept is None and not table.problems:
+        raise JobError(search.why_none())
     if kept is None:
         lines = "\n".join(f"{choice}: {error}" for choice, error in table.problems.items())
         raise JobError("no circuit for this model could be set up:\n" + lines)

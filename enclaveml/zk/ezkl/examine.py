@@ -26,6 +26,9 @@ from enclaveml.zk.scratch import Scratch
 #: Rows that the ONNX document is run on: its reference evaluator is slow.
 ONNX_ROWS = 8
 
+#: Cells of a circuit beyond which its layers are measured at 2 rows a proof: a cut takes about a microsecond a cell.
+LAYER_CELLS = 1 << 18
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -33,7 +36,7 @@ class Examination:
 
     truth (S, D) float64: the float model's outputs on the sample rows. onnx (n, D): the exported document's
     on the first n. proved (S, D): the witness's at the plan's scales. candidate: the plan that comes first.
-    row_seconds: predicted CPU seconds a row. memory: predicted peak, bytes. wall: predicted seconds for the job.
+    layers: at ``layers_at`` rows a proof. row_seconds: predicted CPU seconds a row. memory: predicted peak, bytes. wall: predicted seconds for the job.
     refused: why it cannot be proved, else ""; what follows is then missing where it was not reached.
     """
 
@@ -46,6 +49,7 @@ class Examination:
     candidate: Candidate | None = None
     key_bytes: float = math.nan
     layers: tuple[Layer, ...] = ()
+    layers_at: int = 0
     limit: float = math.nan
 
     @property
@@ -77,13 +81,16 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
             found = replace(found, limit=search.limit)
             first = next(search.tried(search.candidates(search.accurate())), None)
             if first is None:
-                raise JobError(search.disagreement() if search.agreed is not None else "no layout holds the sample rows")
+                raise JobError(search.why_none())
             candidate, _ = first
-            trial = bench.trial(replace(candidate.choice, rows=max(2, min(64, candidate.choice.rows))), rows)
-            found = replace(found, proved=trial.outputs, candidate=candidate, key_bytes=candidate.key_bytes)
+            proved = search.outputs[candidate.choice.numerics]
+            found = replace(found, proved=proved, candidate=candidate, key_bytes=candidate.key_bytes)
             progress("measuring the cost of each layer")
-            document = Path(bench.document(candidate.choice.rows, candidate.choice.bound)).read_bytes()
-            return replace(found, layers=tuple(layers(bench, candidate.choice, document)))
+            choice = candidate.choice
+            if bench.settings(choice)["num_rows"] * choice.inner > LAYER_CELLS:
+                choice = replace(choice, rows=2)
+            document = Path(bench.document(choice.rows, choice.bound)).read_bytes()
+            return replace(found, layers=tuple(layers(bench, choice, document)), layers_at=choice.rows)
         except (JobError, ProofError) as error:
             return replace(found, refused=str(error))
 

@@ -28,7 +28,8 @@ from enclaveml.zk.ezkl import field
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.build import set_up_best
 from enclaveml.zk.ezkl.plan import Candidate, Progress
-from enclaveml.zk.ezkl.search import Probe, Search
+from enclaveml.zk.ezkl.probes import Probe
+from enclaveml.zk.ezkl.search import Search
 from enclaveml.zk.interface import FALLBACK, MANIFEST, Circuit, CircuitRequest, load_circuit
 from enclaveml.zk.rows import float_outputs
 
@@ -94,7 +95,7 @@ class _Rung:
     def __init__(
         self, bench: Bench, request: CircuitRequest, rows: np.ndarray, truth: np.ndarray, progress: Progress
     ) -> None:
-        self.search = Search(bench, request, rows, truth, progress)
+        self.search = Search(bench, request, rows, truth, progress, thorough=True)
         self._bench, self._truth = bench, truth
         self._probes: list[Probe] | None = None
 

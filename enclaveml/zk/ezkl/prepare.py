@@ -31,7 +31,7 @@ from enclaveml.zk.scratch import Scratch
 MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 9
+_PLAN_VERSION = 10
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:

@@ -1,196 +1,152 @@
 """The search for a circuit: probe scales and multipliers, lay candidates out, try the cheapest.
 
 The numbers that the pure :mod:`plan` ranks come from here, by trials through :class:`Bench`.
+
+What keeps the search short for a model of many lookups and divisions, and what that may miss:
+
+- Probes are of few rows (:mod:`probes`). A candidate's first trial is of FIRST_ROWS sample rows, and only one
+  that holds these is tried on all.
+- A multiplier whose cheapest conceivable layout is predicted dearer, by more than the prediction may be wrong,
+  than one already found is probed no further. Multipliers whose lookups are widest (they need the longest
+  tables) come last. Where what was found holds the sample rows after all at no scale, the others are probed.
+- After BUDGET CPU seconds of trials no more multipliers are probed, if there is a plan to try; after twice that
+  the search ends, with an error where nothing holds the sample rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from enclaveml.errors import JobError, ProofError
-from enclaveml.srs_file import logrows_of
 from enclaveml.zk.ezkl import cost, plan
 from enclaveml.zk.ezkl.bench import Bench, Trial
-from enclaveml.zk.ezkl.plan import Candidate, Choice, Numerics
+from enclaveml.zk.ezkl.layouts import Layouts, table_range
+from enclaveml.zk.ezkl.plan import Candidate, Numerics
+from enclaveml.zk.ezkl.probes import MULTIPLIERS, Multiplier, Probe, Probing, deviation, exact_bits, flips
 from enclaveml.zk.interface import CircuitRequest
 
 SCALES = (13, 12, 10, 8)
 FINE_SCALES = (16, 14)  # only where 13 is not accurate enough
 EXACT_SCALES = (16, 14, 12, 10)  # of weights, where the inputs' scale is less
-MULTIPLIERS = (1, 2, 3, 4, 6, 8)
-INNER = (1, 2, 3)
-MAX_LEGS = 5
-
-#: Inputs of whole multiples of 2^-n, n at most this, are tried at scale n: narrower values, no loss.
-MAX_EXACT_BITS = 8
 
 #: Tolerance where the job gives none and the model is accurate enough.
 DEFAULT_TOLERANCE = 0.01
 
-#: Widest range of input values, in fixed point, for which a lookup table is laid out to bound them.
-MAX_BOUND_TABLE = 1 << 14
+#: Sample rows of a candidate's first trial.
+FIRST_ROWS = 32
 
-_PROBE_ROWS = 32
-_WIDE = (1 << 14, 4)  # a decomposition wide enough for any probe
-_WIDE_BITS = 56
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What one scale and multiplier do to the model: deviation, bits to decompose, lookup range.
-
-    ``flips``: probe rows whose argmax is not the float model's.
-    """
-
-    numerics: Numerics
-    deviation: float
-    bits: float
-    lookup: tuple[int, int]
-    flips: int = 0
-
-
-def deviation(trial: Trial, truth: np.ndarray) -> float:
-    """Largest |witness - float|; infinite where either is not a number."""
-    gap = np.abs(trial.outputs - truth)
-    return float(gap.max(initial=0.0)) if np.all(np.isfinite(gap)) else math.inf
-
-
-def flips(trial: Trial, truth: np.ndarray) -> int:
-    """Rows whose witness has another argmax than the float model's output."""
-    return int((np.argmax(trial.outputs, axis=1) != np.argmax(truth, axis=1)).sum())
-
-
-def exact_bits(rows: np.ndarray) -> int | None:
-    """The least n, 1 at least, with every value a whole multiple of 2^-n; None above MAX_EXACT_BITS."""
-    if not np.issubdtype(rows.dtype, np.floating):
-        return None
-    for bits in range(1, MAX_EXACT_BITS + 1):
-        scaled = rows.astype(np.float64) * 2.0**bits
-        if np.array_equal(scaled, np.round(scaled)):
-            return bits
-    return None
+#: CPU seconds of trials after which the search takes what it has.
+BUDGET = 300.0
 
 
 class Search:
     """The search for one model and request. ``rows`` (S, ...) sample rows, ``truth`` (S, D) float64.
 
-    headroom: bits that values on unseen rows may exceed those on the sample rows. ``refused``: numerics
-    that do not keep what is asked on all sample rows, and why; ``agreed``: the most that any of those
-    that fell short of ``proof.agreement`` agreed.
+    headroom: bits that values on unseen rows may exceed those on the sample rows. thorough: probe every
+    multiplier, for a caller that lays out with other headroom. ``refused``: numerics that do not keep what is
+    asked on all sample rows, and why; ``agreed``: the most that any of those that fell short of
+    ``proof.agreement`` agreed; ``outputs``: of each numerics that hold all sample rows, the witnesses' (S, D).
     """
 
     def __init__(
         self, bench: Bench, request: CircuitRequest, rows: np.ndarray, truth: np.ndarray,
-        progress: plan.Progress, headroom: int = plan.HEADROOM_BITS,
+        progress: plan.Progress, headroom: int = plan.HEADROOM_BITS, thorough: bool = False,
     ) -> None:
         self.bench, self.request, self.progress = bench, request, progress
         self.rows, self.truth = rows, truth
-        self.failures: list[str] = []
+        self.probing = Probing(bench, rows, truth)
+        self.layouts = Layouts(bench, request, rows)
         self.found: list[Probe] = []
         self.limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
         self.margin = 0.0  # deviation * margin <= limit, on every sample row
-        self.headroom = headroom
+        self.headroom, self.thorough = headroom, thorough
         self.refused: dict[Numerics, str] = {}
         self.agreed: float | None = None
-
-    def _probe_choice(self, numerics: Numerics) -> Choice:
-        rows = max(2, min(_PROBE_ROWS, len(self.rows)))
-        return Choice(numerics, *_WIDE, inner=2, logrows=16, rows=rows)
+        self.outputs: dict[Numerics, np.ndarray] = {}
+        self._best = math.inf  # predicted seconds of the cheapest accurate layout so far
+        self._passed_over = False
+        self._looked: dict[Numerics, Trial] = {}
 
     def settings_of(self, probe: Probe) -> dict:
         """ezkl's settings at a probe's numerics, for few rows."""
-        return self.bench.settings(self._probe_choice(probe.numerics), rows=4)
-
-    def multipliers(self, scale: int) -> list[int]:
-        """The multipliers that give different circuits at this scale, cheapest first.
-
-        A larger multiplier means fewer divisions and wider values. Without lookups (whose tables
-        wide values blow up) those with half as many rows again as the least are left out.
-        """
-        settings: dict[tuple, tuple[int, int, int]] = {}
-        for multiplier in MULTIPLIERS:
-            found = self.bench.settings(self._probe_choice(Numerics(scale, multiplier, scale)), rows=4)
-            lookups = len(found["required_lookups"])
-            what = (found["num_rows"], found["model_output_scales"][0], str(found["required_lookups"]))
-            settings.setdefault(what, (found["num_rows"], multiplier, lookups))
-        ordered = sorted(settings.values())
-        return [
-            multiplier for rows, multiplier, lookups in ordered if lookups or rows <= 1.5 * ordered[0][0]
-        ] + [m for rows, m, lookups in ordered if not lookups and rows > 1.5 * ordered[0][0]]
-
-    def _bits(self, numerics: Numerics, guess: int | None = None) -> int | None:
-        """The least r such that values of the probe rows fit into a decomposition of r bits; None above 56.
-
-        A good ``guess`` saves trials.
-        """
-        probe = self._probe_choice(numerics)
-        rows = self.rows[: probe.rows]
-
-        def fits(bits: int) -> bool:
-            try:
-                self.bench.trial(replace(probe, base=2, legs=bits), rows)
-            except ProofError:
-                return False
-            return True
-
-        low, high = 1, _WIDE_BITS
-        if guess is not None and fits(guess):
-            high = guess
-            if guess == 1 or not fits(guess - 1):
-                return guess
-        elif not fits(high):
-            return None
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if fits(middle) else (middle + 1, high)
-        return low
+        return self.bench.settings(self.probing.choice(probe.numerics), rows=4)
 
     def probes(self, scales: tuple[int, ...]) -> list[Probe]:
-        """Every scale and multiplier that makes a witness at all."""
+        """Scales and multipliers that make a witness at all, but for multipliers that are too dear."""
         found: list[Probe] = []
-        for multiplier in self.multipliers(scales[0]):
-            if self._enough(found, multiplier):
+        for one in self._ordered(scales):
+            if self._enough(found, one.multiplier) or (self._spent(1) and math.isfinite(self._best)):
                 break
-            found += self._line([Numerics(scale, multiplier, scale) for scale in scales])
+            found += self._line([Numerics(scale, one.multiplier, scale) for scale in scales])
         exact = exact_bits(self.rows)
-        if scales is SCALES and exact is not None and exact < min(EXACT_SCALES):
+        if scales is SCALES and exact is not None and exact < min(EXACT_SCALES) and not self._spent(1):
             # their values are never divided down to the inputs' coarse scale
             multiplier = math.ceil(MULTIPLIERS[-1] * max(EXACT_SCALES) / exact)
             found += self._line([Numerics(scale, multiplier, exact) for scale in EXACT_SCALES])
         return found
 
+    def _ordered(self, scales: tuple[int, ...]) -> list[Multiplier]:
+        """The multipliers, most promising first. With lookups that takes a look at each at the coarsest scale."""
+        several = self.probing.multipliers(scales[0])
+        if not any(one.lookups for one in several):
+            return several
+        rank: dict[int, float] = {}
+        for one in several:
+            numerics = Numerics(min(scales), one.multiplier, min(scales))
+            if trial := self._look(numerics):
+                rank[one.multiplier] = self.layouts.least_seconds(numerics, trial.lookup, self.headroom)
+        return sorted((one for one in several if one.multiplier in rank), key=lambda one: rank[one.multiplier])
+
+    def _look(self, numerics: Numerics) -> Trial | None:
+        """A trial of the probe rows, made once; None where they give no witness, or one that no table holds."""
+        if numerics not in self._looked and (trial := self.probing.look(numerics)):
+            low, high = table_range(trial.lookup, self.headroom)
+            if high - low >= cost.usable_rows(plan.MAX_LOGROWS):
+                self.probing.failures.append(
+                    f"scale {numerics.scale}, multiplier {numerics.multiplier}: lookups reach {trial.lookup}, which no "
+                    f"table of 2^{plan.MAX_LOGROWS} rows holds"
+                )
+            else:
+                self._looked[numerics] = trial
+        return self._looked.get(numerics)
+
     def _line(self, several: list[Numerics]) -> list[Probe]:
-        """Probes of numerics that differ in the weights' scale alone."""
+        """Probes of numerics that differ in the weights' scale alone; those that are too dear are left out."""
+        known = {probe.numerics: probe for probe in self.found}
         trials: dict[Numerics, Trial] = {}
-        for numerics in several:
-            choice = self._probe_choice(numerics)
-            try:
-                trials[numerics] = self.bench.trial(choice, self.rows[: choice.rows])
-            except ProofError as error:
-                self.failures.append(f"scale {numerics.scale}, multiplier {numerics.multiplier}: {error}")
+        for numerics in sorted(several, key=lambda n: n.scale):
+            trial = None if numerics in known else self._look(numerics)
+            if trial is None:
+                continue
+            if not self.thorough and self.layouts.least_seconds(
+                numerics, trial.lookup, self.headroom
+            ) > self._best * (1 + cost.ERROR):
+                self._passed_over = True
+                self.progress(f"scale {numerics.input_scale}+{numerics.scale} and finer at multiplier "
+                              f"{numerics.multiplier}: dearer than what was found, by prediction")
+                break
+            trials[numerics] = trial
         if not trials:
             return []
-        # values grow by a whole number of bits a scale step: two measurements give the line
-        low, high = (end(trials, key=lambda n: n.scale) for end in (min, max))
-        most = self._bits(high)
-        step = 1 if high.input_scale == low.input_scale else 2  # as in a model of two layers
-        least = most and self._bits(low, max(1, most - step * (high.scale - low.scale)))
-        if least is None or most is None:
-            self.failures.append(f"multiplier {low.multiplier}: values exceed any decomposition")
-            return []
-        slope = (most - least) / max(1, high.scale - low.scale)
-        return [
-            Probe(
-                numerics, deviation(trial, self.truth[: len(trial.outputs)]),
-                least + slope * (numerics.scale - low.scale), trial.lookup,
-                flips(trial, self.truth[: len(trial.outputs)]),
-            )
-            for numerics, trial in trials.items()
-        ]
+        top = max(trials, key=lambda n: n.scale)
+        near = [p for p in self.found if p.numerics.scale == top.scale and p.numerics.input_scale == top.input_scale]
+        line = self.probing.line(trials, math.ceil(near[-1].bits) if near else None)
+        within = [p for p in line if p.deviation * 2 <= self.limit and self._may_agree(p)]
+        laid = [c for p in within for c in self.layouts.of(p, self.headroom)]
+        self._best = min([self._best, *(c.job_seconds for c in self.layouts.that_fit(laid))])
+        self.found += line
+        self.progress(
+            f"multiplier {top.multiplier}, scales {', '.join(f'{n.input_scale}+{n.scale}' for n in trials)}: "
+            f"{len(within)} of {len(line)} accurate; {self.bench.spent:.0f} CPU s of trials so far"
+        )
+        return line
+
+    def _spent(self, times: float) -> bool:
+        return self.bench.spent > times * BUDGET
 
     def _enough(self, found: list[Probe], multiplier: int) -> bool:
         """Whether dearer multipliers need no probing: a cheap one without lookups is accurate."""
@@ -202,6 +158,13 @@ class Search:
     def _may_agree(self, probe: Probe) -> bool:
         """Whether all sample rows can still agree as asked: what the probe rows flipped is flipped among all."""
         return 1 - probe.flips / len(self.rows) >= self.request.agreement
+
+    def why_none(self) -> str:
+        """Why no candidate was tried to the end, after :meth:`tried` gave none."""
+        if self.agreed is not None:
+            return self.disagreement()
+        ended = f"the search ended after {self.bench.spent:.0f} CPU s: give proof.scale" if self._spent(2) else ""
+        return f"no circuit for this model holds the sample rows ({ended or 'values exceed every decomposition tried'})"
 
     def disagreement(self) -> str:
         """Why the model is refused where no plan keeps the agreement asked for."""
@@ -223,10 +186,9 @@ class Search:
         found = self.probes(scales)
         if request.scale is None and not any(p.deviation * 2 <= limit and self._may_agree(p) for p in found):
             found += self.probes(FINE_SCALES)
-        self.found = found
         finite = [p for p in found if math.isfinite(p.deviation)]
         if not finite:
-            reason = self.failures[-1] if self.failures else "its outputs are not finite"
+            reason = (self.probing.failures or ["its outputs are not finite"])[-1]
             raise JobError(f"the model cannot be proved: no witness of the sample rows ({reason})")
         agreeing = [p for p in finite if self._may_agree(p)]
         if not agreeing and (request.tolerance is None or any(p.deviation <= limit for p in finite)):
@@ -251,100 +213,36 @@ class Search:
 
         Raises JobError with what the smallest takes where none does.
         """
-        request = self.request
-        work = plan.work_of(request)
-        rows_of: dict[tuple, tuple[dict, dict]] = {}
-        found: list[Candidate] = []
-        for probe in probes:
-            for bound, bits, (low, high) in self._bounds(probe):
-                lookup = (min(low, -1) << self.headroom, max(high, 1) << self.headroom)
-                exact = self.bench.settings(
-                    Choice(probe.numerics, *_WIDE, inner=2, logrows=16, rows=4, lookup=lookup, bound=bound)
-                )
-                for base, legs in plan.decompositions(math.ceil(bits + self.headroom), MAX_LEGS):
-                    tables = plan.table_lengths(exact, base, lookup)
-                    for inner in INNER:
-                        same = probe.numerics.input_scale == probe.numerics.scale
-                        key = (probe.numerics.multiplier, same, legs, inner, bound)
-                        choice = Choice(probe.numerics, base, legs, inner, 16, 4, lookup, bound)
-                        if key not in rows_of:  # rows do not depend on the scale, tables do
-                            rows_of[key] = self.bench.settings(choice, rows=2), self.bench.settings(choice)
-                        found += plan.candidates(
-                            choice, plan.footprint(*rows_of[key], tables), work, request.rows_per_proof
-                        )
-        return plan.ranked(self._fitting(self._within_srs(found), "takes"))
+        found = [candidate for probe in probes for candidate in self.layouts.of(probe, self.headroom)]
+        return plan.ranked(self.layouts.fitting(self.layouts.within_srs(found)))
 
     def refuse_too_large(self) -> None:
         """Raise JobError, before any trial, where no layout fits memory even with the narrowest decomposition."""
-        scale = SCALES[-1] if self.request.scale is None else self.request.scale
-        work, found = plan.work_of(self.request), []
-        for inner in INNER:
-            choice = Choice(Numerics(scale, MULTIPLIERS[-1], scale), 2, 1, inner, logrows=16, rows=4)
-            shape = plan.footprint(self.bench.settings(choice, rows=2), self.bench.settings(choice), [])
-            found += plan.candidates(choice, shape, work, self.request.rows_per_proof)
-        self._fitting(found, "takes at least")
-
-    def _fitting(self, found: list[Candidate], takes: str) -> list[Candidate]:
-        """The candidates that fit a child's part of the memory; JobError with what the smallest takes if none does."""
-        request = self.request
-        memory = request.memory_gb * 1e9 / request.children
-        if fitting := [candidate for candidate in found if candidate.peak_bytes <= memory]:
-            return fitting
-        given = f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else ""
-        if not found:
-            raise JobError(f"no circuit for this model fits into 2^{plan.MAX_LOGROWS} rows{given}")
-        least = min(candidate.peak_bytes for candidate in found) * request.children
-        each = f" for {request.children} provers at a time" if request.children > 1 else ""
-        raise JobError(
-            f"no circuit for this model fits {request.memory_gb:g} GB of memory{given}; the smallest {takes} "
-            f"{least / 1e9:.3g} GB{each}, as predicted with a margin"
-        )
-
-    def _within_srs(self, found: list[Candidate]) -> list[Candidate]:
-        """The layouts for which the SRS at hand is large enough. Raises JobError where there is none such."""
-        given = self.request.srs
-        if given is None or not found:
-            return found
-        has = logrows_of(given.path)
-        if not (kept := [c for c in found if c.choice.logrows <= has]):
-            least = min(c.choice.logrows for c in found)
-            raise JobError(
-                f"proof.srs: {given.path} has 2^{has} rows; a circuit for this model needs 2^{least} at least: "
-                "give a larger file of the same ceremony"
-            )
-        return kept
-
-    def _bounds(self, probe: Probe) -> list[tuple[str, float, tuple[int, int]]]:
-        """The ways to bound the inputs that are worth laying out, each with the bits and lookups that it needs.
-
-        Values do not depend on the way, so that one probe serves for all.
-        """
-        if not self.request.bounds_inputs:
-            return [("", probe.bits, probe.lookup)]
-        scaled = self.rows.astype(np.float64) * 2.0**probe.numerics.input_scale
-        low, high = math.floor(scaled.min()), math.ceil(scaled.max())
-        bits = max(probe.bits, math.log2(max(-low, high) + 1))
-        found = [("legs", bits, probe.lookup)]
-        ends = min(low, probe.lookup[0]), max(high, probe.lookup[1])
-        if np.issubdtype(self.rows.dtype, np.floating) and ends[1] - ends[0] <= MAX_BOUND_TABLE:
-            found.append(("table", probe.bits, ends))
-        return found
+        self.layouts.refuse_too_large(SCALES[-1] if self.request.scale is None else self.request.scale)
 
     def tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
         """Candidates that hold the sample rows with headroom, with their exact settings, best first.
 
-        Where all fall short of the agreement asked for, those of finer scales.
+        Where none does: of the multipliers that were passed over, and then, where all fall short of the
+        agreement asked for, of finer scales.
         """
         yielded = False
         for candidate in self._tried(ordered):
             yielded = True
             yield candidate
-        scales = {probe.numerics.scale for probe in self.found}
-        if yielded or self.agreed is None or self.request.scale is not None or not scales.isdisjoint(FINE_SCALES[:1]):
+        if yielded:
             return
-        finer = self.probes(FINE_SCALES)
-        self.found += finer
-        if fit := [p for p in finer if p.deviation * self.margin <= self.limit and self._may_agree(p)]:
+        if self._passed_over and not self.thorough:
+            self.thorough = True
+            yield from self._those_fit(self.probes(SCALES if self.request.scale is None else (self.request.scale,)))
+        scales = {probe.numerics.scale for probe in self.found}
+        if self.outputs or self.agreed is None or self.request.scale is not None or not scales.isdisjoint(FINE_SCALES[:1]):
+            return
+        yield from self._those_fit(self.probes(FINE_SCALES))
+
+    def _those_fit(self, more: list[Probe]) -> Iterator[tuple[Candidate, dict]]:
+        """Candidates of further probes that hold the sample rows, of those that are accurate."""
+        if fit := [p for p in more if p.deviation * self.margin <= self.limit and self._may_agree(p)]:
             yield from self._tried(self.candidates(fit))
 
     def _tried(self, ordered: list[Candidate]) -> Iterator[tuple[Candidate, dict]]:
@@ -357,27 +255,17 @@ class Search:
             if bits <= too_small.get(values, 0.0):
                 continue
             if bits < holds.get(values, math.inf):
-                # the same values in so much less range: the headroom over the sample rows
-                narrow = math.floor(choice.base * 2.0 ** (-self.headroom / choice.legs))
-                batch = max(2, min(64, choice.rows))
-                try:
-                    trial = self.bench.trial(replace(choice, base=narrow, rows=batch), self.rows)
-                except ProofError as error:
-                    self.progress(f"plan {candidate}: sample rows need more range ({error})")
-                    too_small[values] = bits
+                if self._spent(2):
+                    self.progress(f"the search ends after {self.bench.spent:.0f} CPU s of trials")
+                    return
+                problem = self._problem(candidate)
+                if problem is None:
+                    holds[values] = bits
+                else:
+                    text, lasting = problem
+                    self.progress(f"plan {candidate}: {text}")
+                    too_small[values] = math.inf if lasting else bits
                     continue
-                if (off := deviation(trial, self.truth)) * self.margin > self.limit:
-                    self.progress(f"plan {candidate}: deviation {off:.2g} leaves no margin")
-                    too_small[values] = math.inf
-                    continue
-                if (agreed := 1 - flips(trial, self.truth) / len(self.rows)) < self.request.agreement:
-                    self.agreed = max(agreed, self.agreed or 0.0)
-                    self.refused[choice.numerics] = f"argmax agreement {agreed:.4f}"
-                    self.progress(f"plan {candidate}: argmax agreement {agreed:.4f}, less than "
-                                  f"proof.agreement {self.request.agreement:g}")
-                    too_small[values] = math.inf
-                    continue
-                holds[values] = bits
             settings = self.bench.settings(choice)
             blocks = cost.blocks(settings["num_rows"], choice.logrows)
             if blocks > candidate.blocks and self.request.rows_per_proof is not None:
@@ -386,3 +274,27 @@ class Search:
                 choice = replace(choice, rows=max(2, math.floor(choice.rows * 0.97)))
                 candidate, settings = replace(candidate, choice=choice), self.bench.settings(choice)
             yield candidate, settings
+
+    def _problem(self, candidate: Candidate) -> tuple[str, bool] | None:
+        """Why a candidate does not hold the sample rows with headroom, and whether more range would not help."""
+        choice = candidate.choice
+        # the same values in so much less range: the headroom over the sample rows
+        narrow = replace(
+            choice, base=math.floor(choice.base * 2.0 ** (-self.headroom / choice.legs)), rows=max(2, min(64, choice.rows))
+        )
+        outputs = np.empty((0, self.truth.shape[1]))
+        for end in sorted({min(FIRST_ROWS, len(self.rows)), len(self.rows)}):
+            try:
+                trial = self.bench.trial(narrow, self.rows[len(outputs) : end])
+            except ProofError as error:
+                return f"sample rows need more range ({error})", False
+            outputs = np.concatenate([outputs, trial.outputs])
+            so_far = Trial(outputs, trial.lookup)
+            if (off := deviation(so_far, self.truth[:end])) * self.margin > self.limit:
+                return f"deviation {off:.2g} leaves no margin", True
+            if (agreed := 1 - flips(so_far, self.truth[:end]) / len(self.rows)) < self.request.agreement:
+                self.agreed = max(agreed, self.agreed or 0.0)
+                self.refused[choice.numerics] = f"argmax agreement {agreed:.4f}"
+                return f"argmax agreement {agreed:.4f}, less than proof.agreement {self.request.agreement:g}", True
+        self.outputs[choice.numerics] = outputs
+        return None
