@@ -56,7 +56,7 @@ zk.verdict zk.batch.calibrate
 zk.batch.quantise
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.files zk.ezkl.program
 zk.ezkl.onnx_products
-zk.ezkl.onnx_lean zk.ezkl.onnx_ids zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
+zk.ezkl.onnx_lean zk.ezkl.onnx_norms zk.ezkl.onnx_ids zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
 zk.ezkl.statement zk.ezkl.plan zk.ezkl.child
 doctor_machine doctor_world
 zk.ezkl.srs_reduce
@@ -109,7 +109,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
+    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

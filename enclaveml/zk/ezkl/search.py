@@ -230,7 +230,7 @@ class Search:
         for candidate in self._tried(ordered):
             yielded = True
             yield candidate
-        if yielded:
+        if yielded or self._spent(2):
             return
         if self._passed_over and not self.thorough:
             self.thorough = True
