@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from enclaveml.zk.ezkl.onnx_norms import fold_norms
+from enclaveml.zk.ezkl.onnx_products import products
 
 onnx = pytest.importorskip("onnx")
 N = onnx.helper.make_node
@@ -66,3 +67,13 @@ def test_a_graph_without_norms_is_left_as_it_is() -> None:
     plain = document(N("MatMul", ["x", "w"], ["y"]), shape=[5, 6], out=[5, 3], w=W)
     assert fold_norms(plain) is plain
     assert fold_norms(CONV) == fold_norms(CONV) != CONV
+
+
+def test_the_other_rewrites_take_what_is_folded() -> None:
+    """A folded convolution becomes a product of patches, whose tensors have names of their own."""
+    whole = products(fold_norms(CONV))
+    names = [tensor.name for tensor in onnx.load_from_string(whole).graph.initializer]
+    assert len(names) == len(set(names)) and "BatchNormalization" not in kinds(whole) and "MatMul" in kinds(whole)
+    onnx.shape_inference.infer_shapes(onnx.load_from_string(whole), strict_mode=True)
+    x = RNG.normal(size=(5, 1, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(whole, x), run(CONV, x), rtol=1e-5, atol=1e-5)

@@ -50,11 +50,11 @@ def fold_norms(document: bytes) -> bytes:
         }
         for name, value in folded.items():
             graph.initializer.append(
-                onnx.numpy_helper.from_array(value.astype(np.float32), f"{norm.output[0]}_{name}")
+                onnx.numpy_helper.from_array(value.astype(np.float32), f"{norm.output[0]}_folded_{name}")
             )
         made = onnx.helper.make_node(
             "Conv" if before.op_type == "Conv" else "Gemm",
-            [before.input[0], *(f"{norm.output[0]}_{name}" for name in folded)], list(norm.output), name=before.name,
+            [before.input[0], *(f"{norm.output[0]}_folded_{name}" for name in folded)], list(norm.output), name=before.name,
             **(attributes(before) if before.op_type != "MatMul" else {}),
         )
         before.CopyFrom(made)

@@ -31,7 +31,7 @@ from enclaveml.zk.interface import CircuitRequest
 
 SCALES = (13, 12, 10, 8)
 FINE_SCALES = (16, 14)  # only where 13 is not accurate enough
-EXACT_SCALES = (16, 14, 12, 10)  # of weights, where the inputs' scale is less
+EXACT_SCALES = (16, 14, 13, 12, 10)  # of weights, where the inputs' scale is less
 
 #: Tolerance where the job gives none and the model is accurate enough.
 DEFAULT_TOLERANCE = 0.01
