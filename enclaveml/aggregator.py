@@ -87,7 +87,8 @@ class Aggregator:
         if job.proof.beacon is not None:
             self._beacon = Beacon(job.proof.beacon, job.proof.beacon_wait_s, journal)
         draws = Draws(job, self.accounts, self._beacon)
-        self.bundles = Bundles(job, self.accounts, circuits, members, boxes, self.pace, draws, spend)
+        self.bundles = Bundles(job, self.accounts, circuits, members, boxes, self.pace, draws, spend,
+                               job_id)
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
         self.judge = Judge(job, self.accounts, self.bundles, circuits, self.copies, members, boxes, reference)
@@ -341,7 +342,7 @@ class Aggregator:
             round_ = self.rounds[bundle.round]
             round_.stage[bundle.rows - round_.start, bundle.slots] = CHECKING
         self._checking[bundle.id] = (bundle, report.blob)
-        self._circuits.submit(bundle, data, proof)
+        self._circuits.submit(bundle, data, proof, self.bundles.nonce(bundle))
 
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a failure")

@@ -1,6 +1,6 @@
 """``enclaveml audit``: check a results file, with neither the inputs nor the weights nor the cluster.
 
-Needs numpy, h5py and ezkl alone. Everything is derived anew from the file:
+Needs numpy and h5py, and ezkl where it made the proofs. Everything is derived anew from the file:
 
  1. The seal: has anything changed since it was made, and who signed it.
  2. The structure of the file, and each circuit's id from its keys, settings and SRS.
@@ -45,7 +45,8 @@ from enclaveml.results_reader import Results
 from enclaveml.results_schema import RowStatus
 from enclaveml.seal import SealCheck, check_seal
 from enclaveml.srs_file import verifier_srs
-from enclaveml.zk.ezkl.audit import EzklAuditor, Statement, ezkl_version, full_srs, input_limit, statement_of
+from enclaveml.zk.auditing import Auditor, Statement
+from enclaveml.zk.systems import audit_system
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class _Audit:
     def __init__(self, options: AuditOptions, results: Results, report: Report) -> None:
         self._options, self._results, self._report = options, results, report
         self._statements: dict[str, Statement] = {}
-        self._auditors: dict[str, EzklAuditor] = {}
+        self._auditors: dict[str, Auditor] = {}
         self._seen: dict[bytes, tuple[int, bytes]] = {}
         self._tied = 0
         self._in_hand: dict[int, np.ndarray] = {}
@@ -162,10 +163,11 @@ class _Audit:
         report.rows_checked = int(((status == RowStatus.VERIFIED) & covered & ~failed).sum())
         if options.inputs is not None:
             report.facts["inputs"] = f"{self._tied} of {report.proofs_checked} proofs checked are about the data given"
-        used = [(s.circuit, input_limit(s)) for s in self._statements.values()]
+        used = [(s.circuit, audit_system(s.circuit.system).input_limit(s)) for s in self._statements.values()]
+        installed = {s.circuit.system: audit_system(s.circuit.system).version() for s in self._statements.values()}
         report.limits += limits(
             results, report, used, seal, draws, circuit_given=bool(options.circuit_ids), srs_given=options.srs is not None,
-            inputs_given=options.inputs is not None, key_given=options.public_key is not None, ezkl=ezkl_version(),
+            inputs_given=options.inputs is not None, key_given=options.public_key is not None, installed=installed,
             preprocess_given=options.preprocess not in (None, "none"),
         )
 
@@ -200,7 +202,7 @@ class _Audit:
             where = f"/keys/{circuit_id[:16]}"
             try:
                 keys = results.circuit(circuit_id)
-                found = statement_of(circuit_id, keys.vk, keys.settings, keys.srs, keys.manifest)
+                found = audit_system(keys.manifest.get("system")).statement(circuit_id, keys)
             except FormatError as error:
                 report.fail(where, str(error).removeprefix(f"{results.path}: "))
                 continue
@@ -210,9 +212,11 @@ class _Audit:
                 "circuit": circuit_id, "role": circuit.role, "rows": len(proved.get(circuit_id, ())),
                 "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
-                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "ezkl": circuit.version,
+                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}",
             })
-            if options.srs is not None and verifier_srs(options.srs) != keys.srs:
+            if circuit.caution:
+                report.facts["kind_of_proof"] = circuit.caution
+            if options.srs is not None and keys.srs and verifier_srs(options.srs) != keys.srs:
                 report.fail(where, f"its SRS is not that of {options.srs}")
             if circuit.outputs != results.n_outputs:
                 report.fail(where, f"has {circuit.outputs} outputs a row, the file has {results.n_outputs}")
@@ -315,13 +319,11 @@ class _Audit:
         circuit_id, rows = claim.circuit_id, claim.rows
         auditor = self._auditors.get(circuit_id)
         if auditor is None:
-            whole = None
-            if data is not None and found.circuit.inputs == "committed":
-                whole = full_srs(found, self._options.srs, log.info)
-            auditor = self._auditors[circuit_id] = EzklAuditor(found, processes, whole)
+            auditor = audit_system(found.circuit.system).auditor(found, processes, data is not None, self._options.srs, log.info)
+            self._auditors[circuit_id] = auditor
         owned = None if data is None else data.read_rows(rows)
         self._in_hand[claim.number] = rows
-        auditor.submit(claim.number, claim.proof, owned if claim.inputs is None else claim.inputs, owned)
+        auditor.submit(claim.number, claim.proof, owned if claim.inputs is None else claim.inputs, owned, claim.nonce)
 
     def _collect(self) -> None:
         """Take what is ready; waits a little where nothing is."""

@@ -14,6 +14,7 @@ import numpy as np
 from enclaveml.audit_report import Report
 from enclaveml.envelope import Envelope, Limits, decode, input_hash, output_hash
 from enclaveml.errors import FormatError
+from enclaveml.nonce import nonce_of
 from enclaveml.results_reader import Results, StoredProof
 from enclaveml.results_schema import RowStatus
 from enclaveml.zk.interface import Circuit, Proof
@@ -25,7 +26,8 @@ _PROVED = (RowStatus.VERIFIED, RowStatus.INCONSISTENT)
 class Claim:
     """A bundle whose envelope says what the file says; its proof is still to be verified.
 
-    rows (n,) int64; inputs (n, *row_shape) are these rows where the file shows them.
+    rows (n,) int64; inputs (n, *row_shape) are these rows where the file shows them. nonce: of the order that the
+    file says it was, with the envelope's job_id, which nothing else in the file says.
     """
 
     number: int
@@ -33,6 +35,7 @@ class Claim:
     rows: np.ndarray
     proof: Proof
     inputs: np.ndarray | None
+    nonce: bytes
 
 
 def limits_of(circuit: Circuit) -> Limits:
@@ -76,7 +79,8 @@ class Bundles:
             return None
         self._values(where, stored, envelope, circuit)
         proof = Proof(envelope.computation, envelope.commitment, envelope.consistency.proved)
-        return Claim(stored.number, stored.circuit_id, stored.rows, proof, shown)
+        nonce = nonce_of(envelope.job_id, envelope.node_id, stored.rank, stored.circuit_id, stored.round, stored.id, stored.attempt, stored.rows)
+        return Claim(stored.number, stored.circuit_id, stored.rows, proof, shown, nonce)
 
     def _labels(self, stored: StoredProof, envelope: Envelope, circuit: Circuit, shown: np.ndarray | None) -> None:
         """What the aggregator must have seen in an envelope that it accepts. Raises FormatError."""

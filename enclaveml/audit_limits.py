@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from enclaveml.audit_report import Report
 from enclaveml.results_reader import Results
@@ -13,23 +13,26 @@ from enclaveml.zk.interface import Circuit
 
 def limits(
     results: Results, report: Report, used: Sequence[tuple[Circuit, float | None]], seal: SealCheck, draws: Sequence[str],
-    *, circuit_given: bool, srs_given: bool, inputs_given: bool, key_given: bool, ezkl: str,
+    *, circuit_given: bool, srs_given: bool, inputs_given: bool, key_given: bool, installed: Mapping[str, str],
     preprocess_given: bool = False,
 ) -> list[str]:
     """The lines that hold for this file, the weightiest first.
 
     used: its circuits, each with the largest input that it takes where it bounds its inputs itself.
-    draws: the lines of its draws.
+    draws: the lines of its draws. installed: of the systems used, the versions that are installed.
     """
     found: list[str] = []
     circuits = [circuit for circuit, _ in used]
     if circuits and not circuit_given:
         found.append("which model this is: no --circuit-id was given (`enclaveml hash --circuit` of the model's owner prints it)")
+    for caution in sorted({c.caution for c in circuits if c.caution}):
+        found.append(f"that anything is hidden: these proofs are {caution} (whoever has them can work out the weights)")
+        found.append("that the batch protocol and its code are sound: they are new, and nobody but their authors has audited them")
     if any(c.srs_origin == "own" for c in circuits):
         found.append("that nobody can forge these proofs: the SRS was made by the aggregator itself, who may know its secret")
     if not srs_given:
         found += [f"where the SRS is from: the file says {c.srs_origin!r}, which nothing here proves (--srs, with a file of that "
-                  "ceremony of any size, settles it)" for c in circuits if c.srs_origin != "own"]
+                  "ceremony of any size, settles it)" for c in circuits if c.srs_origin not in ("own", "none")]
     modes = {c.inputs for c in circuits}
     for mode in sorted(modes - {"public"}):
         if not inputs_given:
@@ -55,8 +58,8 @@ def limits(
         found.append("who made this file: its seal is not signed, and whoever changes the file can seal it again")
     elif not key_given:
         found.append("who made this file: it is signed, and no --public-key was given to check that")
-    found += [f"that ezkl {ezkl}, which is installed, verifies as {c.version}, by which the circuit was made"
-              for c in circuits if c.version != ezkl]
+    found += [f"that {c.system} {installed[c.system]}, which is installed, verifies as {c.version}, by which the circuit was made"
+              for c in circuits if c.version != installed[c.system]]
     if circuits:
         found.append("which rank computed a row, and when: those are labels, no proof speaks of them")
     return list(dict.fromkeys(found))

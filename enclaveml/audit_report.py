@@ -74,7 +74,8 @@ class Report:
             which = f"of the circuit{'s' if len(self.circuits) > 1 else ''} given"
         if self.facts.get("preprocess_outside"):
             which += f"; of rows as {self.facts['preprocess_outside']} made them, outside of the proofs"
-        return f"{self.rows_checked} of {self.rows} rows proved, {self.proofs_checked} of {self.proofs} proofs checked: {which}"
+        kind = f" ({self.facts['kind_of_proof']})" if "kind_of_proof" in self.facts else ""
+        return f"{self.rows_checked} of {self.rows} rows proved, {self.proofs_checked} of {self.proofs} proofs checked: {which}{kind}"
 
     def document(self) -> dict[str, Any]:
         """The report as JSON can hold it."""

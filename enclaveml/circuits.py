@@ -37,8 +37,8 @@ import numpy as np
 from enclaveml.job import JobSpec
 from enclaveml.journal import Journal
 from enclaveml.ledger import Bundle
-from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.interface import Circuit, CircuitRequest, Proof, Verdict, Verifier
+from enclaveml.zk.systems import system_of
 
 if TYPE_CHECKING:
     from enclaveml.datasets import Dataset
@@ -80,17 +80,18 @@ def prepare_circuits(
         JobError: the model cannot be proved as the job asks.
         EnvironmentFault: the machine does not serve.
     """
-    from enclaveml.zk.ezkl.system import EzklSystem
-
     def progress(line: str) -> None:
         log.info("%s", line)
 
     began = time.monotonic()
-    system = EzklSystem()
+    system = system_of(job.proof.system)
     primary = system.prepare(function, samples, request, progress)
     log.info("circuit %s ready in %.1f s: %d rows a proof, tolerance %.4g, deviation %.4g on %d sample rows, "
              "argmax agreement %.4f", primary.circuit_id[:12], time.monotonic() - began, primary.rows,
              primary.tolerance, primary.deviation, primary.samples, primary.agreement)
+    if primary.caution:
+        log.warning("proof.system %s: %s; inputs are in the file, and whoever has the proofs can work out the weights", primary.system,
+                    primary.caution)
     if not job.proof.fallback:
         return (primary,)
     if len(samples) >= rows:
@@ -140,12 +141,12 @@ class Circuits:
             self._verifiers[circuit.circuit_id] = self._open(circuit)
         if circuit.circuit_id not in self._known:
             self._journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},
-                                 **auditor_files(circuit))
+                                 **system_of(circuit.system).auditor_files(circuit))
             self._known.add(circuit.circuit_id)
 
-    def submit(self, bundle: Bundle, rows: np.ndarray, proof: Proof) -> None:
-        """Have a bundle's proof verified by its circuit; rows (n, *row_shape) are rank 0's own."""
-        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs)
+    def submit(self, bundle: Bundle, rows: np.ndarray, proof: Proof, nonce: bytes) -> None:
+        """Have a bundle's proof verified by its circuit; rows (n, *row_shape) and nonce are rank 0's own."""
+        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs, nonce)
 
     def poll(self) -> list[Verdict]:
         """The verdicts that are ready; never blocks."""

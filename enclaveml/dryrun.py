@@ -11,6 +11,7 @@ from enclaveml.cluster import computing, device_faults
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, RankSpec, journal_path
 from enclaveml.provenance import preprocessing, preprocessing_words
+from enclaveml.zk.interface import INTEGRITY_ONLY
 
 
 def dry_run(job: JobSpec, ranks: int | None = None) -> str:
@@ -106,11 +107,15 @@ def _summary(
         "input": f"{source}{key}: {rows} rows of {_shape(shape)} {dtype.name}{labels}",
         **({"before": preprocessing_words(named)} if (named := preprocessing(model)) else {}),
         "split": f"{strategy}: {int(eligible.sum())} of {len(eligible)} ranks compute",
-        "proof": f"{_sampling(job)}, inputs {proof['inputs']}, tolerance {tolerance}",
+        "proof": f"{_system(job)}{_sampling(job)}, inputs {proof['inputs']}, tolerance {tolerance}",
         "combine": f"{job.combine.strategy} of {job.combine.input}",
         "output": written["output"]["path"] + (" (exists: run with --resume or --force)" if exists else ""),
     }
     return [f"{name:<8} {text}" for name, text in parts.items()]
+
+
+def _system(job: JobSpec) -> str:
+    return "" if job.proof.system == "ezkl" else f"system {job.proof.system} ({INTEGRITY_ONLY}), "
 
 
 def _sampling(job: JobSpec) -> str:

@@ -85,6 +85,9 @@ class Finish:
         n, verified = len(status), int((status == RowStatus.VERIFIED).sum())
         not_drawn = int((status == RowStatus.UNPROVED).sum())
         said = f"{verified} of {n} rows verified" + (f", {not_drawn} not drawn" if not_drawn else "")
+        circuit = self._aggregator.bundles.circuits.primary
+        if circuit is not None and circuit.caution:
+            said += f" ({circuit.caution})"
         if self._aggregator.draining:
             return FileStatus.RESUMABLE, RESUMABLE, f"{said}; stopped early, go on with --resume"
         if verified + not_drawn == n:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from enclaveml.circuits import prepare_circuits
-from enclaveml.errors import EnvironmentFault
+from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.job import load_job
 from enclaveml.prepare import load_function, request_of
 from enclaveml.zk.interface import PRIMARY
@@ -52,11 +52,16 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
     function, samples, n = load_function(job)
     if not like:
         circuits = prepare_circuits(job, function, samples, n, request_of(job, n, 1))
-        if srs is None or srs == job.proof.srs:
+        if job.proof.system == "batch" or srs is None or srs == job.proof.srs:
             return {circuit.circuit_id: circuit.role for circuit in circuits}
         wanted = [(circuit.manifest(), b"", (circuit.folder / SETTINGS).read_bytes()) for circuit in circuits]
     found: dict[str, str] = {}
     for manifest, there, settings in wanted:
+        if manifest.get("system") == "batch":
+            from enclaveml.zk.batch.rebuild import rebuilt_id
+
+            found[rebuilt_id(function, samples, request_of(job, n, 1), _rows(manifest, like))] = PRIMARY
+            continue
         rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress,
                                            like=_mapping(settings))
         if there and part != there:
@@ -64,6 +69,14 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
                                    f"give the one that the aggregator used with --srs")
         found[rebuilt] = str(manifest.get("role", PRIMARY))
     return found
+
+
+def _rows(manifest: dict[str, Any], where: Path | None) -> int:
+    """Rows of a proof, as somebody else's manifest says. Raises FormatError for what is no such number."""
+    rows = manifest.get("rows")
+    if type(rows) is not int or not 1 <= rows <= 1 << 20:
+        raise FormatError(f"{where}: a circuit's manifest says {str(rows)[:40]!r} rows a proof")
+    return rows
 
 
 def _mapping(text: bytes) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class ProofSpec:
     beacon: Path | None = None
     beacon_wait_s: float = 3600.0
     recheck: float = 0.0
+    system: str = "ezkl"
     inputs: str = "public"
     bounded_inputs: bool = False
     private_weights: bool = False

@@ -27,6 +27,7 @@ def check(values: Values, job: Path) -> Iterator[Fault]:
     yield from _output(values, job)
     yield from _signing_key(values, job)
     yield from _srs(values, job)
+    yield from _batch(values)
     yield from _sampling(values)
     yield from _cluster(values)
     yield from _capacity(values)
@@ -116,6 +117,35 @@ def _srs(values: Values, job: Path) -> Iterator[Fault]:
     path = Path(os.path.normpath(job.parent / written))
     if problem := missing(path) or srs_problem(path, digest):
         yield Fault(values.marks[key], key, f"found {written!r}; {problem}")
+
+
+#: Key to what system batch cannot do with it, and to the value that it has to have.
+_NOT_BATCH = {
+    "proof.inputs": ("public", "its proofs hide no inputs"),
+    "proof.bounded_inputs": (False, "its inputs are public, and bounded by whoever verifies"),
+    "proof.private_weights": (False, "its proofs do not hide the weights"),
+    "proof.srs": (None, "it needs no SRS"),
+    "proof.srs_sha256": (None, "it needs no SRS"),
+    "proof.scale": (None, "its scales are calibrated on sample rows"),
+}
+
+
+def _batch(values: Values) -> Iterator[Fault]:
+    """What proof.system batch cannot do: it is for integrity only, not zero-knowledge."""
+    if values.of.get("proof.system") != "batch":
+        return
+    for key, (wanted, why) in _NOT_BATCH.items():
+        found = values.of.get(key, wanted)
+        if found != wanted and not (key == "proof.srs" and found == "own"):
+            shown = str(found).lower() if isinstance(found, bool) else repr(found)
+            words = "leave it out" if wanted is None else str(wanted).lower()
+            yield Fault(values.marks.get(key, values.marks.get("proof.system", "")), key,
+                        f"found {shown} with proof.system batch, which is for integrity only, not zero-knowledge: {why}; "
+                        f"allowed: {words}, or proof.system: ezkl")
+    rows = values.of.get("proof.rows_per_proof")
+    if rows is not None and (rows & (rows - 1) or rows < 4):
+        yield Fault(values.marks["proof.rows_per_proof"], "proof.rows_per_proof",
+                    f"found {rows} with proof.system batch; allowed: a power of two from 4 to 65536")
 
 
 def _capacity(values: Values) -> Iterator[Fault]:

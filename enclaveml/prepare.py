@@ -17,6 +17,7 @@ from enclaveml.job import JobSpec, load_job
 from enclaveml.model_package import package_of
 from enclaveml.preprocessing import open_rows
 from enclaveml.zk.interface import CircuitRequest
+from enclaveml.zk.systems import system_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,7 @@ def request_of(job: JobSpec, rows: int, ranks: int) -> CircuitRequest:
     working = max(1, sum(computes))
     here = measure("", 0, ranks)
     given = [spec.memory_gb for spec, works in zip(job.cluster.ranks, computes, strict=False) if works]
-    children = max(1, math.floor(here.cores / working))
+    children = max(1, math.floor(here.cores / working)) if job.proof.system == "ezkl" else 1  # as rollcall has it
     return request_for(job, rows, float(min(given, default=here.memory_gb)), working * children, children)
 
 
@@ -76,13 +77,11 @@ def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = N
     if job.proof.coverage == 0:
         raise JobError(Fault(job.where("proof.coverage"), "proof.coverage", "is 0: there is no circuit to prepare"))
     function, samples, rows = load_function(job)
-    from enclaveml.zk.ezkl.plan_table import text
-
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
     circuits = prepare_circuits(job, function, samples, rows, request)
     remember(model_key(package_of(job).to_bytes(), samples.shape[1:], samples.dtype), circuits[0])
     for circuit in circuits:
-        sys.stdout.write(text(circuit.folder, circuit.tolerance))
+        sys.stdout.write(system_of(circuit.system).plan_text(circuit))
         print(f"{circuit.role} circuit {circuit.circuit_id}")
         print(f"keys: {circuit.folder}")
     return 0

@@ -25,7 +25,7 @@ def summary(document: Mapping[str, Any]) -> str:
         ranks = f"up to {ranks}, in {len(parts)} parts,"
     ran = "ran" if document["status"].startswith("complete") else "was to run"
     said = [f"The job {ran} {counted(rows, 'row')} through one model on {ranks} and asked for a "
-            f"zero-knowledge proof of {_asked(document)}."]
+            f"{kind_of(document)} of {_asked(document)}."]
     if verified == rows:
         said.append(f"All {rows:,} rows are verified: for each there is a proof, checked by the aggregator (rank 0), that "
                     "the model, run in fixed point on that row, gives the stated output, and the float output lies "
@@ -72,6 +72,12 @@ def caution(document: Mapping[str, Any]) -> str:
     return ("This report repeats what the results file says and checks no proof; the file " + seal + ". "
             "Check it with: enclaveml audit " + document["file"].rsplit("/", 1)[-1] + ". A verified row does not mean that "
             "the model is right, nor which rank computed it or when.")
+
+
+def kind_of(document: Mapping[str, Any]) -> str:
+    """What kind of proofs the job asked for."""
+    batch = any(c["system"] == "batch" for c in document["circuits"])
+    return "proof (integrity only, not zero-knowledge)" if batch else "zero-knowledge proof"
 
 
 def counted(n: int, noun: str) -> str:

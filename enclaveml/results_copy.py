@@ -92,7 +92,9 @@ def _keys(file: hdf5.File, circuit_id: str, record: Any) -> None:
     if not circuit_id or "/" in circuit_id or circuit_id in (".", ".."):
         raise FormatError(f"{record.meta['circuit_id']!r} is no circuit id")
     blobs = {**record.blobs, "manifest": json.dumps(record.meta["manifest"], indent=1).encode()}
-    for name in KEYS:
+    if sorted(blobs) not in [sorted(names) for names in KEYS.values()]:
+        raise FormatError(f"circuit {circuit_id[:16]} has {', '.join(sorted(blobs))}")
+    for name in (name for name in KEY_NAMES if name in blobs):
         dataset = hdf5.write(
             file,
             f"keys/{circuit_id}/{name}",

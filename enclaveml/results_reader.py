@@ -56,13 +56,17 @@ class StoredProof:
 
 @dataclass(frozen=True)
 class CircuitKeys:
-    """What verification under one circuit needs; each part's SHA-256 was compared with the file's."""
+    """What verification under one circuit needs; each part's SHA-256 was compared with the file's.
+
+    srs: empty with system batch; weights_proof: empty with system ezkl.
+    """
 
     circuit_id: str
     vk: bytes
     settings: bytes
     srs: bytes
     manifest: Mapping[str, Any]
+    weights_proof: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -310,7 +314,12 @@ class Results:
     def circuit(self, circuit_id: str) -> CircuitKeys:
         """The keys of a circuit, compared with their SHA-256 attributes."""
         parts: dict[str, bytes] = {}
-        for name in KEYS:
+        with hdf5.reading(self.path, f"/keys/{circuit_id}"):
+            there = hdf5.members(self.file, f"keys/{circuit_id}")
+        if sorted(there) not in [sorted(names) for names in KEYS.values()]:
+            raise self.fault(f"/keys/{circuit_id}", f"has {', '.join(map(str, there))[:200]}, expected "
+                             + ", or ".join(", ".join(names) for names in KEYS.values()))
+        for name in there:
             place = f"keys/{circuit_id}/{name}"
             with hdf5.reading(self.path, f"/{place}"):
                 dataset = hdf5.stored(self.file, place)
@@ -326,7 +335,7 @@ class Results:
             raise self.fault(f"/keys/{circuit_id}/manifest", f"is no JSON: {error}") from error
         if not isinstance(manifest, dict):
             raise self.fault(f"/keys/{circuit_id}/manifest", "is no JSON object")
-        return CircuitKeys(circuit_id, parts["vk"], parts["settings"], parts["srs"], manifest)
+        return CircuitKeys(circuit_id, parts["vk"], parts["settings"], parts.get("srs", b""), manifest, parts.get("weights_proof", b""))
 
     @cached_property
     def _opened(self) -> dict[str, hdf5.Dataset]:

@@ -225,11 +225,13 @@ COMBINED = (
            "majority_vote and redundant: how many answers chose each class"),
 )
 
-KEYS = ("vk", "settings", "srs", "manifest")
+#: What a circuit's group under /keys has, by the system that the circuit is of.
+KEYS = {"ezkl": ("vk", "settings", "srs", "manifest"), "batch": ("vk", "settings", "weights_proof", "manifest")}
 KEY_NAMES = {
     "vk": "verification key",
     "settings": "circuit settings (JSON)",
     "srs": "the part of the structured reference string that verification reads",
+    "weights_proof": "the proof that the committed weights are int8",
     "manifest": "the circuit's manifest (JSON)",
 }
 

@@ -55,7 +55,8 @@ def _members(job: JobSpec, facts: list[RankFacts]) -> tuple[Member, ...]:
         for i, (fact, spec) in enumerate(zip(facts, specs, strict=True))
     )
     for member in members:
-        member.children = children_of(member, members)
+        # A batch prover has one child, with all of its rank's threads.
+        member.children = children_of(member, members) if job.proof.system == "ezkl" else int(member.computes)
     return members
 
 
@@ -65,8 +66,13 @@ def _plain(member: Member) -> dict[str, object]:
     return {name: getattr(member, name) for name in names}
 
 
+def threads_of(member: Member, members: tuple[Member, ...]) -> int:
+    """How many threads each of a rank's provers has."""
+    return max(1, children_of(member, members) // max(1, member.children))
+
+
 def children_of(member: Member, members: tuple[Member, ...]) -> int:
-    """How many provers of one thread each a rank runs: its share of the node's cores, one at least.
+    """How many provers of one thread each a rank can run: its share of the node's cores, one at least.
 
     Measured: two children of one thread prove more per second than one of two.
     """

@@ -49,13 +49,14 @@ from enclaveml.preprocessing import open_rows
 from enclaveml.progress import Progress
 from enclaveml.provenance import preprocessing, preprocessing_words
 from enclaveml.provers import LazyProver
-from enclaveml.rollcall import call, children_of
+from enclaveml.rollcall import call, threads_of
 from enclaveml.roster import Member
 from enclaveml.signals import StopRequests, Terminated
 from enclaveml.together import describe, is_agreed, together
 from enclaveml.watchdog import Watchdog
 from enclaveml.worker import Worker
 from enclaveml.zk.interface import Circuit
+from enclaveml.zk.systems import system_of
 
 if TYPE_CHECKING:
     from enclaveml.inference import Inference, InferenceOnDemand
@@ -246,7 +247,7 @@ class _Story:
         if job.proof.coverage == 0:
             return (), self._exported_hash(model) if job.model.hash else ""
         computing = [m for m in members if m.computes]
-        children = [children_of(m, members) for m in computing]
+        children = [m.children for m in computing]
         request = request_for(job, dataset.rows, min(m.memory_gb for m in computing), sum(children), max(children))
         circuits = prepare_circuits(job, model.function, sample_rows(dataset), dataset.rows, request)
         return circuits, circuits[0].model_hash
@@ -273,10 +274,8 @@ class _Story:
         aggregator = finish = heartbeat = prover = fallback = None
         with together(world, "starting the provers"):
             if circuit and me.computes:
-                from enclaveml.zk.ezkl.system import EzklSystem
-
-                system = EzklSystem()
-                prover = system.prover(circuit.folder, children_of(me, members), 1)
+                system = system_of(circuit.system)
+                prover = system.prover(circuit.folder, me.children, threads_of(me, members))
                 self._closing.append(prover)
                 if len(circuits) > 1:
                     wide = circuits[1]
@@ -284,7 +283,7 @@ class _Story:
                     self._closing.append(fallback[1])
             if world.is_root:
                 aggregator, finish, heartbeat = self._aggregator(job, dataset, brief, circuits, model, members, exchange, infer)
-        worker = Worker(infer, min(infer.batch, exchange.most_rows), prover, children_of(me, members), circuit,
+        worker = Worker(infer, min(infer.batch, exchange.most_rows), prover, me.children, circuit,
                         me.node_id, brief.job_id, exchange.outbox, fallback)
         progress = Progress(dataset.rows, aggregator.rows_done) if aggregator else None
         loop = Loop(world, exchange, worker, aggregator, self.stop, self.watchdog,
@@ -331,15 +330,16 @@ class _Story:
                     members: tuple[Member, ...], exchange: Exchange,
                     infer: Inference) -> tuple[Aggregator, Finish, Heartbeat]:
         from enclaveml.zk.ezkl.budget import budget_of
-        from enclaveml.zk.ezkl.system import EzklSystem
 
         # One count for a model, whichever of its circuits a proof is of.
         budget = budget_of(circuits, job.proof.private_weights) if circuits else None
+        if budget and circuits[0].system == "batch":
+            budget.disclose()
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
         journal, before = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
                                 self.world.library)
         self._closing.append(journal)
-        mine = Circuits(circuits, lambda circuit: EzklSystem().verifier(circuit, max(1, int(members[0].cores))), journal,
+        mine = Circuits(circuits, lambda circuit: system_of(circuit.system).verifier(circuit, max(1, int(members[0].cores))), journal,
                         before.circuit_ids if before else ())
         self._closing.append(mine)
         aggregator = Aggregator(job, dataset.rows, dataset.read, mine, exchange.outputs,

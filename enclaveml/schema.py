@@ -186,6 +186,10 @@ KEYS: tuple[Key, ...] = (
     Key("proof.recheck", "number", 0.0, "of rows",
         "the part of the unproved rows that rank 0 computes itself, in float: a spot check, no proof",
         check=Range(0, 1)),
+    Key("proof.system", "text", "ezkl", "",
+        "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers with ReLU in 8 "
+        "bits; integrity only, not zero-knowledge; new, and audited by nobody)",
+        choices=("ezkl", "batch")),
     Key("proof.inputs", "text", "public", "",
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
         "inputs that are easily guessed can be found from a commitment or hash by trying",
@@ -216,7 +220,7 @@ KEYS: tuple[Key, ...] = (
         "rejected proofs after which a worker gets no more rows",
         check=Range(1)),
     Key("proof.strict", "flag", True, "", "exit status 3 if any row that was to be proved ends unverified"),
-    Key("proof.rows_per_proof", "whole", None, "rows", "rows in one proof", check=Range(2, 65536),
+    Key("proof.rows_per_proof", "whole", None, "rows", "rows in one proof; with `batch` a power of two from 4", check=Range(2, 65536),
         default_words="the circuit plan's choice"),
     Key("proof.scale", "whole", None, "bits", "fractional bits of the fixed-point numbers in the proof",
         check=Range(1, 30), default_words="the circuit plan's choice"),

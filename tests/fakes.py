@@ -127,10 +127,12 @@ class FakeProver:
         self.ready_at: dict[int, int] = {}
         self.timeouts: dict[int, float] = {}
         self.sizes: dict[int, int] = {}
+        self.nonces: dict[int, bytes] = {}
         self.closed = False
         self.polls = 0
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes) -> None:
+        self.nonces[task] = nonce
         self.waiting.append((task, rows))
         self._begin()
         self.timeouts[task], self.sizes[task] = timeout_s, len(rows)
@@ -184,9 +186,11 @@ class FakeVerifier:
         self.delay, self.polls, self.wide = delay, 0, wide
         self.waiting: list[tuple[int, Verdict]] = []
         self.said: dict[int, tuple[list[int], list[int]]] = {}
+        self.nonces: dict[int, bytes] = {}
 
-    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes) -> None:
         assert task not in self.said
+        self.nonces[task] = nonce
         n = len(rows)
         honest = prove(rows, self.wide)
         proved = proof.outputs[:n] / 2.0**SCALE
@@ -225,7 +229,7 @@ def a_circuit(folder: Path, wide: bool = False) -> Circuit:
     for name in (VK, SETTINGS, VERIFIER_SRS):
         (folder / name).write_bytes(b"{}")
     return Circuit(
-        system="fake",
+        system="ezkl",
         version="1",
         circuit_id=("c2" if wide else "c1") * 32,
         model_hash="ab" * 32,

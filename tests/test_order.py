@@ -17,7 +17,7 @@ LEVELS = """
 errors finding launcher merkle node_scratch round_size forecast_rounds
 log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
-schema yaml_lines provenance shards watchdog claims
+schema yaml_lines nonce provenance shards watchdog claims
 job_values job_files cluster
 job_layers job_checks
 job
@@ -51,9 +51,12 @@ zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights
 zk.batch.prove.proof zk.batch.prove.weights_range
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
-zk.pool zk.batch.integer zk.batch.chain
-zk.verdict zk.batch.calibrate
-zk.batch.quantise
+zk.pool zk.auditing zk.batch.integer zk.batch.chain zk.batch.files zk.batch.programs zk.batch.rows_of_a_proof
+zk.verdict zk.batch.calibrate zk.batch.statement zk.batch.child zk.batch.check_child
+zk.batch.quantise zk.batch.prover zk.batch.verifier
+zk.batch.prepare zk.batch.audit zk.batch.examine
+zk.batch.rebuild
+zk.batch.system
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.files zk.ezkl.program
 zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_norms zk.ezkl.onnx_ids zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
@@ -69,6 +72,7 @@ zk.ezkl.build
 zk.ezkl.fallback
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
+zk.systems
 circuit_index forecast_costs
 envelope combine inference weights model_class
 checkpoints preprocessing
@@ -117,7 +121,7 @@ OWNERS = {
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},
     "orbax": {"checkpoints"},
     "flax": {"checkpoints", "model_class", "flax_state", "models"},
-    "jax": {"checkpoints", "devices", "flax_state", "inference", "models", "zk.export", "zk.rows",
+    "jax": {"checkpoints", "zk.batch.child", "devices", "flax_state", "inference", "models", "zk.export", "zk.rows",
             "zk.batch.prove.api", "zk.batch.prove.field", "zk.batch.prove.inference", "zk.batch.prove.kernels",
             "zk.batch.prove.parallel"},
 }

@@ -44,7 +44,8 @@ class Bench:
         self.worker.take(
             Order(
                 "prove",
-                {"bundle": bundle, "round": 0, "attempt": attempt, "timeout_s": timeout_s, "circuit": "c1" * 32},
+                {"bundle": bundle, "round": 0, "attempt": attempt, "timeout_s": timeout_s, "circuit": "c1" * 32,
+                 "nonce": "0a" * 32},
                 np.array(rows, np.int64),
             )
         )

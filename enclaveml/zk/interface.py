@@ -27,6 +27,10 @@ from enclaveml.srs_file import SrsFile
 #: Codes of ``Verdict.status``; the numbers are those of the results file's row status.
 VERIFIED, REJECTED, INCONSISTENT = 1, 2, 3
 
+#: The proof systems (job key ``proof.system``), and what is said of one whose proofs hide nothing.
+SYSTEMS = ("ezkl", "batch")
+INTEGRITY_ONLY = "integrity only, not zero-knowledge"
+
 #: How a circuit shows its inputs (job key ``proof.inputs``).
 INPUT_MODES = ("public", "committed", "hashed")
 
@@ -58,7 +62,7 @@ class ModelFunction:
 
 @dataclass(frozen=True)
 class CircuitRequest:
-    """What a job asks of a circuit. None means: chosen by the circuit plan.
+    """What a job asks of a circuit, whichever system makes it. None means: chosen by the system's plan.
 
     tolerance: largest allowed |proved - float| per output, absolute. agreement: least share of the sample
     rows on which proved and float outputs must have the same argmax (D = 1 has no argmax: the share is 1,
@@ -131,6 +135,11 @@ class Circuit:
     files: Mapping[str, str]
     folder: Path
     role: str = PRIMARY
+
+    @property
+    def caution(self) -> str:
+        """What must be said wherever this circuit's proofs are spoken of; "" where there is nothing to say."""
+        return INTEGRITY_ONLY if self.system == "batch" else ""
 
     @property
     def bound(self) -> str:
@@ -206,7 +215,7 @@ def load_circuit(folder: Path) -> Circuit:
 class Proof:
     """The three proof sections of an envelope, as a prover makes them.
 
-    computation: the proof's bytes. commitment: what ties the input (public: empty; committed: the
+    computation: the proof's bytes, bound to the order's nonce where the system binds it. commitment: what ties the input (public: empty; committed: the
     64-byte commitment; hashed: the 32-byte hash). outputs: (B, D) int64, fixed point at the
     circuit's output scale; a value v stands for v / 2**output_scale.
     """
@@ -254,8 +263,11 @@ class Verdict:
 class Prover(Protocol):
     """Proves bundles in child processes, several at a time; no call blocks on a proof."""
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
-        """Queue rows (n <= B, *row_shape); ``timeout_s`` counts from when a child takes them up."""
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes) -> None:
+        """Queue rows (n <= B, *row_shape); ``timeout_s`` counts from when a child takes them up.
+
+        nonce: 32 bytes that name the order (``nonce.py``); a system that can, binds the proof to it.
+        """
 
     def cancel(self, task: int) -> bool:
         """Drop a bundle, killing the child that proves it. False where its result is there already."""
@@ -274,8 +286,11 @@ class Prover(Protocol):
 class Verifier(Protocol):
     """Verifies bundles against statements built from rank 0's own rows; no call blocks."""
 
-    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
-        """Queue a check: rows (n, *row_shape) rank 0's own, float_outputs (n, D) float32 as gathered."""
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes) -> None:
+        """Queue a check: rows (n, *row_shape) rank 0's own, float_outputs (n, D) float32 as gathered.
+
+        nonce: of what rank 0 ordered, not what the worker says; a system that binds proofs to it rejects any other.
+        """
 
     def poll(self) -> list[Verdict]:
         """The verdicts that are ready; never blocks."""
@@ -289,7 +304,7 @@ class Verifier(Protocol):
 
 
 class ProofSystem(Protocol):
-    """One way of proving. ``enclaveml.zk.ezkl.system.EzklSystem`` is the first."""
+    """One way of proving: ``zk.ezkl.system.EzklSystem``, ``zk.batch.system.BatchSystem``."""
 
     def prepare(
         self,
@@ -317,3 +332,9 @@ class ProofSystem(Protocol):
 
     def verifier(self, circuit: Circuit, processes: int = 1) -> Verifier:
         """A verifier for a circuit that this process prepared or loaded itself."""
+
+    def plan_text(self, circuit: Circuit) -> str:
+        """Why this circuit and no other, for people: lines, each with its end."""
+
+    def auditor_files(self, circuit: Circuit) -> dict[str, bytes]:
+        """What someone else needs to verify proofs of this circuit, by its name under /keys of the results file."""

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+
 import numpy as np
 
 from enclaveml.zk.interface import ModelFunction
+
+#: What preparation says of its progress, a line at a time.
+Progress = Callable[[str], None]
+
+#: Sample rows that registration compares.
+MAX_SAMPLES = 256
 
 
 def padded(rows: np.ndarray, bundle: int) -> np.ndarray:
@@ -25,3 +34,11 @@ def float_outputs(function: ModelFunction, rows: np.ndarray, batch: int) -> np.n
             full = padded(some, batch).astype(function.dtype)
             found.append(np.asarray(function.apply(full), dtype=np.float64).reshape(batch, -1)[: len(some)])
     return np.concatenate(found)
+
+
+def sampled(function: ModelFunction, sample_rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """The sample rows that are compared, (S, *row_shape), and their SHA-256 (hex)."""
+    rows = np.ascontiguousarray(sample_rows[:MAX_SAMPLES]).astype(function.dtype)
+    if not len(rows) or rows.shape[1:] != tuple(function.row_shape):
+        raise ValueError(f"sample rows are {rows.shape}, expected (S, {', '.join(map(str, function.row_shape))})")
+    return rows, hashlib.sha256(rows.tobytes()).hexdigest()

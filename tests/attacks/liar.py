@@ -139,9 +139,9 @@ def _claim_overflow() -> None:
     claims: list[ProofResult] = []
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s):
+    def submit(original, self, task, rows, timeout_s, nonce):
         if self.circuit.role != PRIMARY:
-            return original(self, task, rows, timeout_s)
+            return original(self, task, rows, timeout_s, nonce)
         claims.append(ProofResult(task, None, "witness: a value is out of range", 0.0, 0.0, tuple(range(len(rows)))))
 
     @instead(EzklProver, "poll")
@@ -176,8 +176,8 @@ def other_circuit(_: str) -> None:
             primary.append(self)
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s):
-        original(primary[0], task, rows, timeout_s)
+    def submit(original, self, task, rows, timeout_s, nonce):
+        original(primary[0], task, rows, timeout_s, nonce)
 
     _claim_overflow()  # of orders at the primary, which therefore are those at the fallback alone
 
@@ -205,8 +205,8 @@ def wrong_input(_: str) -> None:
         return original(self, rows, data + np.float32(0.25))
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s):
-        original(self, task, rows + np.float32(0.25), timeout_s)
+    def submit(original, self, task, rows, timeout_s, nonce):
+        original(self, task, rows + np.float32(0.25), timeout_s, nonce)
 
 
 @attack
@@ -218,9 +218,9 @@ def wrong_input_right_commitment(_: str) -> None:
 
     # Each bundle is proved twice: task n of the wrong rows, task -n of the right ones, for their commitment.
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s):
-        original(self, task, rows, timeout_s)
-        original(self, -task, rows - np.float32(0.25), timeout_s)
+    def submit(original, self, task, rows, timeout_s, nonce):
+        original(self, task, rows, timeout_s, nonce)
+        original(self, -task, rows - np.float32(0.25), timeout_s, nonce)
 
     @instead(EzklProver, "poll")
     def poll(original, self):
@@ -269,7 +269,7 @@ def replay(earlier: str) -> None:
         original(self, order)
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s):
+    def submit(original, self, task, rows, timeout_s, nonce):
         ready.append(ProofResult(task, proofs[orders[task].tobytes()], "", 0.0, 0.0))
 
     @instead(EzklProver, "poll")

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from enclaveml.errors import EnvironmentFault, FormatError
+from enclaveml.results_reader import CircuitKeys
 from enclaveml.srs_file import VERIFIER_BYTES, SrsFile, verifier_srs
 from enclaveml.zk import keys
+from enclaveml.zk.auditing import Checked
 from enclaveml.zk.ezkl import field, srs, statement
 from enclaveml.zk.ezkl.document import pack
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
@@ -53,14 +55,26 @@ class Statement:
     srs: bytes
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What became of one proof: ``error`` is empty when it is valid. ``owned``: the inputs given were tied."""
+class EzklAudit:
+    """See ``auditing.AuditSystem``."""
 
-    task: int
-    error: str
-    owned: bool
-    seconds: float
+    def statement(self, circuit_id: str, keys: CircuitKeys) -> Statement:
+        """See :func:`statement_of`."""
+        return statement_of(circuit_id, keys.vk, keys.settings, keys.srs, keys.manifest)
+
+    def input_limit(self, wanted: Statement) -> float | None:
+        """See :func:`input_limit`."""
+        return input_limit(wanted)
+
+    def auditor(self, wanted: Statement, processes: int, data: bool, srs: Path | None,
+                progress: Callable[[str], None]) -> EzklAuditor:
+        """An auditor; commitments to the data need the whole SRS, ``srs`` or this machine's own."""
+        whole = full_srs(wanted, srs, progress) if data and wanted.circuit.inputs == "committed" else None
+        return EzklAuditor(wanted, processes, whole)
+
+    def version(self) -> str:
+        """The installed version of ezkl."""
+        return metadata.version("ezkl")
 
 
 def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, manifest: Mapping[str, Any]) -> Statement:
@@ -147,13 +161,8 @@ def full_srs(wanted: Statement, given: Path | None, progress: Callable[[str], No
     return srs.part_of(keys.Cache(), logrows, SrsFile(path, keys.sha256_file(path)), SETUP_S, progress)
 
 
-def ezkl_version() -> str:
-    """The installed version of ezkl."""
-    return metadata.version("ezkl")
-
-
 class EzklAuditor:
-    """Verifies proofs of one statement in child processes; no call blocks. Several may share a machine."""
+    """See ``auditing.Auditor``."""
 
     def __init__(self, wanted: Statement, processes: int, whole_srs: Path | None = None) -> None:
         self.statement = wanted
@@ -169,28 +178,22 @@ class EzklAuditor:
 
     @property
     def outstanding(self) -> int:
-        """Proofs submitted whose outcome poll has not returned yet."""
         return self._pool.outstanding
 
-    def submit(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None) -> None:
-        """Queue a proof of n rows.
-
-        shown: the rows (n, *row_shape) that the file shows, needed where inputs are public. owned: the rows
-        as their owner has them, to be tied to the proof; None: nobody gave them.
-        """
+    def submit(
+        self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes = b""
+    ) -> None:
+        """See ``auditing.Auditor``; an ezkl proof is bound to no nonce."""
         self._serial += 1
         self._pool.submit(self._steps(task, proof, shown, owned, f"{self._serial}-"), ready=True)
 
     def wait(self, seconds: float) -> None:
-        """Return when an outcome may be ready, or after so many seconds."""
         self._pool.wait(seconds)
 
     def poll(self) -> list[Checked]:
-        """The outcomes that are ready."""
         return self._pool.poll()
 
     def close(self) -> None:
-        """Kill the children and remove their scratch files."""
         self._pool.close()
         self._scratch.close()
 

@@ -52,6 +52,10 @@ def _allowed(circuit: Circuit) -> int:
     return allowed(int(circuit.settings["weights"]), int(circuit.settings["param_scale"]), columns)
 
 
+#: Stands for the proofs of another system, each of which shows the weights to whoever has it.
+DISCLOSED = 10**15
+
+
 class Budget:
     """The count of one model's proofs in a file; several jobs may count at once.
 
@@ -66,11 +70,16 @@ class Budget:
         """Proofs counted so far, by all jobs. Raises EnvironmentFault for a file that holds no count."""
         return self._add(0)
 
+    def disclose(self) -> None:
+        """Note that proofs are made which do not hide the weights (system batch): no job can keep them private any more."""
+        if (spent := self.spent) < DISCLOSED:
+            self._add(DISCLOSED - spent)
+
     def expect(self, proofs: int) -> None:
         """Raise JobError where so many more are not to be had, before any is made."""
         if self.most is not None and (spent := self.spent) + proofs > self.most:
             raise JobError(
-                f"proof.private_weights: this job needs about {proofs} proofs; {spent} were made of this model, and more than "
+                f"proof.private_weights: this job needs about {proofs} proofs; {_told(spent)} were made of this model, and more than "
                 f"{self.most} could give its weights away. Prove more rows at a time (proof.rows_per_proof) or fewer rows "
                 "(proof.coverage), or set proof.private_weights: false if the weights may be known"
             )
@@ -94,7 +103,7 @@ class Budget:
             total = int(text or b"0") + count
             if count and self.most is not None and total > self.most:
                 raise JobError(
-                    f"proof.private_weights: {total - count} proofs were made of this model, and more than {self.most} could "
+                    f"proof.private_weights: {_told(total - count)} proofs were made of this model, and more than {self.most} could "
                     "give its weights away; what is proved is kept in the results file"
                 )
             if count:
@@ -103,3 +112,7 @@ class Budget:
             return total
         finally:
             os.close(descriptor)
+
+
+def _told(spent: int) -> str:
+    return str(spent) if spent < DISCLOSED else "batch proofs, which show the weights, and so any number of"

@@ -24,11 +24,8 @@ from enclaveml.zk.ezkl.files import COMPILED, SETTINGS
 from enclaveml.zk.ezkl.plan import Progress, work_of
 from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_circuit
-from enclaveml.zk.rows import float_outputs
+from enclaveml.zk.rows import float_outputs, sampled
 from enclaveml.zk.scratch import Scratch
-
-#: Sample rows that registration compares.
-MAX_SAMPLES = 256
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
 _PLAN_VERSION = 10
@@ -73,7 +70,7 @@ def prepare(
     Raises JobError for a model that cannot be proved, or not within the tolerance or the memory, and
     EnvironmentFault for a machine that does not serve.
     """
-    rows, digest = _sampled(function, sample_rows)
+    rows, digest = sampled(function, sample_rows)
     cache = keys.Cache()
     fingerprint = function.fingerprint or model_hash(function)
     given = request.rows_per_proof is not None and request.scale is not None
@@ -104,7 +101,7 @@ def prepare_fallback(
 
     None, with the reasons in a log line, where there is none. Raises EnvironmentFault.
     """
-    rows, digest = _sampled(function, sample_rows)
+    rows, digest = sampled(function, sample_rows)
     cache = keys.Cache()
     key = keys.key_of({
         "plan": _PLAN_VERSION, "fallback_of": primary.circuit_id, "tolerance": primary.tolerance,
@@ -128,14 +125,6 @@ def prepare_fallback(
             if served := _serves(_load(folder), function, rows, digest, child, request, progress):
                 return served
     raise AssertionError("an entry made for these sample rows was made for others")
-
-
-def _sampled(function: ModelFunction, sample_rows: np.ndarray) -> tuple[np.ndarray, str]:
-    """The sample rows that are compared, (S, *row_shape), and their SHA-256 (hex)."""
-    rows = np.ascontiguousarray(sample_rows[:MAX_SAMPLES]).astype(function.dtype)
-    if not len(rows) or rows.shape[1:] != tuple(function.row_shape):
-        raise ValueError(f"sample rows are {rows.shape}, expected (S, {', '.join(map(str, function.row_shape))})")
-    return rows, hashlib.sha256(rows.tobytes()).hexdigest()
 
 
 def _serves(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.prover import EzklProver
 from enclaveml.zk.ezkl.verifier import EzklVerifier
@@ -42,3 +43,13 @@ class EzklSystem:
     def verifier(self, circuit: Circuit, processes: int = 1) -> EzklVerifier:
         """A verifier for a circuit that this process made or loaded from its own cache."""
         return EzklVerifier(circuit, processes)
+
+    def plan_text(self, circuit: Circuit) -> str:
+        """The table of what was tried."""
+        from enclaveml.zk.ezkl.plan_table import text
+
+        return text(circuit.folder, circuit.tolerance)
+
+    def auditor_files(self, circuit: Circuit) -> dict[str, bytes]:
+        """vk, settings and srs (388 bytes)."""
+        return auditor_files(circuit)

@@ -39,7 +39,10 @@ class EzklVerifier:
         """Process ids of the children that run."""
         return self._pool.pids
 
-    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+    def submit(
+        self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes = b""
+    ) -> None:
+        """See ``interface.Verifier``; an ezkl proof is bound to no nonce, and none is looked at."""
         self._serial += 1
         self._pool.submit(self._steps(task, np.array(rows), proof, np.array(float_outputs), self._serial))
 

@@ -1,0 +1,69 @@
+"""Whether a model can be proved in batches, and how near its integers come: everything of a circuit but its proofs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from enclaveml.errors import JobError
+from enclaveml.zk.batch.quantise import Quantised, quantise
+from enclaveml.zk.batch.rows_of_a_proof import choose, peak_bytes
+from enclaveml.zk.batch.verify.api import proof_bytes
+from enclaveml.zk.interface import CircuitRequest, ModelFunction
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found; ``refused`` says why the model cannot be proved so, and the rest is then of no use."""
+
+    refused: str
+    quantised: Quantised | None = None
+    rows: int = 0
+    proof_bytes: int = 0
+    peak_bytes: float = 0.0
+
+
+def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest) -> Examination:
+    """Quantise a model on sample rows (S, *row_shape), and size a proof."""
+    try:
+        found = quantise(function, rows, request)
+        roots = (bytes(32),) * len(found.model.layers)
+        n = choose(request, found.model.key(4, roots))
+    except JobError as error:
+        return Examination(str(error))
+    key = found.model.key(n, roots)
+    return Examination("", found, n, proof_bytes(key), peak_bytes(key, n))
+
+
+def document(found: Examination, rows: int, samples: int) -> dict[str, object]:
+    """Everything that was found, as JSON can hold it."""
+    if found.quantised is None:
+        return {"provable": False, "refused": found.refused, "system": "batch", "rows": rows, "samples": samples}
+    model, measured = found.quantised.model, found.quantised.measured
+    return {
+        "provable": True, "refused": None, "system": "batch", "model_hash": found.quantised.model_hash, "rows": rows, "samples": samples,
+        "tolerance": found.quantised.tolerance, "deviation": measured.deviation, "agreement": measured.agreement,
+        "layers": [[each.weights.shape[0], each.weights.shape[1]] for each in model.layers], "shifts": [each.shift for each in model.layers[:-1]],
+        "input_scale": model.input_scale, "output_scale": model.output_scale,
+        "input_range": [v * 2.0**-model.input_scale for v in (model.input_low, model.input_high)], "range_bits": model.range_bits,
+        "rows_per_proof": found.rows, "proof_bytes": found.proof_bytes, "memory_bytes": found.peak_bytes,
+    }
+
+
+def text(found: Examination, rows: int, samples: int) -> str:
+    """What was found, for people."""
+    if found.quantised is None:
+        return f"refused: {found.refused}\n"
+    told = document(found, rows, samples)
+    widths = " to ".join(str(n) for n in [told["layers"][0][0], *(m for _, m in told["layers"])])  # type: ignore[index, union-attr]
+    low, high = told["input_range"]  # type: ignore[misc]
+    return "\n".join([
+        "the model can be proved in batches: integrity only, not zero-knowledge", "",
+        f"layers: dense, {widths}; weights int8, activations 8 bits; inputs from {low:g} to {high:g} in steps of 2^-{told['input_scale']}",
+        f"beside the float model on {samples} sample rows: off by {told['deviation']:.3g} at most (tolerance {told['tolerance']:.3g}), argmax "
+        f"agreement {told['agreement']:.4f}",
+        f"{found.rows:,} rows a proof; a proof of {found.proof_bytes / 1e6:.2f} MB; {rows:,} rows in {-(-rows // found.rows):,} proofs",
+        f"predicted: peak memory of one prover {found.peak_bytes / 1e9:.2f} GB",
+        f"model hash: {told['model_hash']}",
+    ]) + "\n"

@@ -1,0 +1,191 @@
+"""From a model to a batch circuit: from the cache, or quantised, committed, proved int8, and proved and verified once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from enclaveml.capacity import allowed_cores
+from enclaveml.errors import FormatError, JobError, ProofError
+from enclaveml.zk import keys, process
+from enclaveml.zk.batch import statement
+from enclaveml.zk.batch.files import (
+    FILES,
+    KEY,
+    SETTINGS,
+    WEIGHTS,
+    WEIGHTS_PROOF,
+    canonical,
+    write_weights,
+)
+from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.programs import PROVER, VERIFIER
+from enclaveml.zk.batch.prover import proof_of
+from enclaveml.zk.batch.quantise import Quantised, quantise
+from enclaveml.zk.batch.rows_of_a_proof import choose
+from enclaveml.zk.batch.verifier import TIMEOUT_S
+from enclaveml.zk.batch.verify.api import proof_bytes
+from enclaveml.zk.export import model_hash
+from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunction, load_circuit
+from enclaveml.zk.keys import sha256_file
+from enclaveml.zk.rows import Progress, padded, sampled
+from enclaveml.zk.scratch import Scratch
+
+#: Of the quantiser and this module: another version, other circuits.
+_PLAN_VERSION = 1
+
+#: The order that the proof at preparation is made for; no run gives it.
+_NONCE = bytes(32)
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A quantised model with its roots: all that its id needs."""
+
+    quantised: Quantised
+    key: VerificationKey
+    settings: dict
+
+    @property
+    def circuit_id(self) -> str:
+        """See ``statement.circuit_id``."""
+        return statement.circuit_id(self.key.to_bytes(), self.settings)
+
+
+def prepare(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Circuit:
+    """See ``ProofSystem.prepare``.
+
+    Raises JobError for a model or a request that no batch proof serves, EnvironmentFault for a machine that does not.
+    """
+    check_request(request)
+    rows, digest = sampled(function, sample_rows)
+    fingerprint = function.fingerprint or model_hash(function)
+    size = [request.expected_rows if request.rows_per_proof is None else 0, math.floor(2 * math.log2(request.memory_gb)),
+            request.cores, request.children]
+    key = keys.key_of({
+        "system": "batch", "protocol": statement.VERSION, "plan": _PLAN_VERSION, "fingerprint": fingerprint, "samples": digest,
+        "row_shape": list(function.row_shape), "dtype": str(np.dtype(function.dtype)), "tolerance": request.tolerance,
+        "agreement": request.agreement, "rows_per_proof": request.rows_per_proof, "size": size,
+        "jax2onnx": metadata.version("jax2onnx"), "jax": metadata.version("jax"),
+    })
+
+    def build(folder: Path) -> None:
+        try:
+            _build(folder, function, rows, request, progress)
+        except ProofError as error:
+            raise JobError(f"the model cannot be proved in batches: {error}") from error
+
+    folder = keys.Cache().entry("circuits", key, build, request.setup_timeout_s, progress)
+    circuit = load_circuit(folder)
+    settings = json.loads((folder / SETTINGS).read_bytes())
+    if statement.circuit_id((folder / KEY).read_bytes(), settings) != circuit.circuit_id:
+        raise FormatError(f"{folder}: circuit_id does not follow from the files; remove this folder")
+    return circuit
+
+
+def check_request(request: CircuitRequest) -> None:
+    """Raise JobError for what batch proofs cannot do yet; a job file is refused before it comes to that."""
+    if request.inputs != "public" or request.bounded or request.srs is not None or request.scale is not None:
+        raise JobError("batch proofs are for integrity only: inputs are public, and there is neither an SRS nor a scale to be given")
+
+
+def lay(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Scratch) -> Laid:
+    """Quantise the model on rows (S, *row_shape), commit to its weights, and choose the rows of a proof."""
+    found = quantise(function, rows, request)
+    matrices = [each.matrix for each in found.model.layers]
+    roots = (bytes(32),) * len(matrices)
+    n = choose(request, found.model.key(4, roots))
+    write_weights(scratch.file(WEIGHTS), matrices)
+    reply = process.wait(child, "commit", request.setup_timeout_s, weights=str(scratch.file(WEIGHTS)),
+                         shapes=[list(matrix.shape) for matrix in matrices])
+    key = found.model.key(n, tuple(bytes.fromhex(root) for root in reply.value["roots"]))
+    return Laid(found, key, statement.settings_of(found.model, tuple(function.row_shape), str(np.dtype(function.dtype))))
+
+
+def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> None:
+    """The circuit's files and manifest into ``folder``."""
+    limit, memory = request.setup_timeout_s, int(request.memory_gb * 1e9)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(contextlib.closing(Scratch()))
+        prover, checker = (stack.enter_context(contextlib.closing(process.Child(program, len(allowed_cores()))))
+                           for program in (PROVER, VERIFIER))
+        laid = lay(function, rows, request, prover, scratch)
+        found, key, model = laid.quantised, laid.key, laid.quantised.model
+        path = {name: str(folder / name) for name in FILES}
+        (folder / KEY).write_bytes(key.to_bytes())
+        (folder / SETTINGS).write_bytes(canonical(laid.settings))
+        write_weights(folder / WEIGHTS, [each.matrix for each in model.layers])
+        progress(f"plan {_plan(key)}: committing to {found.weights:,} weights, proving that they are int8")
+        ranged = process.wait(prover, "weights_proof", limit, memory, key=path[KEY], weights=path[WEIGHTS])
+        (folder / WEIGHTS_PROOF).write_bytes(ranged.block)
+        process.wait(checker, "verify_weights", TIMEOUT_S, key=path[KEY], proof=path[WEIGHTS_PROOF])
+        measured = _prove_once(path, key, laid, rows, prover, checker, scratch, limit, memory)
+    circuit = Circuit(
+        system="batch",
+        version=statement.VERSION,
+        circuit_id=laid.circuit_id,
+        model_hash=found.model_hash,
+        rows=key.rows,
+        outputs=key.outputs,
+        row_shape=tuple(function.row_shape),
+        dtype=laid.settings["dtype"],
+        input_scale=model.input_scale,
+        output_scale=model.output_scale,
+        tolerance=found.tolerance,
+        inputs="public",
+        inputs_bounded=False,
+        deviation=found.measured.deviation,
+        agreement=found.measured.agreement,
+        samples=len(rows),
+        logrows=key.rows.bit_length() - 1,
+        proof_bytes=proof_bytes(key),
+        srs_origin="none",
+        settings={**laid.settings, "zero_knowledge": False, "weights": found.weights, "range_bits": key.range_bits,
+                  "input_range": [key.input_low, key.input_high],
+                  "layers": [[layer.inputs, layer.outputs, layer.shift] for layer in key.layers]},
+        measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in FILES)},
+        files={name: sha256_file(folder / name) for name in FILES},
+        folder=folder,
+    )
+    (folder / MANIFEST).write_text(json.dumps(circuit.manifest(), indent=1), encoding="utf-8")
+    progress(f"circuit {circuit.circuit_id[:16]}: {_plan(key)}, deviation {circuit.deviation:.2g} (tolerance {circuit.tolerance:g}), argmax "
+             f"agreement {circuit.agreement:.4f} on {len(rows)} rows, one proof {measured['prove_cpu_seconds']:.2g} CPU s for {key.rows} rows")
+
+
+def _prove_once(
+    path: dict[str, str], key: VerificationKey, laid: Laid, rows: np.ndarray, prover: process.Child, checker: process.Child,
+    scratch: Scratch, limit: float, memory: int,
+) -> dict[str, float]:
+    """Prove the first sample rows twice (once to compile), compare with the reference, verify. Returns what it took."""
+    model = laid.quantised.model
+    some = rows[: key.rows]
+    x = padded(np.clip(model.quantise(some), key.input_low, key.input_high), key.rows)
+    inputs = scratch.write("inputs", x.astype("<i2").tobytes())
+    call = {"key": path[KEY], "weights": path[WEIGHTS], "inputs": inputs, "nonce": _NONCE.hex()}
+    compiled = process.wait(prover, "prove", limit, memory, **call)
+    made = process.wait(prover, "prove", limit, memory, **call)
+    proof = proof_of(made.block, key)
+    if not np.array_equal(proof.outputs, model.run(x)):
+        raise ProofError("the prover's outputs on the sample rows are not those of the integer model")
+    if len(proof.computation) != proof_bytes(key):
+        raise ProofError(f"a proof of {len(proof.computation)} bytes, where this key's have {proof_bytes(key)}")
+    checked = process.wait(
+        checker, "verify", TIMEOUT_S, key=path[KEY], inputs=inputs, nonce=_NONCE.hex(),
+        outputs=scratch.write("outputs", proof.outputs.astype("<i4").tobytes()), proof=scratch.write("proof", proof.computation))
+    return {
+        "witness_seconds": 0.0, "compile_seconds": compiled.seconds - made.seconds, "prove_seconds": made.seconds,
+        "prove_cpu_seconds": made.cpu_seconds, "prove_peak_bytes": made.peak_bytes,
+        "verify_seconds": checked.seconds, "verify_cpu_seconds": checked.cpu_seconds,
+    }
+
+
+def _plan(key: VerificationKey) -> str:
+    widths = "-".join(map(str, [key.width, *(layer.outputs for layer in key.layers)]))
+    shifts = ",".join(str(layer.shift) for layer in key.hidden) or "none"
+    return f"batch B={key.rows} layers={widths} shifts={shifts} range={key.range_bits}"
