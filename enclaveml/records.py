@@ -50,10 +50,10 @@ KINDS: dict[str, Kind] = {
         {"started": str, "versions": dict, "ranks": list},
     ),
     "circuit": Kind(
-        "a circuit, before the first bundle that was proved with it",
+        "a circuit, before the first bundle that was proved with it; and bytes srs or weights_proof, by its system",
         {"circuit_id": str, "manifest": dict},
         {},
-        ("vk", "settings", "srs"),
+        ("vk", "settings"),
     ),
     "outputs": Kind(
         "float outputs gathered from one rank, before it proves them",
