@@ -387,8 +387,8 @@ while True:
         (
             "circuit",
             {"circuit_id": "a", "manifest": {}},
-            {"vk": b"", "settings": b""},
-            "circuit record: bytes srs are missing",
+            {"vk": b"", "srs": b""},
+            "circuit record: bytes settings are missing",
         ),
         (
             "bundle",

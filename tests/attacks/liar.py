@@ -25,6 +25,7 @@ from enclaveml.envelope import decode, encode
 from enclaveml.exchange import Outbox, Report
 from enclaveml.sharing import Sharing
 from enclaveml.worker import Worker
+from enclaveml.zk.batch.prover import BatchChildProver
 from enclaveml.zk.ezkl import prover as prover_module
 from enclaveml.zk.ezkl import system
 from enclaveml.zk.ezkl.prover import EzklProver
@@ -277,6 +278,14 @@ def replay(earlier: str) -> None:
         found = list(ready)
         ready.clear()
         return found
+
+
+@attack
+def for_another_order(_: str) -> None:
+    """With system batch: proofs that are true of these rows, made for another order of them (an earlier attempt, another job)."""
+    @instead(BatchChildProver, "submit")
+    def submit(original, self, task, rows, timeout_s, nonce):
+        original(self, task, rows, timeout_s, nonce[:-1] + bytes([nonce[-1] ^ 1]))
 
 
 # -- other outputs ---------------------------------------------------------------
