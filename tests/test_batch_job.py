@@ -20,6 +20,7 @@ from small_job import SmallJob, floats, write_small_job
 from small_runs import LIMIT_S, log_of, read
 
 from enclaveml.audit import AuditOptions, audit
+from enclaveml.cli import main
 from enclaveml.errors import JobError
 from enclaveml.job import load_job
 
@@ -120,6 +121,27 @@ def test_an_audit_holds_proofs_to_the_order_that_the_file_says(played: Played, t
         found = changed(played, tmp_path, change)
         assert found and all(text.startswith("its proof: verification: Rejected: ") for text in found)
     assert any("input_hash" in text for text in changed(played, tmp_path, another_input))
+
+
+@pytest.mark.mpi
+def test_the_other_verbs_serve_a_batch_job(played: Played, tmp_path_factory, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("ENCLAVEML_CACHE", cache_of(tmp_path_factory))
+    job, results = str(played.job.path), str(played.job.results)
+    told = {}
+    for verb, *more in (("report", "--markdown", results), ("status", results), ("run", "--dry-run", job), ("check", job), ("hash", "--circuit", job),
+                        ("hash", "--circuit", "--like", results, job), ("prepare", "--ranks", "3", job),
+                        ("forecast", job, "--ranks", "3", "--cores-per-rank", "1", "--device", "cpu", "--memory-gb", "2")):
+        assert main([verb, *more]) == 0, verb
+        told[" ".join([verb, *more[:2]][: 3 if "--like" in more else 2])] = capsys.readouterr().out
+    assert f"asked for a proof ({CAUTION}) of each" in told["report --markdown"]
+    assert f"| {played.circuit_id[:16]} | batch enclaveml-batch-1 |" in told["report --markdown"]
+    assert played.circuit_id[:16] in told[f"status {results}"]
+    assert f"proof    system batch ({CAUTION}), coverage 1, inputs public" in told["run --dry-run"]
+    assert told[f"check {job}"].startswith(f"the model can be proved in batches: {CAUTION}\n\nlayers: dense, 6 to 4 to 3; weights int8")
+    assert told["hash --circuit --like"] == f"{played.circuit_id} primary\n"
+    assert told["prepare --ranks"].startswith(f"batch circuit ({CAUTION}): layers 6-4-3, 4 rows and ")
+    assert f"primary circuit {played.circuit_id}" in told["prepare --ranks"]
+    assert f"circuit {played.circuit_id[:16]}, proved on this machine: 4 rows in" in told[f"forecast {job}"]
 
 
 # -- the job file --------------------------------------------------------------------

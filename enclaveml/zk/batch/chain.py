@@ -89,6 +89,9 @@ def dense_layers(document: bytes) -> tuple[Dense, ...]:
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     at, shape = graph.input[0].name, tuple(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)
     now, layers = _Affine(math.prod(shape[1:])), []
+    for number, node in enumerate(graph.node):  # what is most to be said of first, whatever stands before it
+        if node.op_type in _INSTEAD:
+            raise _refused(f"node {number} of {len(graph.node)}, {node.op_type}", "is none of these", _INSTEAD[node.op_type])
     for number, node in enumerate(graph.node):
         where = f"node {number} of {len(graph.node)}, {node.op_type}"
         if all(name in constants or not name for name in node.input):
@@ -167,7 +170,7 @@ def _kept(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], shape: tupl
     elif node.op_type == "Unsqueeze" and rest:
         found = np.expand_dims(np.empty(shape, np.bool_), tuple(rest[0].tolist())).shape
     if not found or found[0] != shape[0]:
-        raise _refused(where, "is none of these", _INSTEAD.get(node.op_type, ""))
+        raise _refused(where, "is none of these", "")
     return found
 
 
