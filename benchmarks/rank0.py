@@ -2,12 +2,14 @@
 
 The numbers in ``enclaveml/forecast_costs.py`` come from here. The exchange and the aggregator are the real ones,
 for made-up ranks: what MPI would carry is handed over in memory, and one real proof of the digits model answers
-every bundle (all bundles have the same rows), so that verification and its verdicts are real too. CPU time of the
+every bundle (all bundles have the same rows), so that verification and its verdicts are real too. Every bundle must
+be verified, else the benchmark fails: what an honest job costs is measured, and nothing else. CPU time of the
 one thread is what counts; it hardly depends on what else the machine does.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import time
@@ -21,6 +23,7 @@ from enclaveml.exchange import STATS, Exchange, Order, Report
 from enclaveml.job import load_job
 from enclaveml.journal import Journal
 from enclaveml.prepare import load_function, request_of
+from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Member
 from enclaveml.worker import Worker
 from enclaveml.zk.ezkl.system import EzklSystem
@@ -98,8 +101,13 @@ def make(folder: Path, circuit: Circuit, ranks: int, data: np.ndarray, verifier:
 
 
 def bundle_seconds(folder: Path, circuit: Circuit, proof: Proof, rows: np.ndarray, floats: np.ndarray,
-                   bundles: int = 60, ranks: int = 9) -> tuple[float, float]:
-    """CPU seconds for a bundle: of rank 0's thread (orders, reports, journal, verdict), and in its verifier."""
+                   each: int, ranks: int = 9) -> tuple[float, float]:
+    """CPU seconds for a bundle: of rank 0's thread (orders, reports, journal, verdict), and in its verifier.
+
+    Each rank but rank 0 proves ``each`` bundles: its share starts at a multiple of a bundle, as the one proof needs.
+    Raises SystemExit where not every row is verified.
+    """
+    bundles = each * (ranks - 1)
     data = np.concatenate([rows] * bundles)
     verifier = EzklSystem().verifier(circuit, 2)
     aggregator, boxes = make(folder, circuit, ranks, data, verifier)
@@ -118,6 +126,11 @@ def bundle_seconds(folder: Path, circuit: Circuit, proof: Proof, rows: np.ndarra
                 reports += _answers(rank, order, worker, circuit, proof, rows, floats)
         if not reports:
             time.sleep(0.1)  # as the ticks come
+    found = np.bincount(aggregator.status.ravel(), minlength=len(RowStatus)).tolist()
+    if found[RowStatus.VERIFIED] != len(data) or aggregator.proofs_verified != bundles or aggregator.bundles_rejected:
+        raise SystemExit(f"not what an honest job costs: of {len(data)} rows in {bundles} bundles "
+                         f"{found[RowStatus.VERIFIED]} are verified, in {aggregator.proofs_verified} bundles; "
+                         f"{aggregator.bundles_rejected} bundles were rejected")
     spent -= steps * min(idle, spent / steps)
     verify = aggregator.verify_seconds / bundles
     verifier.close()
@@ -139,12 +152,22 @@ def _answers(rank: int, order: Order, worker: Worker, circuit: Circuit, proof: P
     if order.kind == "prove":
         worker._node_id = f"rank-{rank}"
         which = order.rows % len(rows)
+        if not np.array_equal(which, np.arange(len(rows))):
+            raise SystemExit(f"bundle {order.meta['bundle']} is {len(which)} rows from row {order.rows[0]}: the proof is of "
+                             f"{len(rows)} rows from a multiple of that")
         return [(rank, Report("envelope", {"bundle": order.meta["bundle"]}, blob=worker.seal(
             order.meta, order.rows, rows[which], floats[which], proof)))]
     return []
 
 
 def main() -> None:
+    """Measure, and print one JSON document."""
+    parser = argparse.ArgumentParser(description="CPU seconds of rank 0's own thread, for a rank, a tick and a bundle; "
+                                                 "takes the circuit of jobs/digits from the cache, or prepares it")
+    parser.add_argument("--bundles", type=int, default=8, help="bundles that each of 8 ranks proves (default: 8)")
+    options = parser.parse_args()
+    if options.bundles < 1:
+        parser.error(f"--bundles: found {options.bundles}; allowed: 1 or more")
     from enclaveml.zk.rows import float_outputs
 
     job = load_job(JOB)
@@ -163,8 +186,9 @@ def main() -> None:
         data = np.zeros((1 << 16, *circuit.row_shape), np.float32)
         for p in (16, 256, 1024, 4096):
             steps[p] = step_seconds(make(Path(folder), circuit, p, data, None)[0])
-        bundle, verify = bundle_seconds(Path(folder), circuit, found[0].proof, rows, floats)
+        bundle, verify = bundle_seconds(Path(folder), circuit, found[0].proof, rows, floats, options.bundles)
     print(json.dumps({"tick_cpu_s": ticks, "step_cpu_s": steps, "rows_a_bundle": circuit.rows,
+                      "bundles_verified": 8 * options.bundles,
                       "bundle_thread_cpu_s": bundle, "verify_s": verify}, indent=1))
 
 

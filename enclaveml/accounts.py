@@ -14,6 +14,7 @@ import numpy as np
 
 from enclaveml.journal import Journal
 from enclaveml.ledger import DONE, Bundle, Round, Unassigned, final_status
+from enclaveml.read_ahead import ReadAhead
 from enclaveml.results_schema import RowStatus
 from enclaveml.resume import ResumeState
 from enclaveml.zk.interface import Verdict
@@ -36,7 +37,7 @@ class Accounts:
 
     def __init__(self, journal: Journal, read: Callable[[int, int], np.ndarray], n_rows: int, round_rows: int,
                  replicas: int, outputs: int) -> None:
-        self.journal, self._read = journal, read
+        self.journal, self._read = journal, ReadAhead(read)
         self.n_rows, self.round_rows, self.replicas, self.outputs = n_rows, round_rows, replicas, outputs
         self.rounds: dict[int, Round] = {}
         self._stops: list[int] = []  # where each round ends that was opened: they follow each other
@@ -86,12 +87,27 @@ class Accounts:
         None where an earlier session did it all: its rows are not even read.
         """
         number, start = len(self._stops), self.begun
-        stop = min(self.n_rows, start + max(1, min(rows, self.round_rows)))
+        stop = self._end_of(rows)
         self._stops.append(stop)
         if (self.status[start:stop] == RowStatus.VERIFIED).all():
             self._count(number)
             return None
         return self.make_round(number)
+
+    def read_ahead(self, rows: int) -> None:
+        """Begin to read what ``next`` opens with as many rows, unless an earlier session did it all."""
+        start, stop = self.begun, self._end_of(rows)
+        if not (self.status[start:stop] == RowStatus.VERIFIED).all():
+            self._read.expect(start, stop)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next round's rows were read, as far as they were to be."""
+        return self._read.ready
+
+    def _end_of(self, rows: int) -> int:
+        """Where the next round ends that is to have ``rows`` rows at most."""
+        return min(self.n_rows, self.begun + max(1, min(rows, self.round_rows)))
 
     def bounds(self, number: int) -> tuple[int, int]:
         """The rows of a round: from, and up to but not including."""

@@ -267,18 +267,27 @@ class Aggregator:
         """Whether the next round is due: no more than half of those that are open is still to be inferred.
 
         By throughput: where a rank is at the last of what it has, since shares are better measured late.
+        Where nothing is proved: as soon as its rows are read, so that ranks that only infer always have the next ones.
         """
         if self.draining or self.accounts.all_opened or len(self.rounds) >= 2:
             return False
         if self._speeds:
             return self._speeds.due()
+        if not self.job.proof.coverage:
+            return not self.rounds or self.accounts.is_ahead
         return all((r.stage == SENT).mean() <= 0.5 for r in self.rounds.values())
 
     def _open_round(self) -> None:
-        by_speed = self._speeds is not None and self._beacon is None  # a beacon's one round is the job
-        round_ = self.accounts.next(self._speeds.round_rows() if by_speed else self.accounts.round_rows)
+        round_ = self.accounts.next(self._next_rows)
         if round_ is not None:
             self.dispatch.split(round_)
+        if not self.job.proof.coverage:  # proofs give rank 0 time enough to read
+            self.accounts.read_ahead(self._next_rows)
+
+    @property
+    def _next_rows(self) -> int:
+        by_speed = self._speeds is not None and self._beacon is None  # a beacon's one round is the job
+        return self._speeds.round_rows() if by_speed else self.accounts.round_rows
 
     def _close(self, round_: Round) -> None:
         # Workers still hold the rows that were not drawn, and those that they could be asked for again.

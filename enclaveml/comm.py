@@ -233,20 +233,28 @@ class World:
         """Scatterv of rows: (sum counts, *row_shape) on the root to (counts[p], *row_shape) on the p-th alive rank.
 
         Counted in rows, with an MPI datatype of one row, so that more than 2^31
-        elements go in one call. A count may be 0. ``rows`` is read on the root only.
+        elements go in one call. A count may be 0. ``rows`` is read on the root only;
+        what the root gets are those very rows, no copy.
         """
+        return self.start_scatter(rows, counts, row_shape, dtype, what).wait()
+
+    def start_scatter(self, rows: np.ndarray | None, counts: Sequence[int], row_shape: tuple[int, ...],
+                      dtype: np.dtype, what: str) -> Transfer:
+        """``scatter_rows``, only begun: the rows travel while this rank does other things, and now and then calls
+        the transfer's ``test``. ``rows`` must not change meanwhile."""
         here = self.ids.index(self.rank)
-        mine = np.empty((int(counts[here]), *row_shape), dtype)
+        counts = [int(c) for c in counts]
+        displs = [0, *np.cumsum(counts[:-1], dtype=np.int64).tolist()]
         row = _row_type(row_shape, dtype)
-        try:
-            counts = [int(c) for c in counts]
-            displs = [0, *np.cumsum(counts[:-1], dtype=np.int64).tolist()]
-            send = [np.ascontiguousarray(rows, dtype), counts, displs, row] if self.is_root else None
-            request = self._start(self.comm.Iscatterv, send, [mine, counts[here], row], root=0)
-            self._wait(request, what, (send, mine), sum(counts) * row.Get_size())
-        finally:
-            row.Free()
-        return mine
+        if self.is_root:
+            whole = np.ascontiguousarray(rows, dtype)
+            send, receive = [whole, counts, displs, row], MPI.IN_PLACE
+            mine = whole[displs[here]: displs[here] + counts[here]]
+        else:
+            mine = np.empty((counts[here], *row_shape), dtype)
+            send, receive = None, [mine, counts[here], row]
+        request = self._start(self.comm.Iscatterv, send, receive, root=0)
+        return Transfer(self, request, row, (send, mine), mine, sum(counts) * row.Get_size(), what)
 
     def gather_rows(self, mine: np.ndarray, counts: Sequence[int], what: str) -> np.ndarray | None:
         """Gatherv of rows: (counts[p], *row_shape) of the p-th alive rank to (sum counts, *row_shape) on the root."""
@@ -321,6 +329,42 @@ class World:
         barrier = self._start(self.comm.Ibarrier)
         self._wait(barrier, "the last barrier", None, limit_s=RECOVERY_S)
         MPI.Finalize()
+
+
+class Transfer:
+    """Rows on their way to every rank, made by ``World.start_scatter``."""
+
+    def __init__(self, world: World, request: MPI.Request, row: MPI.Datatype, keep: object, mine: np.ndarray,
+                 size: int, what: str) -> None:
+        self._world, self._request, self._row, self._keep = world, request, row, keep
+        self._mine, self._size, self._what = mine, size, what
+        self.done = False
+
+    def test(self) -> bool:
+        """Move the rows on, without waiting: MPI does so only when it is called. Whether this rank has its own.
+
+        Raises:
+            RankLost: a rank died meanwhile.
+        """
+        try:
+            if not self.done and self._request.Test():
+                self._end()
+        except MPI.Exception as error:
+            self._world._orphans.append((self._request, self._keep))
+            raise self._world._translate(error) from error
+        return self.done
+
+    def wait(self) -> np.ndarray:
+        """This rank's rows, when they are here. Raises RankLost, and CommTimeout as every wait here does."""
+        if not self.done:
+            self._world._wait(self._request, self._what, self._keep, self._size)
+            self._end()
+        return self._mine
+
+    def _end(self) -> None:
+        self.done = True
+        self._row.Free()
+        self._keep = None
 
 
 def _row_type(row_shape: tuple[int, ...], dtype: np.dtype) -> MPI.Datatype:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ class Dataset:
 
     rows: N. row_shape: of one row; with several inputs (their total number of elements,).
     dtype: float32 or int32. parts: where each input lies in a row. option: the job's key that errors name.
+
+    Several threads may read: they take turns at the file.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Dataset:
         option: str = "input.key",
     ) -> None:
         self.path, self._sources, self._labels, self._opened, self._option = path, tuple(sources), labels, close, option
+        self._turn = threading.Lock()
         self._scale = None if scale is None else np.float32(scale)
         for key, source in sources:
             _check_kind(path, key, source, option)
@@ -105,7 +109,8 @@ class Dataset:
     def close(self) -> None:
         """Close the file; labels stay valid."""
         if self._opened is not None:
-            self._opened.close()
+            with self._turn:
+                self._opened.close()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop), C-contiguous (n, *row_shape) of ``dtype``.
@@ -114,13 +119,10 @@ class Dataset:
         """
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows [{start}, {stop}) of {self.rows}")
-        return self._join(
-            [
-                self._convert(key, source, source.read(start, stop), np.arange(start, stop))
-                for key, source in self._sources
-            ],
-            stop - start,
-        )
+        with self._turn:
+            arrays = [self._convert(key, source, source.read(start, stop), np.arange(start, stop))
+                      for key, source in self._sources]
+        return self._join(arrays, stop - start)
 
     def read_rows(self, indices: np.ndarray) -> np.ndarray:
         """These rows in this order, repeats allowed: C-contiguous (n, *row_shape). Raises as :meth:`read`."""
@@ -130,10 +132,9 @@ class Dataset:
             raise IndexError(f"row {bad} of {self.rows}")
         # HDF5 wants ascending rows without repeats.
         unique, back = np.unique(indices, return_inverse=True)
-        return self._join(
-            [self._convert(key, source, source.take(unique), unique)[back] for key, source in self._sources],
-            len(indices),
-        )
+        with self._turn:
+            arrays = [self._convert(key, source, source.take(unique), unique)[back] for key, source in self._sources]
+        return self._join(arrays, len(indices))
 
     def tiles(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """All rows in order, (first row, (n, *row_shape)) at a time; n is ``rows`` or what is 16 MiB."""

@@ -8,9 +8,13 @@ out what it has decided since (rows to infer, bundles to prove). In a tick:
 2. Gatherv of outputs, a record of (row id, D float32) each;
 3. Gatherv of reports: a JSON list and the envelopes' bytes;
 4. Bcast of rank 0's header (what goes to each rank, how far its reports were read);
-5. Scatterv of row ids, Scatterv of rows, Scatterv of orders (JSON).
+5. Scatterv of row ids, Scatterv of orders (JSON), Scatterv of rows.
 
 A step whose total is zero is left out by everybody, since everybody has the headers.
+
+Many rows are not waited for: their Scatterv is begun, the ranks go on with what they have, and its
+orders are carried out when the rows are there (``arrived``), or else the next tick begins by waiting
+for them.
 
 A tick that a lost rank broke is done again by the survivors. What was under way is
 therefore kept in an ``Outbox`` until the other side says that it has read it, and is
@@ -26,13 +30,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from enclaveml.comm import World
+from enclaveml.comm import RankLost, Transfer, World
 from enclaveml.errors import EnclaveError
 
 # What a worker may bring in one tick: rank 0 allocates by these headers, so they are
 # bounded whatever a worker says. Honest workers keep the rest for the next tick.
 MAX_REPORT_BYTES = 1 << 28
 MAX_OUTPUT_BYTES = 1 << 28
+
+# More bytes of rows than this travel while the ranks compute; fewer are here sooner than a rank could turn to others.
+LATER_BYTES = 1 << 20
 
 # The columns of a rank's statistics, in seconds but for the last three.
 STATS = ("infer_s", "witness_s", "prove_s", "wait_s", "proofs", "rows_inferred", "failures")
@@ -98,6 +105,24 @@ class Outbox:
         return len(self._items)
 
 
+@dataclass(frozen=True)
+class _Coming:
+    """Orders of a tick whose rows are on their way: their ids (n,) int64, and the packed orders."""
+
+    transfer: Transfer
+    ids: np.ndarray
+    blob: bytes
+
+    def orders(self) -> list[tuple[int, Order]]:
+        """The numbered orders, when the rows are here. Raises RankLost, CommTimeout."""
+        return _unpack_orders(self.blob, self.ids, self.transfer.wait())
+
+    @property
+    def stops(self) -> bool:
+        """Whether the ranks are told to stop: all have to hear that in the same tick."""
+        return any(item["kind"] == "stop" for item in json.loads(self.blob))
+
+
 class Exchange:
     """Both ends of the ticks on one rank.
 
@@ -116,6 +141,9 @@ class Exchange:
         self.order_boxes = {i: Outbox() for i in world.ids} if world.is_root else {}
         self.moved = True
         self._read_orders = 0
+        self._here: list[Order] = []  # read, and not yet returned: a tick that is broken off keeps them
+        self._coming: _Coming | None = None
+        self._broken: RankLost | None = None
         self._read_reports = dict.fromkeys(world.ids, 0)
         self.stats: dict[int, np.ndarray] = {i: np.zeros(len(STATS)) for i in world.ids}
 
@@ -133,9 +161,33 @@ class Exchange:
             RankLost: a rank died; the survivors recover and tick again, nothing is lost.
             ProtocolError: on rank 0, for a rank whose report cannot be read.
         """
+        self._here += self._receive()
         reports = self._gather_reports(stats)
-        orders = self._scatter_orders()
+        self._here += self._scatter_orders()
+        orders, self._here = self._here, []
         return orders, reports
+
+    def nudge(self) -> bool:
+        """Move on rows that are on their way, without waiting. Whether there are any that are here now."""
+        if self._coming is None or self._broken is not None:
+            return False
+        try:
+            return self._coming.transfer.test()
+        except RankLost as error:
+            self._broken = error  # the next tick raises it, where all ranks recover
+            return False
+
+    def arrived(self) -> list[Order]:
+        """The orders for this rank whose rows have come since the tick; [] as long as they have not."""
+        return self._receive() if self.nudge() and not self._coming.stops else []
+
+    def _receive(self) -> list[Order]:
+        """The orders that came with rows which were still on their way, if there are any; waits for the rows."""
+        coming, broken = self._coming, self._broken
+        self._coming = self._broken = None
+        if broken is not None:
+            raise broken
+        return [] if coming is None else self._fresh(coming.orders())
 
     # -- worker to rank 0 --------------------------------------------------------
 
@@ -222,15 +274,28 @@ class Exchange:
         world.bcast_array(header, "a tick's answer")
         self.moved |= bool(header[:, :2].any())
         here = world.ids.index(world.rank)
-        my_ids, my_data, my_blob = np.empty(0, np.int64), np.empty((0, *self._row_shape), self._dtype), b""
+        my_ids, my_blob = np.empty(0, np.int64), b""
         if header[:, 0].any():
             my_ids = world.scatter_rows(ids, header[:, 0], (), np.dtype(np.int64), "Scatterv of row ids")
-            my_data = world.scatter_rows(data, header[:, 0], self._row_shape, self._dtype, "Scatterv of rows")
         if header[:, 1].any():
             my_blob = world.scatter_rows(blobs, header[:, 1], (1,), np.dtype(np.uint8), "Scatterv of orders").tobytes()
+        coming = None
+        if header[:, 0].any():
+            transfer = world.start_scatter(data, header[:, 0], self._row_shape, self._dtype, "Scatterv of rows")
+            coming = _Coming(transfer, my_ids, my_blob)
         self.outbox.read_up_to(int(header[here, 2]))
+        if coming is None:
+            return self._fresh(_unpack_orders(my_blob, my_ids, np.empty((0, *self._row_shape), self._dtype)))
+        row_bytes = int(np.prod(self._row_shape, dtype=np.int64)) * self._dtype.itemsize
+        if int(header[:, 0].sum()) * row_bytes > LATER_BYTES:
+            self._coming = coming
+            return []
+        return self._fresh(coming.orders())
+
+    def _fresh(self, orders: list[tuple[int, Order]]) -> list[Order]:
+        """Those that this rank has not had before: a tick that was done again brings them twice."""
         fresh = []
-        for number, order in _unpack_orders(my_blob, my_ids, my_data):
+        for number, order in orders:
             if number > self._read_orders:
                 self._read_orders = number
                 fresh.append(order)
@@ -249,7 +314,24 @@ def _counts(stats: np.ndarray) -> np.ndarray:
 
 
 def _concatenate(parts: Sequence[np.ndarray], row_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty((0, *row_shape), dtype)
+    """All parts in one array (n, *row_shape), which is not copied where they lie one after the other in memory:
+    so do a round's rows that go to the ranks in their order."""
+    if not parts:
+        return np.empty((0, *row_shape), dtype)
+    whole = _adjacent([part for part in parts if len(part)]) if parts[0].dtype == dtype else None
+    return np.concatenate(parts).astype(dtype, copy=False) if whole is None else whole
+
+
+def _adjacent(parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Views of one array, each beginning where the one before it ends, as one view; None where they are not that."""
+    if not parts or parts[0].base is None or not all(p.flags.c_contiguous for p in parts):
+        return None
+    first = parts[0]
+    ends = [p.__array_interface__["data"][0] + p.nbytes for p in parts[:-1]]
+    begins = [p.__array_interface__["data"][0] for p in parts[1:]]
+    if ends != begins or any(p.base is not first.base or p.dtype != first.dtype for p in parts):
+        return None
+    return np.lib.stride_tricks.as_strided(first, (sum(map(len, parts)), *first.shape[1:]), writeable=False)
 
 
 def _pack_reports(items: Sequence[tuple[int, Report]]) -> bytes:

@@ -101,7 +101,10 @@ class Round:
         return bool((self.stage == DONE).all())
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The data of these dataset rows, (len(rows), *row_shape)."""
+        """The data of these dataset rows, (len(rows), *row_shape); no copy where they follow each other."""
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            first = int(rows[0]) - self.start
+            return self.data[first: first + len(rows)]
         return self.data[rows - self.start]
 
     def find(self, rank: int, rows: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:

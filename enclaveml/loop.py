@@ -68,10 +68,12 @@ class Loop:
         # end (an uninterruptible wait in the kernel) is lost to nobody: the others end here.
         self._world.patience_s = STUCK_S + 120
         work = self._guarded(self._worker.work)
+        self._worker.between = self._exchange.nudge
         try:
             while not self._worker.stopped:
                 self._arm()
                 work()
+                self._receive()
                 self._pause()
                 self._tick()
         finally:
@@ -101,12 +103,17 @@ class Loop:
                 Report("error", {"text": describe(error)[-20000:], "exit_code": exit_code_of(error) or 1})
             )
 
+    def _receive(self) -> None:
+        """Take the orders whose rows have come since the tick."""
+        self._take(self._exchange.arrived())
+
     def _pause(self) -> None:
         """Wait for news, at most a tick's length."""
         until = time.monotonic() + self._wait_s
         while (left := until - time.monotonic()) > 0 and not (self._worker.busy or self._worker.news or self._failure):
             time.sleep(min(GLANCE_S, left))
             self._world.idle()
+            self._receive()
 
     def _tick(self) -> None:
         if self._stop.requested and not self._stop.told:
@@ -120,14 +127,18 @@ class Loop:
             return
         except ProtocolError as error:
             raise RemoteFailure(f"rank {error.rank} broke the protocol: {error}", 75) from error
+        self._take(orders)
+        if self._aggregator is not None:
+            self._decide(reports)
+            self._on_tick()
+
+    def _take(self, orders: list[Order]) -> None:
+        """Hand rank 0's orders to the worker; of those that a rank with a failure gets, only to stop."""
         for order in orders:
             if self._failure is None or order.kind == "stop":
                 self._worker.take(order)
                 if order.kind == "stop" and self._failure is None and order.meta.get("exit_code"):
                     self._failure = RemoteFailure("the job was ended by rank 0", int(order.meta["exit_code"]))
-        if self._aggregator is not None:
-            self._decide(reports)
-            self._on_tick()
 
     def _decide(self, reports: list[tuple[int, Report]]) -> None:
         """Rank 0: take in the reports; say stop to all when the job has ended, well or badly."""

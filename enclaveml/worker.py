@@ -38,6 +38,9 @@ class Worker:
         prover: makes the proofs in child processes, ``children`` at a time; None where nothing is proved.
         fallback: the fallback circuit and its prover, if there is one; what is proved is then held until
             rank 0 says to forget it, for it may be asked for again.
+
+    Attributes:
+        between: called after each batch of inference; what must move on meanwhile does so there.
     """
 
     def __init__(self, infer: Callable[[np.ndarray], np.ndarray], batch: int, prover: Prover | None, children: int,
@@ -51,6 +54,7 @@ class Worker:
         self._proving: dict[int, tuple[Mapping[str, object], np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = {}
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._draining = False
+        self.between: Callable[[], object] = lambda: None
         self.stopped = False
         self._stats = dict.fromkeys(STATS, 0.0)
         self._last = time.monotonic()
@@ -155,7 +159,9 @@ class Worker:
 
     def infer(self, rows: np.ndarray, data: np.ndarray) -> np.ndarray:
         """Float outputs (n, D) float32 of these dataset rows (n,) whose data is (n, *row_shape)."""
-        return self._infer(data)
+        outputs = self._infer(data)
+        self.between()
+        return outputs
 
     def _finish(self, result: ProofResult) -> None:
         meta, rows, held = self._proving.pop(result.task)

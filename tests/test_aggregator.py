@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from fakes import B, SCALE, Cluster, FakeProver, fixed, model
 
 from enclaveml.bundles import AHEAD
-from enclaveml.ledger import final_status
+from enclaveml.ledger import SENT, final_status
 from enclaveml.errors import EnvironmentFault
 from enclaveml.journal import read_records
 from enclaveml.results_schema import RowStatus
@@ -103,6 +105,20 @@ def test_shares_are_those_of_the_split(tmp_path):
 def test_equal_shares_whatever_the_capacities(tmp_path):
     c = Cluster(tmp_path, n_rows=31, strategy="equal", capacities=(0.0, 48.0, 0.0, 6.0)).run()
     assert np.bincount(c.aggregator.rank_of[:, 0]).tolist() == [0, 11, 10, 10]
+
+
+def test_where_nothing_is_proved_ranks_have_the_next_rows_before_they_have_inferred_any(tmp_path):
+    c = Cluster(tmp_path, n_rows=50, round_rows=10, coverage=0.0)
+    c.tick(work=False)
+    for opened in (2, 2):
+        while not c.aggregator.accounts.is_ahead:
+            time.sleep(1e-3)
+        c.tick(work=False)
+        assert len(c.aggregator.rounds) == opened  # no further one: a rank has two at most
+    assert all((r.stage == SENT).all() for r in c.aggregator.rounds.values())
+    c.run()
+    c.check_file()
+    assert sorted(c.reads) == [(10 * i, 10 * i + 10) for i in range(5)]  # each row read once
 
 
 def test_two_rounds_are_open_at_most_and_closed_ones_are_freed(tmp_path):

@@ -22,7 +22,7 @@ job_values job_files cluster
 job_layers job_checks
 job
 capacity sbatch_nodes
-comm devices hdf5 csv_table
+comm devices hdf5 csv_table read_ahead
 together dataset_sources seal_leaves
 seal
 dataset_folder

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 from checks import main
 
 from enclaveml import exchange as module
-from enclaveml.comm import World
+from enclaveml.comm import RankLost, World
 from enclaveml.exchange import STATS, Exchange, Order, Outbox, Report
 
 world = World.start()
@@ -53,6 +56,96 @@ def check_reports_and_orders_arrive_whole_and_in_order() -> None:
     assert x.tick(ZERO) == ([], [])
     if world.is_root:
         assert all(len(box) == 0 for box in x.order_boxes.values())
+
+
+def send(x: Exchange, rows: int, *kinds: str) -> None:
+    """Rank 0 orders every rank to infer so many rows, and the rest."""
+    if world.is_root:
+        whole = np.repeat(np.arange(P, dtype=np.float32), rows).repeat(4).reshape(-1, 2, 2)
+        for rank in world.ids:
+            mine = slice(rank * rows, (rank + 1) * rows)
+            x.order_boxes[rank].put(Order("infer", {"round": 1}, np.arange(rows) + rank, whole[mine]))
+            for kind in kinds:
+                x.order_boxes[rank].put(Order(kind))
+
+
+def wait(x: Exchange) -> list[Order]:
+    until = time.monotonic() + 60
+    while not (orders := x.arrived()):
+        assert time.monotonic() < until, "the rows never came"
+    return orders
+
+
+MANY = module.LATER_BYTES // 16
+
+
+def check_many_rows_travel_while_the_ranks_do_other_things() -> None:
+    x = fresh()
+    send(x, MANY + 1, "forget")
+    assert x.tick(ZERO)[0] == []
+    first, second = wait(x)
+    assert first.kind == "infer" and first.data.shape == (MANY + 1, 2, 2) and (first.data == world.rank).all()
+    assert first.rows.tolist() == list(range(world.rank, world.rank + MANY + 1)) and second.kind == "forget"
+    assert x.arrived() == [] and x.tick(ZERO)[0] == []
+    if world.is_root:
+        assert all(len(box) == 0 for box in x.order_boxes.values())
+
+
+def check_the_next_tick_waits_for_rows_that_are_still_on_their_way() -> None:
+    x = fresh()
+    send(x, MANY + 1)
+    assert x.tick(ZERO)[0] == []
+    send(x, 1)
+    assert [len(order.data) for order in x.tick(ZERO)[0]] == [MANY + 1, 1]
+
+
+def check_an_order_to_stop_beside_many_rows_comes_with_the_next_tick_on_all_ranks() -> None:
+    x = fresh()
+    send(x, MANY + 1, "stop")
+    assert x.tick(ZERO)[0] == []
+    for _ in range(100):
+        assert x.arrived() == []
+        time.sleep(1e-3)
+    assert [order.kind for order in x.tick(ZERO)[0]] == ["infer", "stop"]
+
+
+def check_rows_that_came_before_a_broken_tick_are_kept_for_the_next() -> None:
+    x = fresh()
+    send(x, MANY + 1)
+    assert x.tick(ZERO)[0] == []
+    gather, x._gather_reports = x._gather_reports, lambda stats: (_ for _ in ()).throw(RankLost("as if one had died"))
+    try:
+        x.tick(ZERO)
+        raise AssertionError("not raised")
+    except RankLost:
+        x._gather_reports = gather
+    assert [len(order.data) for order in x.tick(ZERO)[0]] == [MANY + 1]
+    if world.is_root:
+        assert all(len(box) == 0 for box in x.order_boxes.values())
+
+
+def check_a_rank_that_dies_while_rows_travel_is_told_by_the_tick_and_they_are_sent_again() -> None:
+    x = fresh()
+    send(x, MANY + 1)
+    assert x.tick(ZERO)[0] == []
+    transfer = x._coming.transfer
+    transfer.wait()
+    x._coming = replace(x._coming, transfer=Broken())
+    assert not x.nudge() and x.arrived() == []
+    try:
+        x.tick(ZERO)
+        raise AssertionError("not raised")
+    except RankLost:
+        pass
+    assert x.tick(ZERO)[0] == []
+    assert [len(order.data) for order in wait(x)] == [MANY + 1]
+
+
+class Broken:
+    """A transfer of a communicator of which a rank is gone."""
+
+    def test(self) -> bool:
+        raise RankLost("as if one had died")
 
 
 def check_what_was_sent_in_a_broken_tick_is_taken_once() -> None:
