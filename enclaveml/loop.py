@@ -7,8 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from enclaveml.aggregator import Aggregator
 from enclaveml.comm import RECOVERY_S, RankLost, World
 from enclaveml.errors import EnvironmentFault, RemoteFailure
 from enclaveml.exchange import Exchange, Order, ProtocolError, Report
@@ -16,6 +16,9 @@ from enclaveml.signals import StopRequests
 from enclaveml.together import describe, exit_code_of, mark_agreed
 from enclaveml.watchdog import Watchdog
 from enclaveml.worker import Worker
+
+if TYPE_CHECKING:
+    from enclaveml.aggregator import Aggregator
 
 log = logging.getLogger(__name__)
 

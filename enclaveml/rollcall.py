@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from enclaveml.capacity import RankFacts, capacities, measure
-from enclaveml.cluster import computing, match_ranks
 from enclaveml.comm import World
 from enclaveml.errors import Fault, JobError
-from enclaveml.job import JobSpec
 from enclaveml.roster import Member
 from enclaveml.together import together
+
+if TYPE_CHECKING:
+    from enclaveml.job import JobSpec
 
 
 def call(world: World, job: JobSpec | None) -> tuple[Member, ...]:
@@ -34,6 +36,8 @@ def call(world: World, job: JobSpec | None) -> tuple[Member, ...]:
 
 
 def _members(job: JobSpec, facts: list[RankFacts]) -> tuple[Member, ...]:
+    from enclaveml.cluster import computing, match_ranks  # on rank 0 alone, which has read the job with it
+
     specs = match_ranks(job.cluster.ranks, [(f.host, f.local_rank) for f in facts], job.where("cluster.ranks"))
     computes = computing(job.cluster.aggregator_computes, len(facts))
     weights = capacities(facts, specs)
