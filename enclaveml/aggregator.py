@@ -246,10 +246,10 @@ class Aggregator:
         if self.draining:
             owing = ranks - self._drained
         else:
-            sent = [np.unique(r.rank[r.stage == SENT]).tolist() for r in self.rounds.values()]
-            owing = {r for r in ranks if self.bundles.hand(r) or self.copies.inferring(r)}.union(*sent) & ranks
-        attempts = {rank: max((b.attempt for b in self.bundles.hand(rank)), default=1) for rank in owing}
-        return {rank: limit_s(self.bundles.timeout(attempt)) for rank, attempt in attempts.items()}
+            sent = [r.ranks_at(SENT).tolist() for r in self.rounds.values()]
+            owing = {r for r in ranks if self.bundles.in_hand(r) or self.copies.inferring(r)}.union(*sent) & ranks
+        first, later = (limit_s(self.bundles.timeout(attempt)) for attempt in (1, 2))
+        return {rank: later if self.bundles.tries_again(rank) else first for rank in owing}
 
     def _lose_silent(self, rank: int, seconds: float) -> None:
         """A rank that answers nothing is given up; it is told to stop, and what it says later is not read."""

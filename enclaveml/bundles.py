@@ -55,7 +55,7 @@ class Bundles:
         local, slots = np.nonzero(round_.stage == DUE)
         ranks = round_.rank[local, slots]
         by_rank = np.argsort(ranks, kind="stable")
-        owing = np.unique(round_.rank[round_.stage == SENT])
+        owing = round_.ranks_at(SENT)
         b = self.rows
         for mine in np.split(by_rank, np.flatnonzero(np.diff(ranks[by_rank])) + 1) if len(local) else ():
             rank = int(ranks[mine[0]])
@@ -139,6 +139,10 @@ class Bundles:
     def in_hand(self, rank: int) -> int:
         """How many bundles a rank was ordered and has not answered."""
         return len(self._hands[rank])
+
+    def tries_again(self, rank: int) -> bool:
+        """Whether a rank has a bundle in hand that was tried before."""
+        return any(bundle.attempt > 1 for bundle in self._hands[rank].values())
 
     def room(self, rank: int) -> int:
         """How many more bundles a rank can be ordered."""

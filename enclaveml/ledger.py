@@ -130,6 +130,10 @@ class Round:
         chosen = np.isin(self.stage, stages) if stages else self.stage != DONE
         return np.nonzero((self.rank == rank) & chosen)
 
+    def ranks_at(self, stage: int) -> np.ndarray:
+        """The ranks that hold a slot at this stage, which is none that nobody holds; ascending."""
+        return np.flatnonzero(np.bincount(self.rank[self.stage == stage]))  # many times faster than np.unique
+
     def first_idle(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The slots (row index in the round, replica) that ``assign`` would give away; each row has one."""
         local = rows - self.start

@@ -48,6 +48,8 @@ class Sharing:
             return
         due, owed = self._count(DUE), self._count(SENT, READY)
         idle = [rank for rank in idle if not due[rank] and not owed[rank]]
+        if not idle:
+            return
         self._copy(self._move(idle, due))
 
     def _busy(self, rank: int) -> int:
