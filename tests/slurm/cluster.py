@@ -6,7 +6,7 @@ knows (the GPUs are null devices). Whatever a job starts carries the cluster's S
 its environment, which is how everything is found and ended: by ``Cluster.close``, or by
 ``reaper.py`` if the test process dies before it could.
 
-Needs root and Debian's packages ``slurm-wlm`` and ``munge``. Jobs are spooled, accounted for
+Needs root and Debian's packages ``slurm-wlm`` and ``munge`` (and ``libpmix-dev`` for srun's PMIx). Jobs are spooled, accounted for
 and written in the folder only.
 
 References: munged(8), slurmctld(8), slurmd(8).
