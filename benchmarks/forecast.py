@@ -2,8 +2,10 @@
 
 Runs jobs/digits under mpirun with 1, 2 and 4 ranks on this machine, with keys in the cache, and compares the
 rounds' and the whole run's seconds with what ``enclaveml forecast`` says of this machine. Ranks that crowd the
-machine share its cores in the forecast too. What else runs there takes its part of the cores: how much of a core
-a busy process gets is measured before and after each run, and the mean is the forecast's ``--core-speed``. Then it forecasts a job of ten million such rows on up to 4,096 ranks.
+machine share its cores in the forecast too. What else runs there takes its part of the cores: the CPU seconds that
+all others take during a run are measured (those of the machine less those of the run's processes), and what they
+leave is the forecast's ``--core-speed``; of the run itself the forecast is told nothing. Then it forecasts a job of ten
+million such rows on up to 4,096 ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -35,14 +38,12 @@ ALLOWED = 0.25
 CURVE_ROWS = 10_000_000
 
 
-_SPIN = "import time; t = time.monotonic()\nwhile time.monotonic() - t < 4: pass\nprint(time.process_time() / 4)"
-
-
-def share_of_a_core() -> float:
-    """What part of a core a busy process gets, with as many of them as the machine has cores, over 4 s."""
-    cores = node_cores(1, os.environ)
-    busy = [subprocess.Popen([sys.executable, "-c", _SPIN], stdout=subprocess.PIPE, text=True) for _ in range(cores)]
-    return min(1.0, sum(float(one.communicate()[0]) for one in busy) / cores)
+def of_others(stat: Path = Path("/proc/stat")) -> float:
+    """CPU seconds that were taken on this machine so far by whatever is no child of this process that has ended, and
+    those that its own host did not give it (steal). References: proc_stat(5)."""
+    user, nice, system, _idle, _iowait, irq, soft, steal = map(int, stat.read_text().splitlines()[0].split()[1:9])
+    mine = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - mine.ru_utime - mine.ru_stime
 
 
 def here(ranks: int, speed: float) -> Target:
@@ -61,17 +62,17 @@ def run(path: Path, ranks: int, folder: Path) -> dict[str, Any]:
     options = ["--oversubscribe"] if "Open MPI" in subprocess.run([mpirun, "--version"], capture_output=True,
                                                                    text=True).stdout else []
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    load = os.getloadavg()[0]
-    began = time.monotonic()
+    load, others, began = os.getloadavg()[0], of_others(), time.monotonic()
     done = subprocess.run([mpirun, *options, "-np", str(ranks), sys.executable, "-m", "enclaveml", "run", str(path),
                            "-o", str(output)], env=environment, capture_output=True, text=True)
     wall = time.monotonic() - began
+    left = 1 - (of_others() - others) / wall / (os.cpu_count() or 1)
     if done.returncode:
         raise SystemExit(f"the run on {ranks} ranks ended with {done.returncode}:\n{done.stderr[-4000:]}")
     with read_results(output) as results:
         started, finished = (datetime.fromisoformat(results.attribute(n)) for n in ("started", "finished"))
         return {"wall_s": wall, "rounds_s": (finished - started).total_seconds(), "circuit": results.circuit_ids[0],
-                "proofs": results.n_proofs, "load_before": load, "load_after": os.getloadavg()[0]}
+                "proofs": results.n_proofs, "load_before": load, "load_after": os.getloadavg()[0], "core_left": left}
 
 
 def compare(path: Path) -> list[dict[str, Any]]:
@@ -81,11 +82,10 @@ def compare(path: Path) -> list[dict[str, Any]]:
         for ranks in RANKS:
             subprocess.run([sys.executable, "-m", "enclaveml", "prepare", str(path), "--ranks", str(ranks)], check=True,
                            capture_output=True)
-            before = share_of_a_core()
             real = run(path, ranks, Path(name))
-            speed = (before + share_of_a_core()) / 2
+            speed = min(1.0, max(0.05, real["core_left"]))
             found = predict(*data_of(job), here(ranks, speed))
-            lines.append({"ranks": ranks, "core_speed": speed, "core_speed_before": before, "forecast": _short(found), "real": real,
+            lines.append({"ranks": ranks, "core_speed": speed, "forecast": _short(found), "real": real,
                           "wall_error": found.wall / real["wall_s"] - 1,
                           "rounds_error": found.outcome.seconds / real["rounds_s"] - 1})
             print(json.dumps(lines[-1]), flush=True)
@@ -169,9 +169,8 @@ def markdown(job: str, lines: list[dict[str, Any]], found: list[dict[str, Any]])
         "# Forecast against real runs, and to 4,096 ranks", "",
         f"Made by `python -m benchmarks.forecast --job {job}` on {os.cpu_count()} cores, keys in the "
         "cache. Rounds are from the first record of the journal to its end (whole seconds); the run is the whole of "
-        "mpirun. `of a core` is what a busy process got of one beside whatever else ran, before and after the run, and the "
-        "forecast's core speed. A run's start was measured in CPU seconds by itself, after the first of these runs had "
-        "shown that the estimate before was too long.", "", "```", checked, "```", "",
+        "mpirun. `of a core` is what all other processes left of the cores during the run, by the machine's own account, and "
+        "the forecast's core speed.", "", "```", checked, "```", "",
         f"The largest error is {100 * rounds:.0f} % for the rounds and {100 * worst:.0f} % for the whole run (aimed at: "
         f"{100 * ALLOWED:.0f} %): {'within it' if max(worst, rounds) <= ALLOWED else 'NOT within it'}.", "",
         "## To 4,096 ranks", "",
