@@ -121,7 +121,7 @@ class _Coming:
     @property
     def stops(self) -> bool:
         """Whether the ranks are told to stop: all have to hear that in the same tick."""
-        return any(item["kind"] == "stop" for item in json.loads(self.blob))
+        return bool(self.blob) and any(item["kind"] == "stop" for item in json.loads(self.blob))
 
 
 class Exchange:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from enclaveml import cli, comm, loop, models, watchdog
+from enclaveml import aggregator, cli, comm, exchange, loop, models, watchdog
 from enclaveml.aggregator import Aggregator
 from enclaveml.finish import Finish
 from enclaveml.sharing import Sharing
@@ -49,6 +49,27 @@ def crash() -> None:
 def die_at_once() -> None:
     """Killed before anything was delivered."""
     Worker.take = lambda self, order: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def travelling() -> None:
+    """Sound, but all rows travel while the ranks do other things, as only many do else, and rounds are of 8 rows. For
+    all ranks of a job."""
+    exchange.LATER_BYTES, aggregator.ROUND_ROWS = 0, 8
+
+
+def die_while_rows_travel() -> None:
+    """Killed when its second rows are on their way (see ``travelling``)."""
+    travelling()
+    original, ticks = exchange.Exchange.tick, []
+
+    def tick(self: exchange.Exchange, *args: object) -> object:
+        found = original(self, *args)
+        if self._coming is not None:
+            ticks.append(1)
+            if len(ticks) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return found
+    exchange.Exchange.tick = tick
 
 
 def fail() -> None:

@@ -88,6 +88,13 @@ def test_a_lost_worker_costs_its_unfinished_rows_and_nothing_else(fault: str, jo
         assert re.search(rf"rank 1 on \S+ \(process \d+\) was {said}: killed by its guard", done.stderr), log_of(done)
 
 
+def test_a_worker_lost_while_rows_travel(tmp_path: Path, unbroken: SmallJob, cache: dict[str, str]) -> None:
+    """Rounds of 8 rows: the second round's rows are under way to all ranks when one of them dies."""
+    job = write_small_job(tmp_path / "job", ROWS)
+    done = play(job, ["travelling", "die_while_rows_travel", "travelling", "travelling"], cache, ULFM)
+    assert [r["fate"] for r in whole(job, unbroken, done)] == ["ok", "lost", "ok", "ok"]
+
+
 def test_all_but_one_worker_lost(job: SmallJob, unbroken: SmallJob, cache: dict[str, str]) -> None:
     done = play(job, ["sound", "die_at_once", "die", "sound"], cache, ULFM)
     assert [r["fate"] for r in whole(job, unbroken, done)] == ["ok", "lost", "lost", "ok"]

@@ -91,6 +91,15 @@ def check_many_rows_travel_while_the_ranks_do_other_things() -> None:
         assert all(len(box) == 0 for box in x.order_boxes.values())
 
 
+def check_a_rank_that_is_sent_nothing_goes_on_beside_many_rows_of_others() -> None:
+    x = fresh()
+    if world.is_root:
+        x.order_boxes[P - 1].put(Order("infer", {}, np.arange(MANY + 1), np.ones((MANY + 1, 2, 2), np.float32)))
+    assert x.tick(ZERO)[0] == []
+    assert len(wait(x)) == 1 if world.rank == P - 1 else x.arrived() == []
+    assert x.tick(ZERO)[0] == []
+
+
 def check_the_next_tick_waits_for_rows_that_are_still_on_their_way() -> None:
     x = fresh()
     send(x, MANY + 1)
