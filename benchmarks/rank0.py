@@ -112,26 +112,25 @@ def bundle_seconds(folder: Path, circuit: Circuit, proof: Proof, rows: np.ndarra
     verifier = EzklSystem().verifier(circuit, 2)
     aggregator, boxes = make(folder, circuit, ranks, data, verifier)
     worker = Worker(lambda x: x, 1, None, 1, circuit, "", "bench", None)
-    spent, steps, reports = 0.0, 0, []
-    idle = step_seconds(aggregator)  # its first step gives the rows out
+    idle: list[float] = []  # steps in which nothing happened, which are no bundle's
+    busy: list[float] = []
+    reports: list[tuple[int, Report]] = []
     while not aggregator.finished:
-        began = time.thread_time()
+        before, began = aggregator.proofs_verified, time.thread_time()
         aggregator.step(reports)
-        spent += time.thread_time() - began
-        steps += 1
+        (busy if reports or aggregator.proofs_verified > before else idle).append(time.thread_time() - began)
         reports = []
         for rank, box in boxes.items():
             for number, order in box.pending():
                 box.read_up_to(number)
                 reports += _answers(rank, order, worker, circuit, proof, rows, floats)
-        if not reports:
-            time.sleep(0.1)  # as the ticks come
+        time.sleep(0.1)  # as the ticks come
     found = np.bincount(aggregator.status.ravel(), minlength=len(RowStatus)).tolist()
     if found[RowStatus.VERIFIED] != len(data) or aggregator.proofs_verified != bundles or aggregator.bundles_rejected:
         raise SystemExit(f"not what an honest job costs: of {len(data)} rows in {bundles} bundles "
                          f"{found[RowStatus.VERIFIED]} are verified, in {aggregator.proofs_verified} bundles; "
                          f"{aggregator.bundles_rejected} bundles were rejected")
-    spent -= steps * min(idle, spent / steps)
+    spent = sum(busy) - len(busy) * (float(np.median(idle)) if idle else 0.0)
     verify = aggregator.verify_seconds / bundles
     verifier.close()
     # The way over the wire: packed by a worker, unpacked by rank 0.
