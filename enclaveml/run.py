@@ -20,6 +20,7 @@ sooner, and rank 0 imports most of it while they compile the model.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
@@ -225,6 +226,14 @@ class _Story:
         me.device, self._device_gb = device.kind, device.memory_gb
         memory_gb = min(device.memory_gb, me.memory_gb) if declared else device.memory_gb
 
+        from enclaveml.program_cache import kept_programs
+        from enclaveml.zk.keys import cache_root
+
+        with kept_programs(cache_root()) if device.kind == "cpu" else contextlib.nullcontext():
+            return self._infer(me, members, brief, package, job, memory_gb)
+
+    def _infer(self, me: Member, members: tuple[Member, ...], brief: Brief, package: bytes, job: JobSpec | None,
+               memory_gb: float) -> tuple[Model, Inference | InferenceOnDemand]:
         from enclaveml.inference import Inference, InferenceOnDemand
         from enclaveml.models import ModelPackage, build_model
 

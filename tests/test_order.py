@@ -74,7 +74,7 @@ zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.system
 zk.systems
 circuit_index forecast_costs
-envelope combine inference weights model_class
+envelope combine inference weights model_class program_cache
 checkpoints preprocessing
 job_vector flax_state model_package
 combined models audit_report
@@ -121,7 +121,8 @@ OWNERS = {
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},
     "orbax": {"checkpoints"},
     "flax": {"checkpoints", "model_class", "flax_state", "models"},
-    "jax": {"checkpoints", "zk.batch.child", "devices", "flax_state", "inference", "models", "zk.export", "zk.rows",
+    "jax": {"checkpoints", "zk.batch.child", "devices", "flax_state", "inference", "models", "program_cache", "zk.export",
+            "zk.rows",
             "zk.batch.prove.api", "zk.batch.prove.field", "zk.batch.prove.inference", "zk.batch.prove.kernels",
             "zk.batch.prove.parallel"},
 }
