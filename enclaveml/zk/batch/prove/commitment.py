@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from enclaveml.zk.batch.format import BLOWUP, QUERIES
 from enclaveml.zk.batch.prove import code, kernels, multilinear
 from enclaveml.zk.batch.prove.extension import Extended
+from enclaveml.zk.batch.prove.field import Array
 from enclaveml.zk.batch.prove.parallel import Pool, cores
 from enclaveml.zk.batch.prove.transcript import Transcript
 from enclaveml.zk.batch.prove.tree import HASH, LONG_LEAF, Tree, leaves
 
 #: Cells that are encoded at once, about, and most columns: more leave a core's cache.
-_CELLS = 1 << 17
+_CELLS = 1 << 20
 _COLUMNS = 256
 
 
@@ -29,7 +31,7 @@ class Committed:
         block = max(16, min(_COLUMNS, _CELLS // n))
         blocks = -(-width // block)
         block = -(-width // (16 * blocks)) * 16
-        parts = [_block(columns, start, block) for start in range(0, width, block)]
+        parts = [jnp.asarray(_block(columns, start, block)) for start in range(0, width, block)]
         self._cosets = [np.empty((n, width), "<u4") for _ in range(BLOWUP)]
         encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])
                     for b, part in enumerate(parts)] for c, coset in enumerate(self._cosets)]
@@ -62,7 +64,7 @@ def _block(columns: np.ndarray, start: int, width: int) -> np.ndarray:
     return np.pad(part, ((0, 0), (0, width - part.shape[1])))
 
 
-def _encode(part: np.ndarray, scales: np.ndarray, found: np.ndarray) -> None:
+def _encode(part: Array, scales: np.ndarray, found: np.ndarray) -> None:
     found[:] = np.asarray(kernels.coset_values(part, scales))[:, : found.shape[1]]
 
 

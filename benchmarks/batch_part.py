@@ -1,0 +1,146 @@
+"""One case of ``benchmarks.batch`` in a process of its own, whose peak memory is the prover's.
+
+Reads {"model": FILE.npz, "rows": N, "rounds": R, "cache": FOLDER} from standard input, writes its findings as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from enclaveml.zk.batch.format import BLOWUP, Layer, VerificationKey
+from enclaveml.zk.batch.prove import code, inference, kernels, parallel, proof, tree
+from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
+from enclaveml.zk.batch.prove.memory import memory_bytes
+from enclaveml.zk.batch.prove.transcript import Transcript
+from enclaveml.zk.batch.verify.api import verify, verify_weights
+
+#: The label of a message to the stage whose work it ends (PROTOCOL.md, "The proof"). Before the first is inference.
+STAGES = {"kind": "infer", "columns": "columns", "multiplicities": "count lookups", "helpers": "helpers", "rows": "zero-check",
+          "layers": "features", "features": "features", "claims": "features", "product": "matrix products",
+          "product claims": "matrix products"}
+
+
+class Watch:
+    """Seconds of each stage, told apart by the transcript's labels."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def add(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def watched(watch: Watch) -> type[Transcript]:
+    """A transcript that tells ``watch`` when a stage ends."""
+    class Watched(Transcript):
+        openings = 0
+
+        def absorb(self, label: str, data: bytes) -> None:
+            super().absorb(label, data)
+            if label in STAGES:
+                watch.add(STAGES[label])
+            elif label in ("proximity", "evaluation", "leaves"):
+                watch.add("open rows" if not self.openings else "open weights")
+                self.openings += label == "leaves"
+            else:
+                watch.add("infer")
+
+    return Watched
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Prove and verify the case's rounds; raises where a proof does not hold or an output is wrong."""
+    with np.load(case["model"]) as given:
+        layers = [given[f"weights_{i}"].astype(np.int32) for i in range(len(given["shifts"]))]
+        shifts, pool = given["shifts"].tolist(), given["x"].astype(np.int32)
+        low, high, range_bits = (int(given[name]) for name in ("low", "high", "range_bits"))
+    roots, _ = commit_weights(layers)
+    shapes = tuple(Layer(w.shape[0] - 3, w.shape[1], s) for w, s in zip(layers, shifts, strict=True))
+    key = VerificationKey(case["rows"], low, high, shapes, range_bits, roots)
+    started = time.perf_counter()
+    weights_proof = prove_weights_range(key, layers)
+    found: dict[str, Any] = {"weights_seconds": time.perf_counter() - started, "weights_proof_bytes": len(weights_proof)}
+    started = time.perf_counter()
+    verify_weights(key, weights_proof)
+    found["weights_verify_seconds"] = time.perf_counter() - started
+    started = time.perf_counter()
+    prover = BatchProver(key, layers)
+    _proved(key, prover, layers, pool, 0)
+    found["first_seconds"] = time.perf_counter() - started
+    found["rounds"] = [_proved(key, prover, layers, pool, number) for number in range(1, case["rounds"] + 1)]
+    found["infer_seconds"] = _best(lambda: inference.infer(key, layers, pool[: key.rows]))
+    # ru_maxrss is in KiB on Linux (getrusage(2)).
+    found |= {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory_bytes": memory_bytes(key)}
+    return found | _alone(key)
+
+
+def _proved(key: VerificationKey, prover: BatchProver, layers: list[np.ndarray], pool: np.ndarray, number: int) -> dict[str, Any]:
+    x = np.roll(pool, 7 * number, axis=0)[: key.rows]
+    nonce = f"benchmarks.batch, round {number}".encode()
+    watch = Watch()
+    proof.Transcript = watched(watch)
+    started, used = time.perf_counter(), time.process_time()
+    y, made = prover.prove(x, nonce)
+    proved, cpu = time.perf_counter() - started, time.process_time() - used
+    verify(key, nonce, x, y, made)
+    verified = time.perf_counter() - started - proved
+    if not (y == _outputs(key, layers, x)).all():
+        raise SystemExit("outputs differ from the integer network's")
+    return {"prove_seconds": proved, "prove_cpu_seconds": cpu, "verify_seconds": verified, "proof_bytes": len(made),
+            "stages": watch.seconds}
+
+
+def _outputs(key: VerificationKey, layers: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    """The integer network in int64, a thousand rows at a time: slow, and nothing of the prover's."""
+    found = []
+    for a in np.array_split(x.astype(np.int64), -(-len(x) // 1024)):
+        for layer, w in zip(key.layers, layers, strict=True):
+            # float64 holds these sums exactly.
+            z = (a.astype(float) @ w[:-3].astype(float)).astype(np.int64) + np.array([1, 2**8, 2**16]) @ w[-3:].astype(np.int64)
+            a = np.clip((z + (1 << layer.shift >> 1)) >> layer.shift, 0, 255)
+        found.append(z)
+    return np.concatenate(found)
+
+
+def _alone(key: VerificationKey) -> dict[str, Any]:
+    """Encoding and hashing of as many codewords as a proof has, each by itself: what bounds a commitment."""
+    width = 7 * sum(layer.outputs for layer in key.hidden)
+    columns = np.random.default_rng(0).integers(0, 2**30, (key.rows, 256)).astype(np.uint32)
+    leaves = np.random.default_rng(0).integers(0, 2**30, (256, width)).astype("<u4")
+    block = max(16, min(256, (1 << 17) // key.rows))
+    with parallel.pool() as threads:
+        def encode() -> None:
+            threads.map(lambda c: np.asarray(kernels.coset_values(columns[:, :block], code.scale_powers(key.rows, c))), range(BLOWUP))
+        encode()
+        encoding = _best(encode) * width / block
+    hashing = _best(lambda: tree.leaves(leaves)) / len(leaves) * BLOWUP * key.rows
+    nodes = np.zeros(4096 * 32, np.uint8).tobytes()
+    return {"encode_alone_seconds": encoding, "leaves_alone_seconds": hashing,
+            "nodes_alone_seconds": _best(lambda: tree.Tree(nodes)) / 4096 * 2 * BLOWUP * key.rows}
+
+
+def _best(work: Callable[[], Any], turns: int = 3) -> float:
+    found = []
+    for _ in range(turns):
+        started = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    jax.config.update("jax_compilation_cache_dir", asked["cache"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    print(json.dumps(measure(asked)))

@@ -1,0 +1,32 @@
+"""How much memory a proof takes: what decides how many rows go into one. Neither JAX nor numpy here.
+
+Fitted to resident peaks (ru_maxrss) of a process that does nothing but prove, CPU, JAX 0.10.2: see ``memory_bytes``.
+"""
+
+from __future__ import annotations
+
+from enclaveml.zk.batch.format import BLOWUP, DEGREE, VerificationKey
+
+#: Python, JAX and what it compiles.
+_BASE = 400_000_000
+
+#: Bytes of a hidden activation of a row: q and a with five coordinates of h in codewords (4 * 7 * 4 bytes), and as much again and
+#: more for A, B, h and their folded halves, the columns before they are encoded, and what the allocator keeps.
+_CELL = 2 * 4 * BLOWUP * (2 + DEGREE) + 130
+
+#: Bytes of an input or output of a row: integers, floats for products, the transcript's copy.
+_ENDS = 40
+
+#: Bytes of a weight: the codeword, integers and floats for products.
+_WEIGHT = 4 * BLOWUP + 28
+
+
+def memory_bytes(key: VerificationKey) -> int:
+    """Bytes that proving a batch of the key's rows takes at its peak, in a process of its own, the process included.
+
+    Measured and foreseen: see ``benchmarks/reports/batch.md``. Not for the weights proof, which takes about 260 bytes for each cell of the
+    largest layer's weights.
+    """
+    cells = key.rows * sum(layer.outputs for layer in key.hidden)
+    weights = sum(layer.length * layer.outputs for layer in key.layers)
+    return _BASE + _CELL * cells + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights
