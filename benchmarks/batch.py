@@ -107,8 +107,8 @@ def ezkl_row_seconds(function: Any, data: Data, tolerance: float) -> tuple[float
 
 def lines_of(found: list[dict[str, Any]], words: str, ezkl: list[tuple[str, float, str]]) -> list[str]:
     """The report's Markdown."""
-    head = ["model", "rows a proof", "prove, us a row", "goal", "CPU us a row", "verify, us a row", "proof, MB", "peak memory, GB", "foreseen, GB",
-            "integer inference, us a row", "times inference", "first proof, s"]
+    head = ["model", "rows a proof", "prove, us a row", "goal", "CPU us a row", "verify, us a row", "proof, MB",
+            "peak memory, GB", "foreseen, GB", "integer inference, us a row", "times inference", "first proof, s"]
     rows = [[one["name"], one["rows"], f"{one['prove_us']:.1f}", f"{one['goal_us']:g}", f"{one['cpu_us']:.1f}", f"{one['verify_us']:.2f}",
              f"{one['best']['proof_bytes'] / 1e6:.2f}", f"{one['peak_bytes'] / 1e9:.2f}", f"{one['memory_bytes'] / 1e9:.2f}",
              f"{one['infer_us']:.2f}", f"{one['prove_us'] / one['infer_us']:.0f}", f"{one['first_seconds']:.1f}"] for one in found]
@@ -120,15 +120,16 @@ def lines_of(found: list[dict[str, Any]], words: str, ezkl: list[tuple[str, floa
     names = [f"{one['name']} {one['rows']}" for one in found]
     lines = ["# batch", "", "**Integrity only: these proofs are not zero-knowledge.** ezkl's below are.", "",
              sentence(machine(), "batch"), "",
-             f"digits: the job's MLP 64-32-10 as integers, {words}; rows resampled with noise. dense: {'-'.join(map(str, DENSE))}, random "
-             "weights. The best round of each counts; every round's proof was verified and its outputs held against the integer "
+             f"digits: the job's MLP 64-32-10 as integers, {words}; rows resampled with noise. dense: "
+             f"{'-'.join(map(str, DENSE))}, random weights. The best round of each counts; every round's proof was verified and its outputs held against the integer "
              "network before the next. Compiling is in the first proof alone.", "", *table(head, rows), "",
              "## Where the time goes, ms a proof", "", *table(["stage", *names], stage_rows + alone), "",
-             "`columns` and `helpers` are computing, encoding and hashing them; encoding and hashing overlap. What is alone was measured apart, "
-             "on as much data: what bounds the two.", "",
+             "`columns` and `helpers` are computing, encoding and hashing them; encoding and hashing overlap. What is alone was "
+             "measured apart, on as much data: what bounds the two.", "",
              "## Once a model", "", *table(
                  ["model", "weights proof, s (compiling included)", "MB", "verified in s"],
-                 [[one["name"], f"{one['weights_seconds']:.1f}", f"{one['weights_proof_bytes'] / 1e6:.2f}", f"{one['weights_verify_seconds']:.2f}"]
+                 [[one["name"], f"{one['weights_seconds']:.1f}", f"{one['weights_proof_bytes'] / 1e6:.2f}",
+                   f"{one['weights_verify_seconds']:.2f}"]
                   for one in found if one["rows"] == 1024]), "",
              "## Beside ezkl, digits", ""]
     batch = min((one["prove_us"] + one["verify_us"]) / 1e6 for one in found if one["name"] == "digits")
@@ -158,8 +159,8 @@ def main() -> None:
                     "cpu_us": 1e6 * min(turn["prove_cpu_seconds"] for turn in one["rounds"]) / rows,
                     "verify_us": 1e6 * min(turn["verify_seconds"] for turn in one["rounds"]) / rows, "infer_us": 1e6 * one["infer_seconds"] / rows}
             found.append(one)
-            print(f"{model} {rows}: {one['prove_us']:.1f} us a row, verified in {one['verify_us']:.2f}, peak {one['peak_bytes'] / 1e9:.2f} GB, "
-                  f"load {os.getloadavg()[0]:.1f}", flush=True)
+            print(f"{model} {rows}: {one['prove_us']:.1f} us a row, verified in {one['verify_us']:.2f}, "
+                  f"peak {one['peak_bytes'] / 1e9:.2f} GB, load {os.getloadavg()[0]:.1f}", flush=True)
         ezkl = []
         if not options.no_ezkl:
             seconds, detail = ezkl_row_seconds(function, data, tolerance)

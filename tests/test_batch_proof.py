@@ -12,6 +12,7 @@ from batch_reference.rows import RowsProver
 from batch_reference.weights import WeightsProver
 
 from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.prove import rows
 from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
 from enclaveml.zk.batch.verify.api import Rejected, verify, verify_weights
 
@@ -53,6 +54,13 @@ def test_a_proof_is_the_reference_s_byte_by_byte() -> None:
     assert reference.prove() == proof
     assert y.dtype == np.int64 and y.tolist() == reference.y
     verify(key(), NONCE, x, y, proof)
+
+
+def test_the_rows_rounds_are_the_same_jitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few rows are numpy's: all rounds by the programs that more rows take, in chunks and in tiers."""
+    x, _, proof = proved()
+    monkeypatch.setattr(rows, "SMALL", 0)
+    assert prover().prove(x, NONCE)[1] == proof
 
 
 def test_the_weights_proof_is_the_reference_s_byte_by_byte() -> None:

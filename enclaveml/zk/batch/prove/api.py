@@ -53,7 +53,8 @@ class BatchProver:
         if x.shape != shape or x.dtype.kind not in "iu":
             raise ValueError(f"inputs are {x.dtype} {x.shape}; integers of the shape {shape} are expected")
         if x.min() < self._key.input_low or x.max() > self._key.input_high:
-            raise ValueError(f"inputs are between {x.min()} and {x.max()}; the key allows {self._key.input_low} to {self._key.input_high}")
+            raise ValueError(f"inputs are between {x.min()} and {x.max()}; "
+                             f"the key allows {self._key.input_low} to {self._key.input_high}")
         with jax.enable_x64(True), pool() as threads:
             return prove(self._network, x.astype(np.int32), nonce, threads)
 

@@ -37,7 +37,7 @@ def scale_powers(length: int, coset: int) -> np.ndarray:
 
 
 def coset_values(columns: Array, scales: Array) -> Array:
-    """Codewords' symbols 4k + c, k = 0 .. n - 1, plain uint32 [n, C], of coefficients uint32 [n, C], plain; ``scales`` are the coset's."""
+    """Codewords' symbols 4k + c, k = 0 .. n - 1, of coefficients: uint32 [n, C] both, plain; ``scales`` are the coset's."""
     x = field.multiply(columns, scales[:, None])
     n, width = x.shape
     run = 1

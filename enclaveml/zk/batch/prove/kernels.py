@@ -145,17 +145,21 @@ def split(x: Any, half: Array, rows: int) -> tuple[Any, Any]:
 
 
 @jax.jit
-def bracket(helpers: Extended, products: Extended, line: Extended, eq: Extended) -> Array:
-    """sum_i eq(i) (sum_j h (A B')(i, j) - line(i)): uint32 [5], in Montgomery form."""
-    sums = extension.subtract(extension.sum_last(extension.multiply(helpers, products)), line)
-    return jnp.stack(extension.sum_last(extension.multiply(sums, eq)))
+def products(*pairs: tuple[Extended, Extended]) -> list[Extended]:
+    """The product of each pair: none needs another's."""
+    return [extension.multiply(x, y) for x, y in pairs]
 
 
 @jax.jit
-def leading(helpers: Extended, products: Extended, eq: Extended) -> Array:
-    """sum_i eq(i) sum_j h (A B')(i, j): uint32 [5]."""
-    sums = extension.sum_last(extension.multiply(helpers, products))
-    return jnp.stack(extension.sum_last(extension.multiply(sums, eq)))
+def brackets(helpers: list[Extended], products: list[Extended], lines: list[Extended], eq: Extended, low: Extended) -> Array:
+    """sum_i eq(i) (sum_j h (A B')(i, j) - line(i)) of each, lines where there are any; last the sum of ``low``: uint32 [., 5]."""
+    found = []
+    for number, (h, product) in enumerate(zip(helpers, products, strict=True)):
+        sums = extension.sum_last(extension.multiply(h, product))
+        if number < len(lines):
+            sums = extension.subtract(sums, lines[number])
+        found.append(jnp.stack(extension.sum_last(extension.multiply(sums, eq))))
+    return jnp.stack([*found, total(low)])
 
 
 @jax.jit
