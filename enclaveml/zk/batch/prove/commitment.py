@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from enclaveml.zk.batch.format import BLOWUP, QUERIES
@@ -31,7 +30,7 @@ class Committed:
         block = max(16, min(_COLUMNS, _CELLS // n))
         blocks = -(-width // block)
         block = -(-width // (16 * blocks)) * 16
-        parts = [jnp.asarray(_block(columns, start, block)) for start in range(0, width, block)]
+        parts = [kernels.on_device(_block(columns, start, block)) for start in range(0, width, block)]
         self._cosets = [np.empty((n, width), "<u4") for _ in range(BLOWUP)]
         encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])
                     for b, part in enumerate(parts)] for c, coset in enumerate(self._cosets)]

@@ -22,6 +22,7 @@ from enclaveml.zk.batch.prove.field import Array
 #: Rows of a chunk that are inverted together.
 TOGETHER = 8
 
+on_device = jnp.asarray
 coset_values = jax.jit(code.coset_values)
 multiply = jax.jit(extension.multiply)
 add = jax.jit(extension.add)
