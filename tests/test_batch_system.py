@@ -105,6 +105,7 @@ def test_a_proof_is_of_its_rows_its_outputs_and_its_order(case: Case) -> None:
         (rows, dataclasses.replace(proof, commitment=b"x"), said, NONCE),
         (rows, dataclasses.replace(proof, outputs=proof.outputs[:-1]), said, NONCE),
         (rows, dataclasses.replace(proof, outputs=proof.outputs + (1 << 32)), said, NONCE),
+        (rows, dataclasses.replace(proof, outputs=np.full_like(proof.outputs, np.iinfo(np.int64).min)), said, NONCE),
         (rows + np.float32(1e6), proof, said, NONCE),
     )
     assert good.status.tolist() == [VERIFIED] * 3 and good.text == ""
@@ -118,7 +119,7 @@ def test_a_proof_is_of_its_rows_its_outputs_and_its_order(case: Case) -> None:
         f"computation proof is {length - 1} bytes, a proof of this circuit is {length}",
         f"computation proof is {length + 1} bytes, a proof of this circuit is {length}",
         "commitment proof is 1 bytes, expected none", "proved outputs are (3, 3), expected (4, 3)", "a proved output is no int32",
-        "row 0 of the bundle has an input out of the range that the circuit takes",
+        "a proved output is no int32", "row 0 of the bundle has an input out of the range that the circuit takes",
     ]
 
 
