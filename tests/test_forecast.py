@@ -118,6 +118,10 @@ def test_limits_are_where_the_arithmetic_says():
     # 5 provers at 8.1 s: 0.617 bundles a second of a rank; 16 verifiers at 0.04 s: 400 proofs a second.
     assert found["verification"].ranks == pytest.approx(400 * 8.1 / 5, rel=0.01)
     assert found["rows of the job"].ranks == pytest.approx(10_000_000 / 40 / 5)
+        # On full nodes a rank has 4 provers: 0.494 bundles a second.
+    more = {limit.name: limit for limit in limits(circuit(), JOB, replace(SMALL, ranks=1000))}
+    assert more["verification"].text == ("40 CPU ms a proof on 16 cores of rank 0's node; 1000 ranks need 20 there "
+                                         "(--root-cores)")
     order = [limit.ranks for limit in limits(circuit(), JOB, SMALL)]
     assert order == sorted(order)
 
