@@ -247,3 +247,13 @@ def test_a_flax_model_of_the_repository_is_quantised() -> None:
     assert found.weights == 64 * 32 + 32 + 32 * 10 + 10 and found.model.input_scale == 4
     assert found.measured.deviation < 0.25 and found.measured.agreement >= 0.995 and found.tolerance < 0.5
     assert measure(found.model, rows, float_outputs(model.function, rows, 64)) == found.measured
+
+
+def test_rounding_errors_are_made_good_by_later_inputs() -> None:
+    """Correlated inputs: what one weight's rounding adds, others take away; every weight stays int8."""
+    rng = np.random.default_rng(2)
+    a = np.rint(rng.normal(size=(200, 4)) @ rng.normal(size=(4, 24)) * 30 + 40)
+    weights = rng.uniform(-127, 127, (24, 6))
+    plain, found = np.rint(weights), calibrate_module._compensated(weights, a)
+    assert (found == np.rint(found)).all() and found.min() >= -128 and found.max() <= 127
+    assert np.square(a @ (found - weights)).mean() < 0.2 * np.square(a @ (plain - weights)).mean()

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def prepare_environment(flags: str = "/proc/cpuinfo") -> None:
-    """Where JAX keeps what it compiles; and vectors of 512 bits where the processor has them. Before JAX is imported."""
+    """Before JAX is imported: prove on the CPU, whatever the rank infers on; where JAX keeps what it compiles; and vectors of 512 bits
+    where the processor has them.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -17,7 +17,8 @@ from enclaveml.zk.interface import CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
 
 #: Where the job gives no tolerance it is this many times the largest deviation on the sample rows: rounding on rows
-#: beyond them goes further (by 1.6 on 10^7 outputs, were it normally distributed), and a row out of tolerance has no other circuit.
+#: beyond them goes further (by 1.6 on 10^7 outputs, were it normally distributed; 65,536 noisy digits: by 1.3), and a row out of
+#: tolerance has no other circuit.
 MARGIN = 2.0
 
 
