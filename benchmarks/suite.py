@@ -86,7 +86,7 @@ def run_suite(cases: Sequence[Case], setting: str, rounds: int, command: str,
 
 def run_case(case: Case, setting: str, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """One case's part of the document. A failure of any kind is told in it under ``error``."""
-    done: dict[str, Any] = {"name": case.name, "what": case.what, "unit": case.unit, "error": "", "wrong": False,
+    done: dict[str, Any] = {"name": case.name, "what": case.what, "unit": case.unit, "error": "", "wrong": False, "others": None,
                             "command": f"python -m benchmarks --{setting} --rounds {rounds} --only {case.name}",
                             "prepare_seconds": 0.0, "contenders": []}
     began = time.monotonic()
@@ -95,7 +95,9 @@ def run_case(case: Case, setting: str, rounds: int, say: Callable[[str], None]) 
                 case.open(setting, Path(name)) as contenders:
             done["prepare_seconds"] = time.monotonic() - began
             done["contenders"] = [{"name": c.name, "detail": c.detail, "turns": []} for c in contenders]
+            before = Moment.now()
             _rounds(case, contenders, done["contenders"], rounds, say)
+            done["others"] = others(before, Moment.now())
     except Exception as error:  # noqa: BLE001 the other cases go on; the report and the exit status tell of it
         done["error"], done["wrong"] = f"{type(error).__name__}: {error}"[:2000], isinstance(error, WrongResult)
         traceback.print_exc(file=sys.stderr)

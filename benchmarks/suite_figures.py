@@ -60,7 +60,7 @@ def case_figures(case: Mapping[str, Any]) -> list[Figure]:
     """The figures of one case of a document; none of a case that failed, whose rounds are not whole."""
     if case["error"]:
         return []
-    busy = foreign(case)
+    busy = case["others"]
     disturbed = (f"others on {busy:.1f} processors",) if busy is not None and busy > FOREIGN else ()
     found: list[Figure] = []
     for contender in case["contenders"]:
@@ -73,7 +73,8 @@ def _of(case: Mapping[str, Any], contender: Mapping[str, Any], disturbed: tuple[
 
     def figure(metric: str, values: Sequence[float], marks: tuple[str, ...]) -> Figure:
         made = Figure(case["name"], contender["name"], metric, tuple(values))
-        wide = (f"rounds {100 * made.spread:.0f} % apart",) if made.spread > WIDEST else ()
+        clock = "CPU " if metric.startswith("CPU ") else ""
+        wide = (f"{clock}rounds {100 * made.spread:.0f} % apart",) if made.spread > WIDEST else ()
         return Figure(made.case, made.contender, metric, made.rounds, (*wide, *marks))
 
     seconds = [turn["seconds"] / turn["units"] for turn in turns]
@@ -85,11 +86,3 @@ def _of(case: Mapping[str, Any], contender: Mapping[str, Any], disturbed: tuple[
         ratios = [s / beside[turn["round"]] for s, turn in zip(seconds, turns, strict=True)]
         made.append(figure(f"time in that of {first['name']}", ratios, ()))
     return made
-
-
-def foreign(case: Mapping[str, Any]) -> float | None:
-    """Processors that others kept busy during a case's turns, on average by time; None where nothing is known."""
-    known = [(turn["seconds"], turn["others"]) for contender in case["contenders"] for turn in contender["turns"]
-             if turn["others"] is not None]
-    total = sum(seconds for seconds, _ in known)
-    return sum(seconds * busy for seconds, busy in known) / total if total else None

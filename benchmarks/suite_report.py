@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.machine import LIBRARIES
 from benchmarks.suite import FORMAT
 from benchmarks.suite_compare import DRIFT, Comparison
-from benchmarks.suite_figures import FOREIGN, WIDEST, Figure, case_figures, foreign
+from benchmarks.suite_figures import FOREIGN, WIDEST, Figure, case_figures
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.progress import significant
 from enclaveml.report_markup import html_page, html_table, markdown_table
@@ -84,7 +84,7 @@ def table_of(case: Mapping[str, Any]) -> Table:
         rows.append([name, significant(clock.middle), f"{significant(clock.low)} to {significant(clock.high)}",
                      "" if cpu is None else significant(cpu.middle), "1" if ratio is None else significant(ratio.middle),
                      f"unstable: {marks}" if marks else "stable", contender["detail"]])
-    busy = foreign(case)
+    busy = case["others"]
     note = f"Prepared in {case['prepare_seconds']:.0f} s; `{case['command']}`"
     note += "" if busy is None else f"; others kept {busy:.2f} processors busy"
     heads = ["contender", f"s a {unit}", "range", f"CPU s a {unit}", "in the first's time", "stability", "settings"]

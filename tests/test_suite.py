@@ -138,9 +138,10 @@ def changed(document: dict, factor: float, **machine: object) -> dict:
     made = json.loads(json.dumps(document))
     made["machine"] |= machine
     for case in made["cases"]:
+        case["others"] = 0.0
         for contender in case["contenders"]:
             for turn in contender["turns"]:
-                turn |= {"seconds": turn["units"], "cpu_seconds": turn["units"], "others": 0.0}
+                turn |= {"seconds": turn["units"], "cpu_seconds": turn["units"], "others": None}
         for turn in case["contenders"][-1]["turns"]:
             turn["seconds"] *= factor
     return made
