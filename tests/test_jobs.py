@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
+ALL_JOBS = ["digits", "cancer", "digits_cnn", "diabetes", "digits_residual", "digits_transformer", "digits_ensemble", "co2"]
+
 
 def script(job: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"make_data_{job}", JOBS / job / "make_data.py")
@@ -29,9 +31,10 @@ def mlp(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return hidden @ w["out.kernel"] + w["out.bias"]
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer", "diabetes"])
-def test_data_is_what_scikit_learn_ships(job):
-    pytest.importorskip("sklearn")
+@pytest.mark.parametrize("job", ["digits", "cancer", "diabetes", "co2"])
+def test_data_is_what_its_source_gives(job):
+    if job != "co2":  # whose source, a CSV, lies beside it
+        pytest.importorskip("sklearn")
     with np.load(JOBS / job / f"{job}.npz") as stored:
         expected = script(job).arrays()
         assert sorted(stored.files) == sorted(expected)
@@ -101,25 +104,54 @@ def test_weights_file_has_names_shapes_and_modest_values(job):
     assert all(a.dtype == np.float32 and np.abs(a).max() < 8 for a in weights.values())
 
 
-def test_the_convolutional_networks_weights_have_the_stated_held_out_accuracy():
+def job_model(job: str):
+    """The job's model as its job file names it, with the committed weights, every one of them used."""
     nnx = pytest.importorskip("flax.nnx")
-    spec = importlib.util.spec_from_file_location("cnn_model", JOBS / "digits_cnn" / "cnn_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = module.DigitsCNN(rngs=nnx.Rngs(0))
-    weights = load_file(JOBS / "digits_cnn" / "digits_cnn.safetensors")
-    graph, state = nnx.split(model)
-    flat = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-    assert {n: tuple(leaf.get_value().shape) for n, leaf in flat.items()} == {n: a.shape for n, a in weights.items()}
-    for name, leaf in flat.items():
-        leaf.set_value(weights[name])
+    spec = yaml.safe_load((JOBS / job / "job.yaml").read_text())
+    file, name = spec["model"]["flax"].split(":")
+    found = importlib.util.spec_from_file_location(f"{job}_model", JOBS / job / file)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    model = getattr(module, name)(rngs=nnx.Rngs(0))
+    weights = load_file(JOBS / job / spec["model"]["weights"])
+    state = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))}
+    assert {n: tuple(leaf.get_value().shape) for n, leaf in state.items()} == {n: a.shape for n, a in weights.items()}
+    for variable, leaf in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        leaf.set_value(weights[".".join(map(str, variable))])
+        nnx.update(model, nnx.from_flat_state([(variable, leaf)]))
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize("job", ["digits_cnn", "digits_residual", "digits_transformer", "digits_ensemble"])
+def test_the_networks_weights_have_the_stated_held_out_accuracy(job):
     with np.load(JOBS / "digits" / "digits.npz") as data:
-        hits = int((np.asarray(nnx.merge(graph, state)(data["x"])).argmax(axis=1) == data["y"]).sum())
-    readme = (JOBS / "digits_cnn" / "README.md").read_text()
+        hits = int((np.asarray(job_model(job)(data["x"])).argmax(axis=1) == data["y"]).sum())
+    readme = (JOBS / job / "README.md").read_text()
     assert f"held-out accuracy {hits / 360:.4f} ({hits} of 360) in float" in readme
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn", "diabetes"])
+def test_the_ensembles_members_are_those_that_its_readme_says():
+    model = job_model("digits_ensemble")
+    with np.load(JOBS / "digits" / "digits.npz") as data:
+        alone = [float((np.asarray(logits).argmax(axis=1) == data["y"]).mean()) for logits in model.logits(data["x"])]
+        votes = np.asarray(model(data["x"]))
+    readme = (JOBS / "digits_ensemble" / "README.md").read_text()
+    assert f"alone they have {alone[0]:.4f}, {alone[1]:.4f} and {alone[2]:.4f}" in readme
+    np.testing.assert_allclose(votes.sum(axis=1), 1, atol=1e-5)
+    assert len({a.tobytes() for a in (np.asarray(one.kernel.get_value()) for one in model.hidden)}) == 3
+
+
+def test_the_forecasts_weights_have_the_stated_held_out_error():
+    with np.load(JOBS / "co2" / "co2.npz") as data:
+        said = np.asarray(job_model("co2")(data["x"]))[:, 0]
+        error, year_before = np.abs(said - data["y"]).mean(), np.abs(data["x"][:, 0] - data["y"]).mean()
+    readme = (JOBS / "co2" / "README.md").read_text()
+    assert f"held-out mean absolute error {error:.4f} ppm in float" in readme
+    assert f"has a mean absolute error of {year_before:.4f} ppm" in readme.replace("\n", " ")
+
+
+@pytest.mark.parametrize("job", ALL_JOBS)
 def test_job_file_names_files_that_exist(job):
     text = (JOBS / job / "job.yaml").read_text()
     spec = yaml.safe_load(text)
@@ -141,7 +173,7 @@ def test_job_settings_are_those_of_the_issue():
     assert cancer["proof"]["inputs"] == "committed" and cancer["combine"]["strategy"] == "median"
 
 
-@pytest.mark.parametrize("job", ["digits", "cancer", "digits_cnn", "diabetes"])
+@pytest.mark.parametrize("job", ALL_JOBS)
 def test_committed_files_are_small(job):
-    files = [f for f in (JOBS / job).iterdir() if f.suffix in (".npz", ".safetensors", ".py", ".yaml", ".md")]
+    files = [f for f in (JOBS / job).iterdir() if f.suffix in (".csv", ".npz", ".safetensors", ".py", ".yaml", ".md")]
     assert sum(f.stat().st_size for f in files) < 500_000
