@@ -30,22 +30,23 @@ _CHUNK = 1 << 14
 
 
 def sum_check(transcript: Transcript, labels: tuple[str, str], vectors: Sequence[Extended], claim: Element, degree: int,
-              summand: Callable[..., Extended]) -> Folded:
+              summand: Callable[..., Extended], others: Sequence[Extended] = ()) -> Folded:
     """Prove that the sum of ``summand(operations, *vectors)``, of this degree, is ``claim``.
 
     A round sends g(0), g(2), ..., g(degree). The vectors are five uint32 [2^m] each; the summand works on them entry by entry, by
-    the operations add, subtract and multiply of what it is given.
+    the operations add, subtract and multiply of what it is given. ``others`` are only folded with them, and come after them.
     """
     rounds = _Rounds(transcript, labels, claim, [])
-    if len(vectors[0][0]) > _CHUNK:
+    if len(vectors[0][0]) > _CHUNK:  # the cells of weights: there are no others there
         vectors = _long_rounds(rounds, vectors, degree, summand)
-    state = np.stack([np.stack(vector) for vector in vectors], axis=1)  # [5, vectors, entries]
+    summed = len(vectors)
+    state = np.stack([np.stack(vector) for vector in (*vectors, *others)], axis=1)  # [5, vectors, entries]
     while state.shape[-1] > 1:
         low, high = np.split(state, 2, axis=-1)
         step = field.subtract(high, low)
-        points = [low, field.add(high, step)]
+        points = [low[:, :summed], field.add(high, step)[:, :summed]]
         while len(points) < degree:
-            points.append(field.add(points[-1], step))
+            points.append(field.add(points[-1], step[:, :summed]))
         at = np.stack(points, axis=2)  # [5, vectors, points, entries]
         sums = np.stack(extension.sum_last(summand(extension, *np.moveaxis(at, 1, 0))))
         r = rounds.next([extension.element(sums[:, c, None]) for c in range(degree)])

@@ -22,10 +22,10 @@ def combination(values: np.ndarray, coefficients: Extended) -> Extended:
         return extension.add(combination(low, coefficients),
                              extension.scale(upper, np.full_like(upper[0], field.montgomery_int(1 << _LIMB_BITS))))
     plain = extension.plain(coefficients)
-    limbs = np.concatenate([plain & 0xFFFF, plain >> _LIMB_BITS], axis=1).astype(np.float64)
-    sums = np.zeros((values.shape[1], 2 * DEGREE), np.int64)
+    limbs = np.concatenate([plain & 0xFFFF, plain >> _LIMB_BITS], axis=1).astype(np.float64).T
+    sums = np.zeros((2 * DEGREE, values.shape[1]), np.int64)
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS)
-        sums = (sums + (values[rows].T.astype(np.float64) @ limbs[rows]).astype(np.int64)) % P
-    whole = (sums[:, :DEGREE] + (sums[:, DEGREE:] << _LIMB_BITS)) % P
-    return tuple(field.to_montgomery(np.ascontiguousarray(whole[:, k]).astype(np.uint32)) for k in range(DEGREE))
+        sums = (sums + (limbs[:, rows] @ values[rows].astype(np.float64)).astype(np.int64)) % P
+    whole = (sums[:DEGREE] + (sums[DEGREE:] << _LIMB_BITS)) % P
+    return tuple(field.to_montgomery(whole.astype(np.uint32)))

@@ -24,8 +24,7 @@ _WEIGHT = 4 * BLOWUP + 28
 def memory_bytes(key: VerificationKey) -> int:
     """Bytes that proving a batch of the key's rows takes at its peak, in a process of its own, the process included.
 
-    Measured and foreseen: see ``benchmarks/reports/batch.md``. Not for the weights proof, which takes about 260 bytes for each cell of the
-    largest layer's weights.
+    Measured and foreseen stand beside each other in ``benchmarks/reports/batch.md``. Not for the weights proof.
     """
     cells = key.rows * sum(layer.outputs for layer in key.hidden)
     weights = sum(layer.length * layer.outputs for layer in key.layers)

@@ -151,7 +151,7 @@ def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, 
     left = extension.subtract(extension.subtract(extension.multiply(alpha, one), q), extension.multiply(beta, a))
     right = extension.subtract(offsets, r)
 
-    def summand(ops: ModuleType, w: Extended, h: Extended, left: Extended, right: Extended, *_: Extended) -> Extended:
+    def summand(ops: ModuleType, w: Extended, h: Extended, left: Extended, right: Extended) -> Extended:
         product = ops.multiply(h, ops.multiply(left, right))
         zero = ops.subtract(product, ops.add(left, right))
         return ops.add(ops.multiply(w, zero), ops.multiply(mus, h))
@@ -161,11 +161,11 @@ def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, 
         parts.append([extension.multiply(table, eq_rho)] + [
             multilinear.pad(tuple(v[part] for v in vector), len(table[0]))
             for vector in (rows.helpers, left, right, q, a, r)])
-    shares = [multilinear.total(summand(extension, *vectors)) for vectors in parts]
+    shares = [multilinear.total(summand(extension, *vectors[:4])) for vectors in parts]
     transcript.message("layers", extension.to_bytes(*shares))
     found = []
     for layer, vectors, share in zip(key.hidden, parts, shares, strict=True):
-        folded = sum_check(transcript, ("features", "feature"), vectors, share, 4, summand)
+        folded = sum_check(transcript, ("features", "feature"), vectors[:4], share, 4, summand, vectors[4:])
         _, h, _, _, q_value, a_value, r_value = folded.values
         transcript.message("claims", extension.to_bytes(q_value, a_value, h, r_value))
         inside = multilinear.total(tuple(v[: layer.outputs] for v in multilinear.eq_table(folded.point)))
@@ -197,8 +197,8 @@ def _prove_products(transcript: Transcript, network: Network, x: np.ndarray, tra
         extended = multilinear.pad(columns.joined([inputs[number], constants]), layer.length)
         alone = multilinear.pad(inputs[number], layer.length)
         folded_weights = multilinear.pad(combination(network.weights[number].T, theta), layer.length)
-        result = sum_check(transcript, ("product", "inner"), [extended, folded_weights, alone], claims[number], 2,
-                           lambda ops, a, w, _: ops.multiply(a, w))
+        result = sum_check(transcript, ("product", "inner"), [extended, folded_weights], claims[number], 2,
+                           lambda ops, a, w: ops.multiply(a, w), [alone])
         _, w_value, a_value = result.values
         values = [a_value, w_value] if number else [w_value]
         transcript.message("product claims", extension.to_bytes(*values))
