@@ -43,7 +43,7 @@ zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups
 zk.batch.verify.rows
 zk.batch.verify.weights
 zk.batch.verify.api
-zk.batch.prove.memory zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.tree
+zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.tree
 zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
 zk.batch.prove.columns zk.batch.prove.commitment zk.batch.prove.inference zk.batch.prove.layers zk.batch.prove.linear

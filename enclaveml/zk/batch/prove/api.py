@@ -9,6 +9,7 @@ import numpy as np
 
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.prove import weights as weights_of
+from enclaveml.zk.batch.prove.allocation import keep_freed_memory
 from enclaveml.zk.batch.prove.commitment import Committed
 from enclaveml.zk.batch.prove.parallel import Pool, pool
 from enclaveml.zk.batch.prove.proof import Network, prove
@@ -34,10 +35,14 @@ def prove_weights_range(key: VerificationKey, layers: Sequence[np.ndarray]) -> b
 
 
 class BatchProver:
-    """Proves batches of the key's N rows under committed weights; what it compiles serves every batch."""
+    """Proves batches of the key's N rows under committed weights; what it compiles serves every batch.
+
+    Changes how the process allocates memory (``allocation``): meant for a process of its own.
+    """
 
     def __init__(self, key: VerificationKey, layers: Sequence[np.ndarray]) -> None:
         """ValueError where ``layers``, int8 values of shape (K + 3, M), are not those of the key's roots."""
+        keep_freed_memory()
         self._key = key
         with jax.enable_x64(True), pool() as threads:
             self._network = _network(key, layers, threads)
