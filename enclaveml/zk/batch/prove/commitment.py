@@ -35,11 +35,14 @@ class Committed:
         encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])
                     for b, part in enumerate(parts)] for c, coset in enumerate(self._cosets)]
         hashes = np.empty((n, BLOWUP, HASH), np.uint8)
+        long = 4 * width > LONG_LEAF
         for c, coset in enumerate(self._cosets):
-            for future in encoded[c]:
+            # While long leaves of one coset are hashed, threads encode the next. Hashing short ones holds the interpreter's lock,
+            # for which encoding would have to wait at every step.
+            for future in encoded[c] if long else sum(encoded, []):
                 future.result()
-            # While one coset is hashed, threads encode the next.
-            hashes[:, c] = np.frombuffer(_hashed(coset, threads), np.uint8).reshape(n, HASH)
+            hashed = threads.map(leaves, np.array_split(coset, cores())) if long else [leaves(coset)]
+            hashes[:, c] = np.frombuffer(b"".join(hashed), np.uint8).reshape(n, HASH)
         self._tree = Tree(hashes.tobytes())
 
     @property
@@ -65,12 +68,6 @@ def _block(columns: np.ndarray, start: int, width: int) -> np.ndarray:
 
 def _encode(part: Array, scales: np.ndarray, found: np.ndarray) -> None:
     found[:] = np.asarray(kernels.coset_values(part, scales))[:, : found.shape[1]]
-
-
-def _hashed(rows: np.ndarray, threads: Pool) -> bytes:
-    if rows.itemsize * rows.shape[1] <= LONG_LEAF:
-        return leaves(rows)
-    return b"".join(threads.map(leaves, np.array_split(rows, cores())))
 
 
 def open_columns(transcript: Transcript, trees: Sequence[Committed],

@@ -51,7 +51,8 @@ def prove(network: Network, x: np.ndarray, nonce: bytes, threads: Pool) -> tuple
         _prove_hidden(transcript, network, x, trace, threads)
     else:
         rho = transcript.elements("row", bits_of(key.rows))
-        _, products = _prove_products(transcript, network, x, trace, multilinear.eq_suffixes(rho)[0], [])
+        eq = multilinear.eq_suffixes(rho)[0]
+        _, products = _prove_products(transcript, network, [combination(x, eq)], combination(trace.outputs.astype(np.int32), eq), [])
         _open_weights(transcript, network, products)
     return trace.outputs, transcript.proof
 
@@ -80,8 +81,10 @@ def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace
                                   for layer, table in zip(key.hidden, weights, strict=True)])
     rows = prove_rows(transcript, _weighted(found, np.stack(of_features), threads), tau, mu, threads)
     eq = multilinear.eq_suffixes(rows.point)[0]
-    features = _prove_features(transcript, key, trace, challenges, rows, eq, weights, mu)
-    points, products = _prove_products(transcript, network, x, trace, eq, features)
+    activations = combination(trace.activations, eq)
+    features = _prove_features(transcript, key, trace, challenges, rows, eq, activations, weights, mu)
+    inputs = [combination(x, eq)] + [tuple(v[part] for v in activations) for part in _slices(key)]
+    points, products = _prove_products(transcript, network, inputs, combination(trace.outputs.astype(np.int32), eq), features)
 
     delta = transcript.elements("combine")[0]
     theta = _coefficients(key, features, points, powers(delta, 4 * len(features)))
@@ -141,9 +144,9 @@ def _columns(key: VerificationKey, trace: Trace) -> np.ndarray:
 
 
 def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, challenges: lookup.Challenges,
-                    rows: RowClaim, eq: Extended, weights: list[Extended], mu: Element) -> list[FeaturePoint]:
-    """Step 6: every hidden layer's sum-check over its features at the row point."""
-    q, r, a = (combination(values, eq) for values in (trace.quotients, trace.remainders, trace.activations))
+                    rows: RowClaim, eq: Extended, a: Extended, weights: list[Extended], mu: Element) -> list[FeaturePoint]:
+    """Step 6: every hidden layer's sum-check over its features at the row point; ``a`` is folded already."""
+    q, r = (combination(values, eq) for values in (trace.quotients, trace.remainders))
     alpha, beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1)
                                 for c in (challenges.alpha, challenges.beta, mu, rows.eq))
     offsets = multilinear.from_plain(np.array(challenges.offsets))
@@ -175,19 +178,17 @@ def _prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, 
     return found
 
 
-def _prove_products(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace, eq: Extended,
+def _prove_products(transcript: Transcript, network: Network, inputs: list[Extended], outputs: Extended,
                     features: list[FeaturePoint]) -> tuple[list[list[Element]], list[tuple[list[Element], Extended]]]:
-    """Steps 7 and 8, from the last layer to the first.
+    """Steps 7 and 8, from the last layer to the first, of every layer's inputs and the outputs at the row point.
 
     Returns for each layer, ascending, its point kappa, and what its weights are opened with: kappa and theta.
     """
     key = network.key
     output_point = transcript.elements("output", bits_of(key.outputs))
-    folded = combination(trace.outputs.astype(np.int32), eq)
     output_eq = tuple(v[: key.outputs] for v in multilinear.eq_table(output_point))
     points = [feature.point for feature in features] + [output_point]
-    claims = [feature.z for feature in features] + [multilinear.inner(folded, output_eq)]
-    inputs = [combination(x, eq)] + [combination(trace.activations[:, part], eq) for part in _slices(key)]
+    claims = [feature.z for feature in features] + [multilinear.inner(outputs, output_eq)]
     found: list[list[Element]] = []
     openings: list[tuple[list[Element], Extended]] = []
     for number in reversed(range(len(key.layers))):
