@@ -6,6 +6,7 @@ And what a job file may not ask of batch proofs.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from enclaveml.audit import AuditOptions, audit
 from enclaveml.cli import main
 from enclaveml.errors import JobError
 from enclaveml.job import load_job
+from enclaveml.zk.ezkl.budget import DISCLOSED, Budget
 
 LIAR = Path(__file__).parent / "attacks" / "liar.py"
 CAUTION = "integrity only, not zero-knowledge"
@@ -36,6 +38,7 @@ class Played:
     code: int
     log: str
     circuit_id: str
+    cache: str
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         liar = [sys.executable, str(LIAR), "for_another_order", "run", str(job.path)]
         root = [sys.executable, str(LIAR), "leaves_rows_where_they_are", "run", str(job.path)]
         done = run([*launcher(), "-np", "1", *root, ":", "-np", "1", *liar, ":", "-np", "1", *honest], LIMIT_S, {"ENCLAVEML_CACHE": cache})
-        yield Played(job, done.returncode, log_of(done), circuit.circuit_id)
+        yield Played(job, done.returncode, log_of(done), circuit.circuit_id, cache)
 
 
 @pytest.mark.mpi
@@ -66,6 +69,7 @@ def test_every_row_ends_verified_and_the_log_says_of_what_kind(played: Played) -
         assert set(file["keys"][circuit_id]) == {"vk", "settings", "weights_proof", "manifest"}
         manifest = json.loads(file["keys"][circuit_id]["manifest"][:].tobytes())
     assert (manifest["system"], manifest["rows"], manifest["settings"]["zero_knowledge"]) == ("batch", BUNDLE, False)
+    assert Budget(Path(played.cache) / "proofs" / manifest["model_hash"], None).spent > DISCLOSED  # no job keeps these weights private now
 
 
 @pytest.mark.mpi
@@ -141,7 +145,7 @@ def test_the_other_verbs_serve_a_batch_job(played: Played, tmp_path_factory, mon
     assert told["hash --circuit --like"] == f"{played.circuit_id} primary\n"
     assert told["prepare --ranks"].startswith(f"batch circuit ({CAUTION}): layers 6-4-3, 4 rows and ")
     assert f"primary circuit {played.circuit_id}" in told["prepare --ranks"]
-    assert f"circuit {played.circuit_id[:16]}, proved on this machine: 4 rows in" in told[f"forecast {job}"]
+    assert re.search("circuit [0-9a-f]{16}, proved on this machine: 4 rows in", told[f"forecast {job}"])
 
 
 # -- the job file --------------------------------------------------------------------

@@ -159,6 +159,8 @@ HOLDS = ("a batch proof holds dense layers (Gemm, or MatMul and Add), ReLU betwe
     ([("Gemm", ["input", "w"], "a", {}), ("Softmax", ["a"], "output", {})],
      f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave the softmax out and give the logits: the class is the same "
      "(combine.input: logits). proof.system: ezkl proves more kinds of layers"),
+    ([("Transpose", ["input"], "a", {}), ("Conv", ["a", "w"], "output", {})],  # the convolution is what matters
+     f"node 1 of 2, Conv: is none of these; {HOLDS}. Convolutions are not in batch proofs yet. proof.system: ezkl proves more kinds of layers"),
     ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "output", {})],
      f"the last node: is a ReLU, not a dense layer; {HOLDS}. Leave it out of the model: outputs keep their sign. "
      "proof.system: ezkl proves more kinds of layers"),
@@ -198,7 +200,7 @@ def test_exact_inputs_are_found() -> None:
 
 @pytest.mark.parametrize("sizes", [(3, 2), (6, 8, 3), (20, 32, 16, 16, 4)])
 def test_the_integer_model_is_near_the_float_model(sizes: tuple[int, ...]) -> None:
-    rows = RNG.normal(size=(200, sizes[0])).astype(np.float32)
+    rows = np.random.default_rng(8).normal(size=(200, sizes[0])).astype(np.float32)
     dense = mlp(sizes)
     truth = run(tuple(dense), rows.astype(np.float64))
     model = calibrate(dense, rows, truth)
@@ -214,7 +216,7 @@ def test_channels_of_very_different_sizes_are_equalised(monkeypatch: pytest.Monk
     dense = mlp((10, 12, 3))
     sizes = 2.0 ** np.arange(-4, 4, 8 / 12)
     skewed = [Dense(dense[0].weights * sizes, dense[0].bias * sizes), Dense(dense[1].weights / sizes[:, None], dense[1].bias)]
-    rows = RNG.normal(size=(100, 10)).astype(np.float32)
+    rows = np.random.default_rng(4).normal(size=(100, 10)).astype(np.float32)
     truth = run(tuple(dense), rows.astype(np.float64))
     with_it = measure(calibrate(skewed, rows, truth), rows, truth).deviation
     monkeypatch.setattr(calibrate_module, "_equalised", lambda dense, rows, by: list(dense))
@@ -229,7 +231,7 @@ def test_the_job_s_tolerance_and_agreement_are_kept() -> None:
         refuse(Measured(0.1, 0.98), CircuitRequest())
     with pytest.raises(JobError, match="deviates by nan"):
         refuse(Measured(float("nan"), 1.0), CircuitRequest(tolerance=0.1))
-    assert [tolerance_of(CircuitRequest(), d) for d in (0.1603, 0.0, 7.0)] == pytest.approx([0.33, 1e-6, 14.0])
+    assert [tolerance_of(CircuitRequest(), d) for d in (0.1603, 0.0, 7.0)] == pytest.approx([0.49, 1e-6, 21.0])
     assert tolerance_of(CircuitRequest(tolerance=0.5), 0.1) == 0.5
 
 

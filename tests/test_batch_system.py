@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_what_is_registered(case: Case) -> None:
     assert (circuit.system, circuit.version, circuit.inputs, circuit.srs_origin, circuit.rows) == (
         "batch", "enclaveml-batch-1", "public", "none", BUNDLE)
     assert circuit.caution == "integrity only, not zero-knowledge" and circuit.settings["zero_knowledge"] is False
-    assert 0 < circuit.deviation <= circuit.tolerance / 2 and circuit.samples == len(case.samples)
+    assert 0 < circuit.deviation <= circuit.tolerance / 3 and circuit.samples == len(case.samples)
     assert load_circuit(circuit.folder) == circuit and BatchSystem().prepare(case.function, case.samples, case.request) == circuit
     key = VerificationKey.from_bytes((circuit.folder / KEY).read_bytes())
     assert [m.dtype for m in read_weights(circuit.folder / WEIGHTS, shapes_of(key))] == [np.int8, np.int8]
@@ -215,3 +216,23 @@ def test_a_wrong_file_of_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(bytes(11))
     with pytest.raises(ValueError, match="w: 11 weights, the key has 12"):
         read_weights(tmp_path / "w", [(4, 3)])
+
+
+def test_the_environment_of_the_proving_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from enclaveml.zk.batch.child import prepare_environment
+
+    for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"):
+        monkeypatch.setenv(name, "")  # put back at the end, whatever the child would set
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ENCLAVEML_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    (tmp_path / "old").write_text("flags : fpu sse2 avx2\n")
+    (tmp_path / "new").write_text("flags : fpu sse2 avx2 avx512f\n")
+    prepare_environment(str(tmp_path / "missing"))
+    prepare_environment(str(tmp_path / "old"))
+    assert "XLA_FLAGS" not in os.environ and os.environ["JAX_PLATFORMS"] == "cpu"
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "jax")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/d")
+    prepare_environment(str(tmp_path / "new"))
+    prepare_environment(str(tmp_path / "new"))
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=/d --xla_cpu_prefer_vector_width=512"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from enclaveml.errors import EnvironmentFault, JobError
-from enclaveml.zk.ezkl.budget import Budget, allowed, budget_of
+from enclaveml.zk.ezkl.budget import DISCLOSED, Budget, allowed, budget_of
 
 
 def spend_many(path: str, start, times: int) -> None:
@@ -57,6 +57,19 @@ def test_the_budget_ends(tmp_path: Path) -> None:
     free.expect(10**9)
     free.spend()
     assert budget.spent == 3
+
+
+def test_after_batch_proofs_nothing_is_private(tmp_path: Path) -> None:
+    budget = Budget(tmp_path / "a", 2)
+    Budget(tmp_path / "a", None).disclose()
+    Budget(tmp_path / "a", None).disclose()  # by every batch job
+    Budget(tmp_path / "a", None).spend()
+    assert budget.spent == DISCLOSED + 1
+    for refused in (lambda: budget.expect(1), budget.spend):
+        with pytest.raises(JobError) as caught:
+            refused()
+        assert str(caught.value) == ("proof.private_weights: proofs of this model were made with proof.system: batch, and whoever has them can "
+                                     "work out its weights; set proof.private_weights: false")
 
 
 @pytest.mark.parametrize("text", [b"x", b"12\n", b"00000000000000000150", b"00000000000000000150\n7", b"-0000000000000000150\n"])

@@ -38,7 +38,7 @@ from enclaveml.zk.rows import Progress, padded, sampled
 from enclaveml.zk.scratch import Scratch
 
 #: Of the quantiser and this module: another version, other circuits.
-_PLAN_VERSION = 2
+_PLAN_VERSION = 3
 
 #: The order that the proof at preparation is made for; no run gives it.
 _NONCE = bytes(32)

@@ -78,8 +78,9 @@ class Budget:
     def expect(self, proofs: int) -> None:
         """Raise JobError where so many more are not to be had, before any is made."""
         if self.most is not None and (spent := self.spent) + proofs > self.most:
+            _refuse_disclosed(spent)
             raise JobError(
-                f"proof.private_weights: this job needs about {proofs} proofs; {_told(spent)} were made of this model, and more than "
+                f"proof.private_weights: this job needs about {proofs} proofs; {spent} were made of this model, and more than "
                 f"{self.most} could give its weights away. Prove more rows at a time (proof.rows_per_proof) or fewer rows "
                 "(proof.coverage), or set proof.private_weights: false if the weights may be known"
             )
@@ -102,8 +103,9 @@ class Budget:
                                        "model was ever shown to anybody")
             total = int(text or b"0") + count
             if count and self.most is not None and total > self.most:
+                _refuse_disclosed(total)
                 raise JobError(
-                    f"proof.private_weights: {_told(total - count)} proofs were made of this model, and more than {self.most} could "
+                    f"proof.private_weights: {total - count} proofs were made of this model, and more than {self.most} could "
                     "give its weights away; what is proved is kept in the results file"
                 )
             if count:
@@ -114,5 +116,7 @@ class Budget:
             os.close(descriptor)
 
 
-def _told(spent: int) -> str:
-    return str(spent) if spent < DISCLOSED else "batch proofs, which show the weights, and so any number of"
+def _refuse_disclosed(spent: int) -> None:
+    if spent >= DISCLOSED:
+        raise JobError("proof.private_weights: proofs of this model were made with proof.system: batch, and whoever has them can work out "
+                       "its weights; set proof.private_weights: false")
