@@ -134,12 +134,12 @@ def bundle_seconds(folder: Path, circuit: Circuit, proof: Proof, rows: np.ndarra
     verify = aggregator.verify_seconds / bundles
     verifier.close()
     # The way over the wire: packed by a worker, unpacked by rank 0.
-    from enclaveml.exchange import _pack_reports, _unpack_reports
+    from enclaveml.exchange_items import pack_reports, unpack_reports
 
-    blob = _pack_reports([(i + 1, Report("envelope", {"bundle": i}, blob=b"x" * (circuit.proof_bytes + 9000)))
+    blob = pack_reports([(i + 1, Report("envelope", {"bundle": i}, blob=b"x" * (circuit.proof_bytes + 9000)))
                           for i in range(50)])
     began = time.thread_time()
-    _unpack_reports(blob, np.empty(0, np.dtype([("row", "<i8"), ("output", "<f4", (10,))])))
+    unpack_reports(blob, np.empty(0, np.dtype([("row", "<i8"), ("output", "<f4", (10,))])))
     return spent / bundles + (time.thread_time() - began) / 50, verify
 
 

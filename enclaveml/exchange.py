@@ -25,13 +25,23 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from enclaveml.comm import RankLost, Transfer, World
 from enclaveml.errors import EnclaveError
+from enclaveml.exchange_items import (
+    Order,
+    Outbox,
+    Report,
+    joined,
+    pack_orders,
+    pack_reports,
+    records_of,
+    unpack_orders,
+    unpack_reports,
+)
 
 # What a worker may bring in one tick: rank 0 allocates by these headers, so they are
 # bounded whatever a worker says. Honest workers keep the rest for the next tick.
@@ -54,59 +64,6 @@ class ProtocolError(EnclaveError):
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a worker brings: ``kind`` is outputs, envelope, failed, cancelled, drained, error or signal.
-
-    rows (n,) int64 and outputs (n, D) float32 with outputs; ``blob`` the envelope's
-    bytes; ``meta`` the rest (bundle, seconds, text), of JSON types.
-    """
-
-    kind: str
-    meta: Mapping[str, object] = field(default_factory=dict)
-    rows: np.ndarray | None = None
-    outputs: np.ndarray | None = None
-    blob: bytes = b""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What rank 0 hands out: ``kind`` is infer, prove, forget, cancel, drain or stop.
-
-    rows (n,) int64 are dataset rows; ``data`` (n, *row_shape) are these rows, with infer.
-    """
-
-    kind: str
-    meta: Mapping[str, object] = field(default_factory=dict)
-    rows: np.ndarray | None = None
-    data: np.ndarray | None = None
-
-
-class Outbox:
-    """Numbered items that wait until the other side has read them."""
-
-    def __init__(self) -> None:
-        self._items: list[tuple[int, object]] = []
-        self._next = 1
-
-    def put(self, item: object) -> None:
-        """Add an item behind the others."""
-        self._items.append((self._next, item))
-        self._next += 1
-
-    def pending(self) -> list[tuple[int, object]]:
-        """(number, item) of what has not been read, oldest first."""
-        return list(self._items)
-
-    def read_up_to(self, number: int) -> None:
-        """Forget the items up to ``number``: the other side has them."""
-        if self._items and self._items[0][0] <= number:
-            self._items = [(n, item) for n, item in self._items if n > number]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-@dataclass(frozen=True)
 class _Coming:
     """Orders of a tick whose rows are on their way: their ids (n,) int64, and the packed orders."""
 
@@ -116,7 +73,7 @@ class _Coming:
 
     def orders(self) -> list[tuple[int, Order]]:
         """The numbered orders, when the rows are here. Raises RankLost, CommTimeout."""
-        return _unpack_orders(self.blob, self.ids, self.transfer.wait())
+        return unpack_orders(self.blob, self.ids, self.transfer.wait())
 
     @property
     def stops(self) -> bool:
@@ -195,9 +152,9 @@ class Exchange:
     def _gather_reports(self, stats: np.ndarray) -> list[tuple[int, Report]]:
         world = self._world
         items = self._take_what_fits()
-        records = [_records(self._record, r.rows, r.outputs) for _, r in items if r.kind == "outputs"]
+        records = [records_of(self._record, r.rows, r.outputs) for _, r in items if r.kind == "outputs"]
         record = np.concatenate(records) if records else np.empty(0, self._record)
-        blob = _pack_reports(items) if items else b""
+        blob = pack_reports(items) if items else b""
         header = np.array([len(record), len(blob), self._read_orders], np.int64)
         mine = np.concatenate([header.view(np.float64), np.asarray(stats, np.float64)])
         everybody = world.allgather_array(mine, "a tick's headers")
@@ -243,7 +200,7 @@ class Exchange:
             blob = blobs[blob_end[i] - n_bytes: blob_end[i], 0].tobytes()
             mine = outputs[row_end[i] - n_rows: row_end[i]] if n_rows else np.empty(0, self._record)
             try:
-                for number, report in _unpack_reports(blob, mine):
+                for number, report in unpack_reports(blob, mine):
                     if number > self._read_reports[rank]:
                         self._read_reports[rank] = number
                         reports.append((rank, report))
@@ -266,12 +223,12 @@ class Exchange:
                 if not self.order_boxes[rank]:
                     continue
                 pending = self.order_boxes[rank].pending()
-                packed.append(_pack_orders(pending))
+                packed.append(pack_orders(pending))
                 with_data = [o for _, o in pending if o.data is not None]
                 header[i, :2] = sum(len(o.data) for o in with_data), len(packed[-1])
                 flat += with_data
-            ids = _concatenate([o.rows for o in flat], (), np.dtype(np.int64))
-            data = _concatenate([o.data for o in flat], self._row_shape, self._dtype)
+            ids = joined([o.rows for o in flat], (), np.dtype(np.int64))
+            data = joined([o.data for o in flat], self._row_shape, self._dtype)
             blobs = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, 1)
         world.bcast_array(header, "a tick's answer")
         self.moved |= bool(header[:, :2].any())
@@ -287,7 +244,7 @@ class Exchange:
             coming = _Coming(transfer, my_ids, my_blob)
         self.outbox.read_up_to(int(header[here, 2]))
         if coming is None:
-            return self._fresh(_unpack_orders(my_blob, my_ids, np.empty((0, *self._row_shape), self._dtype)))
+            return self._fresh(unpack_orders(my_blob, my_ids, np.empty((0, *self._row_shape), self._dtype)))
         row_bytes = int(np.prod(self._row_shape, dtype=np.int64)) * self._dtype.itemsize
         if int(header[:, 0].sum()) * row_bytes > LATER_BYTES:
             self._coming = coming
@@ -304,81 +261,6 @@ class Exchange:
         return fresh
 
 
-def _records(dtype: np.dtype, rows: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    out = np.empty(len(rows), dtype)
-    out["row"], out["output"] = rows, outputs
-    return out
-
-
 def _counts(stats: np.ndarray) -> np.ndarray:
     """A rank's statistics as it told them, 0 where that is no number or none that could be: they end in the file."""
     return np.where((stats >= 0) & (stats <= 2.0**53), stats, 0.0)  # NaN compares false
-
-
-def _concatenate(parts: Sequence[np.ndarray], row_shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """All parts in one array (n, *row_shape), which is not copied where they lie one after the other in memory:
-    so do a round's rows that go to the ranks in their order."""
-    if not parts:
-        return np.empty((0, *row_shape), dtype)
-    whole = _adjacent([part for part in parts if len(part)]) if parts[0].dtype == dtype else None
-    return np.concatenate(parts).astype(dtype, copy=False) if whole is None else whole
-
-
-def _adjacent(parts: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Views of one array, each beginning where the one before it ends, as one view; None where they are not that."""
-    if not parts or parts[0].base is None or not all(p.flags.c_contiguous for p in parts):
-        return None
-    first = parts[0]
-    ends = [p.__array_interface__["data"][0] + p.nbytes for p in parts[:-1]]
-    begins = [p.__array_interface__["data"][0] for p in parts[1:]]
-    if ends != begins or any(p.base is not first.base or p.dtype != first.dtype for p in parts):
-        return None
-    return np.lib.stride_tricks.as_strided(first, (sum(map(len, parts)), *first.shape[1:]), writeable=False)
-
-
-def _pack_reports(items: Sequence[tuple[int, Report]]) -> bytes:
-    listed = [
-        {"seq": n, "kind": r.kind, "meta": dict(r.meta), "rows": 0 if r.rows is None else len(r.rows),
-         "blob": len(r.blob)}
-        for n, r in items
-    ]
-    text = json.dumps(listed).encode()
-    return struct.pack("<Q", len(text)) + text + b"".join(r.blob for _, r in items)
-
-
-def _unpack_reports(blob: bytes, records: np.ndarray) -> list[tuple[int, Report]]:
-    """The reports of one rank. Untrusted: raises ValueError, KeyError, TypeError, OverflowError or struct.error."""
-    (length,) = struct.unpack_from("<Q", blob)
-    listed = json.loads(blob[8: 8 + length])
-    at, row_at, out = 8 + length, 0, []
-    for item in listed:
-        n_rows, n_blob, number = int(item["rows"]), int(item["blob"]), int(item["seq"])
-        if n_rows < 0 or n_blob < 0 or not isinstance(item["meta"], dict) or not isinstance(item["kind"], str):
-            raise ValueError(f"malformed item {str(item)[:200]}")
-        if not 0 < number < 1 << 62:  # it goes back in a header of int64
-            raise ValueError(f"malformed item {str(item)[:200]}")
-        part = records[row_at: row_at + n_rows]
-        body = blob[at: at + n_blob]
-        if len(part) != n_rows or len(body) != n_blob:
-            raise ValueError(f"item {item['seq']} claims {n_rows} rows and {n_blob} bytes that are not there")
-        at, row_at = at + n_blob, row_at + n_rows
-        out.append((number, Report(item["kind"], item["meta"], part["row"].copy(), part["output"].copy(), body)))
-    return out
-
-
-def _pack_orders(orders: Sequence[tuple[int, Order]]) -> bytes:
-    return json.dumps([
-        {"seq": n, "kind": o.kind, "meta": dict(o.meta), "data": 0 if o.data is None else len(o.data),
-         "rows": None if o.rows is None or o.data is not None else np.asarray(o.rows).tolist()}
-        for n, o in orders
-    ]).encode()
-
-
-def _unpack_orders(blob: bytes, ids: np.ndarray, data: np.ndarray) -> list[tuple[int, Order]]:
-    out, at = [], 0
-    for item in json.loads(blob) if blob else []:
-        n = item["data"]
-        rows = ids[at: at + n] if item["rows"] is None else np.array(item["rows"], np.int64)
-        out.append((item["seq"], Order(item["kind"], item["meta"], rows, data[at: at + n] if n else None)))
-        at += n
-    return out

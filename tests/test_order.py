@@ -84,7 +84,8 @@ report_facts
 report_words report_plots report_tables
 report_markup
 report_html report_markdown
-exchange ledger provers
+exchange_items ledger provers
+exchange
 circuits
 admission accounts pace
 speeds draws

@@ -437,7 +437,7 @@ def reports(change: Callable[[Report], list[Report]]) -> None:
 
 def listed(change: Callable[[dict[str, Any]], None]) -> None:
     """Send the list of reports with ``change(entry)`` done to each envelope's entry."""
-    @instead(exchange, "_pack_reports")
+    @instead(exchange, "pack_reports")
     def pack(original, items):
         blob = original(items)
         end = 8 + int.from_bytes(blob[:8], "little")
@@ -482,7 +482,7 @@ def report_numbered_beyond_all(_: str) -> None:
 @attack
 def report_that_is_no_json(_: str) -> None:
     """Noise instead of reports."""
-    @instead(exchange, "_pack_reports")
+    @instead(exchange, "pack_reports")
     def pack(original, items):
         return np.random.default_rng(0).bytes(1000)
 
