@@ -11,9 +11,10 @@ from batch_reference.network import Network, inputs
 from batch_reference.rows import RowsProver
 from batch_reference.weights import WeightsProver
 
-from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.format import Layer, VerificationKey
 from enclaveml.zk.batch.prove import rows
 from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
+from enclaveml.zk.batch.prove.memory import memory_bytes
 from enclaveml.zk.batch.verify.api import Rejected, verify, verify_weights
 
 #: Three hidden layers, widths that are no powers of two, one of a single unit, two shifts; rows in four chunks.
@@ -136,3 +137,12 @@ def test_weights_that_are_not_the_key_s(change, reason: str) -> None:
     for misuse in (BatchProver, prove_weights_range):
         with pytest.raises(ValueError, match=f"^{reason}$"):
             misuse(key(), change(weights(network())))
+
+
+def test_the_memory_foreseen_is_what_was_measured() -> None:
+    """Resident peaks of ``benchmarks.batch`` in bytes: never foreseen too small, nor by more than a fifth too large."""
+    for widths, n, measured in (((64, 32, 10), 1024, 0.43e9), ((64, 32, 10), 16384, 0.70e9),
+                                ((4, 1000, 1000, 1000, 1000, 1000, 3), 1024, 2.12e9)):
+        layers = tuple(Layer(k, m, 8 * (i < len(widths) - 2)) for i, (k, m) in enumerate(zip(widths, widths[1:])))
+        found = memory_bytes(VerificationKey(n, -128, 127, layers, 12, (bytes(32),) * len(layers)))
+        assert measured <= found <= 1.2 * measured

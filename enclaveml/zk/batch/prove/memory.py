@@ -8,11 +8,11 @@ from __future__ import annotations
 from enclaveml.zk.batch.format import BLOWUP, DEGREE, VerificationKey
 
 #: Python, JAX and what it compiles.
-_BASE = 400_000_000
+_BASE = 480_000_000
 
 #: Bytes of a hidden activation of a row: q and a with five coordinates of h in codewords (4 * 7 * 4 bytes), and as much again and
 #: more for A, B, h and their folded halves, the columns before they are encoded, and what the allocator keeps.
-_CELL = 2 * 4 * BLOWUP * (2 + DEGREE) + 130
+_CELL = 2 * 4 * BLOWUP * (2 + DEGREE) + 106
 
 #: Bytes of an input or output of a row: integers, floats for products, the transcript's copy.
 _ENDS = 40
