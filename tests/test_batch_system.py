@@ -226,13 +226,16 @@ def test_the_environment_of_the_proving_child(tmp_path: Path, monkeypatch: pytes
         monkeypatch.delenv(name)
     monkeypatch.setenv("ENCLAVEML_CACHE", str(tmp_path))
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
-    (tmp_path / "old").write_text("flags : fpu sse2 avx2\n")
+    (tmp_path / "old").write_text("processor : 0\nflags : fpu sse2 avx2\n\nprocessor : 1\nflags : fpu sse2 avx2\n")
     (tmp_path / "new").write_text("flags : fpu sse2 avx2 avx512f\n")
-    prepare_environment(str(tmp_path / "missing"))
-    prepare_environment(str(tmp_path / "old"))
-    assert "XLA_FLAGS" not in os.environ and os.environ["JAX_PLATFORMS"] == "cpu"
-    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "jax")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/d")
-    prepare_environment(str(tmp_path / "new"))
-    prepare_environment(str(tmp_path / "new"))
-    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=/d --xla_cpu_prefer_vector_width=512"
+    places = []
+    for name in ("missing", "old", "new", "new"):
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/d")
+        prepare_environment(str(tmp_path / name))
+        wide = " --xla_cpu_prefer_vector_width=512" if name == "new" else ""
+        assert (os.environ["JAX_PLATFORMS"], os.environ["XLA_FLAGS"]) == ("cpu", f"--xla_dump_to=/d{wide}")
+        places.append(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    assert len(set(places)) == 3 and places[2] == places[3] and all(place.startswith(str(tmp_path / "jax")) for place in places)
+    prepare_environment(str(tmp_path / "new"))  # twice is once
+    assert os.environ["XLA_FLAGS"].count("prefer_vector_width") == 1

@@ -5,7 +5,9 @@ What is compiled is kept in the cache folder, so that the next process (a worker
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,19 +23,23 @@ if TYPE_CHECKING:
     from enclaveml.zk.batch.prove.api import BatchProver
 
 
-def prepare_environment(flags: str = "/proc/cpuinfo") -> None:
+def prepare_environment(cpuinfo: str = "/proc/cpuinfo") -> None:
     """Before JAX is imported: prove on the CPU, whatever the rank infers on; where JAX keeps what it compiles; and vectors of 512 bits
     where the processor has them.
+
+    What is compiled uses what this processor can. Nodes of another kind that share the cache folder have one of their own in it.
     """
+    try:
+        lines = Path(cpuinfo).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    can = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    kind = hashlib.sha256(" ".join(sorted(can.split())).encode()).hexdigest()[:16]
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "jax"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "jax" / kind))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-    try:
-        wide = "avx512f" in Path(flags).read_text(encoding="ascii", errors="replace")
-    except OSError:
-        wide = False
-    if wide and "xla_cpu_prefer_vector_width" not in os.environ.get("XLA_FLAGS", ""):
+    if "avx512f" in can.split() and "xla_cpu_prefer_vector_width" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_prefer_vector_width=512".strip()
 
 
