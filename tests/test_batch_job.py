@@ -115,7 +115,7 @@ def test_an_audit_holds_proofs_to_the_order_that_the_file_says(played: Played, t
     def another_job(file: h5py.File) -> None:
         data = file["proofs/bytes"][:].tobytes()
         at = data.index(b"small-2")
-        file["proofs/bytes"][...] = np.frombuffer(data.replace(data[at : at + 12], data[at : at + 11] + b"9"), np.uint8)
+        file["proofs/bytes"][...] = np.frombuffer(data.replace(data[at : at + 12], data[at : at + 11] + b"x"), np.uint8)
 
     def another_input(file: h5py.File) -> None:
         file["inputs"][3, 0] += 0.5
