@@ -204,8 +204,12 @@ def test_the_rows_of_a_proof() -> None:
     assert rows(10**6, cores=3) == 8192  # 21,845 rows of a round: three proofs of 8,192 are less than two of 16,384
     wide = VerificationKey(4, -1, 1, tuple(type(key.layers[0])(a, b, s) for a, b, s in ((1000, 1000, 9), (1000, 1000, 9), (1000, 3, 0))), 10,
                            (bytes(32),) * 3)
-    assert choose(CircuitRequest(expected_rows=10**6, memory_gb=2.0), wide) == 512
+    assert choose(CircuitRequest(expected_rows=10**6, memory_gb=2.0), wide) == 1024
     assert rows(10**6, rows_per_proof=64) == 64
+    each = type(key.layers[0])
+    broad = VerificationKey(4, -1, 1, (each(4, 30_000, 9), each(30_000, 30_000, 9), each(30_000, 30_000, 9), each(30_000, 3, 0)), 10,
+                            (bytes(32),) * 4)
+    assert choose(CircuitRequest(expected_rows=10**6, memory_gb=1e6), broad) == 8192  # lookups in more rows could wrap modulo p
     with pytest.raises(JobError, match="proof.rows_per_proof: found 100; a batch proof has a power of two of rows, 4 or more: 128, say"):
         rows(1000, rows_per_proof=100)
     with pytest.raises(JobError, match="65536 rows a proof take about .* GB, and a rank has 2.0 GB for 1; give fewer rows or more memory"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from enclaveml.errors import JobError
 from enclaveml.round_size import ROUND_ROWS
@@ -12,11 +13,8 @@ from enclaveml.zk.interface import CircuitRequest
 #: Least and most rows that are chosen; beyond the most a row hardly gets cheaper, and a lost proof costs more.
 LEAST, MOST = 4, 1 << 14
 
-#: What a proof costs beside its rows, in rows: 45 ms beside 17.5 us a row (the digits MLP on 2 cores).
-FIXED_ROWS = 2600
-
-#: Bytes of a prover's memory for each committed activation and row, and without any.
-ACTIVATION_BYTES, CHILD_BYTES = 460, 700e6
+#: What a proof costs beside its rows, in rows: 190 ms beside 25 us a row (benchmarks/reports/batch.md, digits).
+FIXED_ROWS = 7600
 
 #: Part of a rank's memory that its prover may take: the rank itself has rows and outputs there too.
 SHARE = 0.7
@@ -44,6 +42,10 @@ def choose(request: CircuitRequest, key: VerificationKey) -> int:
 
 
 def peak_bytes(key: VerificationKey, rows: int) -> float:
-    """About what a prover of so many rows a proof takes."""
-    weights = sum(layer.length * layer.outputs for layer in key.layers)
-    return CHILD_BYTES + rows * ACTIVATION_BYTES * (sum(layer.outputs for layer in key.hidden) + key.width / 8 + key.outputs / 8) + 60 * weights
+    """About what a prover of so many rows a proof takes, its process included; infinite where the protocol has no such proof."""
+    from enclaveml.zk.batch.prove.memory import memory_bytes
+
+    try:
+        return float(memory_bytes(replace(key, rows=rows)))
+    except ValueError:
+        return math.inf
