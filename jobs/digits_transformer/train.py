@@ -4,8 +4,9 @@
 
 Half a minute on one core; needs optax: pip install 'enclaveml[train]'.
 
-Seed, split, order and number of steps are fixed, and no choice is made by looking at the held-out
-rows: their accuracy is measured once, at the end.
+Seed, split, order and number of steps are fixed. Three networks were trained before this choice and the held-out accuracy
+was seen each time (0.9611 with 8 tokens; 0.9778 and this one, 0.9722, with 4 tokens and less and more weight decay);
+this one was kept for its cost, not for its accuracy.
 """
 
 from __future__ import annotations
