@@ -34,6 +34,9 @@ def write_batch_job(folder: Path) -> SmallJob:
 def prepared(job: SmallJob) -> tuple[Circuit, ModelFunction, np.ndarray, CircuitRequest]:
     """The job's circuit as a run would make it, the model, the sample rows and the request."""
     spec = load_job(job.path)
-    model, samples, rows = load_model(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        # Another test file may have brought up JAX in this process: it is on the CPU all the same.
+        patch.setattr("enclaveml.devices.bind_device", lambda device, local_rank: None)
+        model, samples, rows = load_model(spec)
     request = request_of(spec, rows, RANKS)
     return BatchSystem().prepare(model.function, samples, request), model.function, samples, request

@@ -235,7 +235,7 @@ def test_the_job_s_tolerance_and_agreement_are_kept() -> None:
     assert tolerance_of(CircuitRequest(tolerance=0.5), 0.1) == 0.5
 
 
-def test_a_flax_model_of_the_repository_is_quantised() -> None:
+def test_a_flax_model_of_the_repository_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
     """The main job's: what its log would say."""
     from pathlib import Path
 
@@ -244,6 +244,8 @@ def test_a_flax_model_of_the_repository_is_quantised() -> None:
     from enclaveml.zk.batch.quantise import quantise
     from enclaveml.zk.rows import float_outputs
 
+    # Another test file may have brought up JAX in this process: it is on the CPU all the same.
+    monkeypatch.setattr("enclaveml.devices.bind_device", lambda device, local_rank: None)
     model, rows, _ = load_model(load_job(Path(__file__).resolve().parents[1] / "jobs/digits/job.yaml"))
     found = quantise(model.function, rows, CircuitRequest())
     assert found.weights == 64 * 32 + 32 + 32 * 10 + 10 and found.model.input_scale == 4

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from enclaveml.errors import JobError
 from enclaveml.job import AuditSpec, ClusterSpec, JobSpec, RankSpec, check_output, load_job
+from enclaveml.yaml_lines import Scalar
 
 SMALLEST = "model:\n  flax: net.py:Net\ninput:\n  path: data.npz\n"
 ALLOWED_SECTIONS = "job, model, input, split, proof, combine, cluster, output"
@@ -787,6 +788,9 @@ def test_any_tree_and_override_raise_only_job_error(folder: Path, tree: object, 
     ),
 )
 def test_what_pyyaml_dumps_is_read_as_meant(folder: Path, name: str, tolerance: float, args: dict) -> None:
+    # PyYAML writes the text 1e3 plain, since YAML 1.1 calls it no number. Here it is one (yaml_lines.py).
+    args = {key: value for key, value in args.items() if not (
+        isinstance(value, str) and yaml.safe_dump(value)[0] not in "'\"" and Scalar(value, True, "").number() is not None)}
     text = yaml.safe_dump(
         {
             "job": {"name": name},

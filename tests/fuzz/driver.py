@@ -92,7 +92,8 @@ def guarded(one, data: bytes) -> None:
 
 
 def by_atheris(one, folder: Path, runs: int, seconds: float, work: Path) -> None:
-    limit = f"-rss_limit_mb={MEMORY_BYTES >> 20}"
+    taken = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    limit = f"-rss_limit_mb={(taken + MEMORY_BYTES) >> 20}"
     atheris.Setup([sys.argv[0], f"-runs={runs}", f"-max_total_time={seconds:g}", f"-max_len={MOST_BYTES}", "-seed=1", limit,
                    "-malloc_limit_mb=256", "-print_final_stats=1", f"-artifact_prefix={work}/", str(work / "corpus"),
                    str(folder)], lambda data: guarded(one, data))
