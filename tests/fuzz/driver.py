@@ -92,7 +92,8 @@ def guarded(one, data: bytes) -> None:
 
 
 def by_atheris(one, folder: Path, runs: int, seconds: float, work: Path) -> None:
-    taken = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    # libFuzzer goes by the peak, which a process has from the one that started it.
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     limit = f"-rss_limit_mb={(taken + MEMORY_BYTES) >> 20}"
     atheris.Setup([sys.argv[0], f"-runs={runs}", f"-max_total_time={seconds:g}", f"-max_len={MOST_BYTES}", "-seed=1", limit,
                    "-malloc_limit_mb=256", "-print_final_stats=1", f"-artifact_prefix={work}/", str(work / "corpus"),
