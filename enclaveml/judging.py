@@ -161,8 +161,9 @@ class Judge:
         Where another rank proves the bundle as well, or has, it is left to that one.
         """
         if not self._copies.holds(bundle) or self._copies.has(bundle):
-            if not self._copies.discarded(bundle):
-                self._accounts.failed(bundle, np.ones(len(bundle.rows), bool), text)
+            # Neither its other rows, nor one that the fallback may still hold, have failed with this rank.
+            if not self._copies.discarded(bundle) and not self._may_widen(bundle):
+                self._accounts.failed(bundle, out, text)
             self.fall(bundle, RowStatus.LOST)
             return
         round_ = self._accounts.rounds[bundle.round]
