@@ -51,6 +51,7 @@ class Bundles:
         self._results, self._report = results, report
         self._row = {name: results.row(name) for name in ("status", "rank", "session", "bundle", "deviation", "argmax_differs")}
         self._nodes = {(line["session"], line["rank"]): line["node_id"] for line in results.ranks}
+        self._jobs: dict[int, str] = {}  # job_id by session: each has one, which the file says nowhere else
 
     @cached_property
     def _answers(self) -> dict[str, np.ndarray]:
@@ -74,6 +75,8 @@ class Bundles:
                 raise FormatError("some of its rows are called proved and others rejected, by one proof")
             envelope = decode(stored.envelope, limits_of(circuit))
             self._labels(stored, envelope, circuit, shown)
+            if (job := self._jobs.setdefault(stored.session, envelope.job_id)) != envelope.job_id:
+                raise FormatError(f"job_id is {envelope.job_id[:80]!r} in the envelope, {job[:80]!r} in an earlier one of its session")
         except FormatError as error:
             self._report.fail(where, str(error), stored.rows)
             return None

@@ -60,8 +60,10 @@ def limits(
         found.append("who made this file: it is signed, and no --public-key was given to check that")
     found += [f"that {c.system} {installed[c.system]}, which is installed, verifies as {c.version}, by which the circuit was made"
               for c in circuits if c.version != installed[c.system]]
-    if circuits:
+    if any(c.system != "batch" for c in circuits):
         found.append("which rank computed a row, and when: those are labels, no proof speaks of them")
+    if any(c.system == "batch" for c in circuits):
+        found.append("who computed a row, and when: its proof is bound to an order to a rank, and who that rank was is the aggregator's word")
     return list(dict.fromkeys(found))
 
 

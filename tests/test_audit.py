@@ -333,6 +333,19 @@ def other_tolerance(file):
     store(file, place, json.dumps(manifest).encode())
 
 
+def no_srs(file):
+    """What a proof system without an SRS says, so that nothing would be said of who made it."""
+    (circuit,) = file["keys"]
+    place = f"keys/{circuit}/manifest"
+    manifest = json.loads(file[place][()].tobytes())
+    manifest["srs_origin"] = "none"
+    store(file, place, json.dumps(manifest).encode())
+
+
+def other_job(file):
+    reencoded(file, job_id="another-job")
+
+
 def other_scale(file):
     (circuit,) = file["keys"]
     place = f"keys/{circuit}/settings"
@@ -381,6 +394,8 @@ BY_ENVELOPE = "is not what the envelope says"
         (other_count, "/combined/count: does not follow from the rows by average", ()),
         (other_inputs, "bundle 1: input_hash is ", (4, 5, 6, 7)),
         (other_tolerance, "bundle 0: tolerance is 0.05 in the envelope, 1e-09 in the file (rows 0-3)", tuple(range(10))),
+        (no_srs, "/keys/", tuple(range(10))),
+        (other_job, "bundle 1: job_id is ", tuple(range(4, 10))),
         (other_scale, "/keys/", tuple(range(10))),
         (other_key, "/keys/", tuple(range(10))),
         (complete_with_a_row_lost, "attribute status: is complete with exit status 0, and 1 rows are neither verified nor left "

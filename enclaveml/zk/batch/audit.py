@@ -1,6 +1,6 @@
 """Verifying batch proofs for somebody who trusts neither workers nor aggregator, from keys in a results file.
 
-Needs numpy alone: no SRS, no ezkl, no JAX. The statement is rebuilt as rank 0's verifier does it, with the inputs that the file shows.
+Needs numpy and h5py: no SRS, no ezkl, no JAX. The statement is rebuilt as rank 0's verifier does it, with the inputs that the file shows.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def _statement(circuit_id: str, keys: CircuitKeys) -> BatchStatement:
             "input_scale": (settings["input_scale"], circuit.input_scale),
             "output_scale": (settings["output_scale"], circuit.output_scale),
             "inputs_bounded": (False, circuit.inputs_bounded),
+            "srs_origin": ("none", circuit.srs_origin),
             "proof_bytes": (proof_bytes(key), circuit.proof_bytes),
             "weights_proof": (weights_proof_bytes(key), len(keys.weights_proof)),
             KEY: (_sha(keys.vk), circuit.files.get(KEY)),

@@ -40,6 +40,9 @@ MOST_ROWS = 2**20
 MOST_LAYERS = 15
 MOST_WIDTH = 2**15
 MOST_RANGE_BITS = 20
+
+#: Most inputs, and outputs, of a proof: what a verifier lays out in memory, some GB, whatever a key says.
+MOST_VALUES = 2**28
 MOST_SHIFT = 20
 
 _FORMAT = "enclaveml-batch-key-1"
@@ -111,6 +114,8 @@ class VerificationKey:
                   f"layer {number} has the shift {_short(layer.shift)}: 1 to {MOST_SHIFT}, in the last layer 0")
             _need(not hidden or self.range_bits + layer.shift <= 29,
                   f"layer {number}: range bits + shift exceed 29")
+        _need(self.rows * max(self.width, self.outputs) <= MOST_VALUES,
+              "too many inputs or outputs for one proof: fewer rows a proof")
         _need(sum(layer.length * layer.outputs for layer in self.layers) < P,
               "too many weights for one weights proof")
         _need(2 * self.rows * sum(layer.outputs for layer in self.hidden) < P,

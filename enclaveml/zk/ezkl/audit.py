@@ -116,7 +116,8 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
             SETTINGS: (_sha(settings), circuit.files.get(SETTINGS)),
         }
         fixed = args["param_visibility"], args["output_visibility"]
-        ranged = 0 < circuit.proof_bytes <= 1 << 24 and circuit.tolerance >= 0 and isinstance(circuit.srs_origin, str)
+        ranged = 0 < circuit.proof_bytes <= 1 << 24 and circuit.tolerance >= 0
+        sourced = isinstance(circuit.srs_origin, str) and circuit.srs_origin != "none"  # what a system without an SRS says
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RecursionError) as error:
         raise FormatError(f"circuit {circuit_id[:16]}: its settings are not those of a circuit: {error!r}") from error
     if found != circuit_id:
@@ -131,6 +132,8 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
         raise FormatError(f"circuit {circuit_id[:16]}: its SRS is {len(srs_bytes)} bytes, expected {VERIFIER_BYTES}")
     if not ranged:
         raise FormatError(f"circuit {circuit_id[:16]}: proof_bytes or tolerance out of range")
+    if not sourced:
+        raise FormatError(f"circuit {circuit_id[:16]}: srs_origin is {circuit.srs_origin!r}: it does not say where its SRS is from")
     text = json.dumps(canonical, sort_keys=True).encode()
     return Statement(circuit, vk, text, srs_bytes)
 
