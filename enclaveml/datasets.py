@@ -247,10 +247,13 @@ def open_dataset(
         raise
 
 
-def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str = "float32") -> Dataset:
+def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str = "float32",
+              parts: Sequence[Part] = ()) -> Dataset:
     """Rows of an ``--input`` file: ``{"data": [flat numbers], "sample_size": elements of a row}``.
 
-    Raises JobError.
+    parts: the inputs that a row is joined of, where there are several.
+
+    Raises JobError, also for a number that is not whole where an integer belongs.
     """
     where, size = str(path), int(np.prod(tuple(row_shape), dtype=np.int64))
     try:
@@ -286,17 +289,19 @@ def from_json(path: str | Path, row_shape: Sequence[int], dtype: np.dtype | str 
         values = np.array(data, np.float64).reshape(-1, *row_shape)
     except OverflowError as error:
         raise _error(where, "data", "has an integer too large for a number") from error
-    if np.dtype(dtype).kind in "iu":
-        whole = np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) < 2.0**53)
-        if not whole.all():
-            raise _error(
-                where,
-                "data",
-                f"element {np.flatnonzero(~whole)[0]} is "
-                f"{values[~whole][0]:g}; this model takes whole numbers",
-            )
-        values = values.astype(np.int64)
-    dataset = Dataset(where, [("data", Source.of(values))])
+    several = parts if len(parts) > 1 else (Part("data", tuple(row_shape), 0, size, str(np.dtype(dtype))),)
+    flat = values.reshape(len(values), size)
+    integers = np.zeros(size, bool)
+    for part in several:
+        integers[part.start : part.stop] = np.dtype(part.dtype).kind in "iu"
+    fine = ~integers | (np.isfinite(flat) & (flat == np.trunc(flat)) & (np.abs(flat) < 2.0**53))
+    if not fine.all():
+        raise _error(where, "data", f"element {np.flatnonzero(~fine)[0]} is {flat[~fine][0]:g}; "
+                                    f"{'this model' if integers.all() else 'the model'} takes whole numbers"
+                                    + ("" if integers.all() else " there"))
+    columns = [(part, flat[:, part.start : part.stop].reshape(-1, *part.row_shape)) for part in several]
+    dataset = Dataset(where, [(part.key, Source.of(values.astype(np.int64) if integers[part.start] else values))
+                              for part, values in columns])
     dataset.read(0, dataset.rows)  # refuses NaN and the like now
     return dataset
 

@@ -182,7 +182,7 @@ def load_job(
 
     ``overrides`` are ``--set``'s texts, ``section.key=value``, applied in order. ``output``
     replaces ``output.path``. ``input`` becomes ``sample``, data that stand in for the job's,
-    whose shape (and samples, to prepare the circuit) are still needed. Paths in the job file
+    whose shape is still needed. Paths in the job file
     are relative to its folder, paths in these three to the current folder.
     """
     path = Path(path)

@@ -114,7 +114,7 @@ def open_rows(job: JobSpec) -> Dataset:
     data = open_dataset(job.input.path, job.input.key, job.input.labels, job.input.scale)
     if job.sample is not None:
         with data:
-            data = from_json(job.sample, data.row_shape, data.dtype)
+            data = from_json(job.sample, data.row_shape, data.dtype, data.parts)
     if job.model.preprocess is None or job.model.preprocess_proved:
         return data
     return preprocessed(data, job.model.preprocess, job.path.absolute().parent)
@@ -131,12 +131,12 @@ def preprocessed(data: Dataset, name: str, folder: Path) -> Dataset:
             raise JobError(Fault(source.file, PREPROCESS, f"cannot be read in {folder}: {error.strerror}")) from error
     before = "jax" in sys.modules
     function = load_preprocess(name, code, folder)
-    if not before and "jax" in sys.modules:
-        raise JobError(Fault(source.where, PREPROCESS, "imports JAX through another library; outside of the proof the function runs "
-                             "on rank 0 before JAX is bound to a device. Keep it to numpy"))
     few = data.read(0, min(_PROBED, data.rows))
     check_rows_alone(function, split_inputs(few, data))
     made = [np.asarray(each) for each in function(split_inputs(few, data))]
+    if not before and "jax" in sys.modules:
+        raise JobError(Fault(source.where, PREPROCESS, "imports JAX through another library; outside of the proof the function runs "
+                             "on rank 0 before JAX is bound to a device. Keep it to numpy"))
     size = max(1, min(_TILE_ROWS, _TILE_BYTES // (4 * math.prod(data.row_shape))))
 
     @lru_cache(maxsize=4)

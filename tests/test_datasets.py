@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclaveml.datasets import Dataset, from_json, open_dataset
+from enclaveml.datasets import Dataset, Part, from_json, open_dataset
 from enclaveml.errors import EnclaveError, JobError
 
 X = np.arange(24, dtype=np.float64).reshape(4, 2, 3) / 7
@@ -409,6 +409,18 @@ def test_from_json(tmp_path):
     np.testing.assert_array_equal(data.read(0, 1), [[[0, 1.5], [2, 3]]])
     path.write_text('{"data": [5, 6.0], "sample_size": 1}')
     assert from_json(path, (1,), "int32").read(0, 2).tolist() == [[5], [6]]
+
+
+def test_from_json_with_ids_beside_numbers(tmp_path):
+    path, parts = tmp_path / "s.json", (Part("ids", (2,), 0, 2, "int32"), Part("x", (1,), 2, 3))
+    path.write_text('{"data": [4, 1, 0.5, 0, 2, 1.5], "sample_size": 3}')
+    data = from_json(path, (3,), "float32", parts)
+    assert (data.parts, data.dtype, data.row_shape) == (parts, np.float32, (3,))
+    assert data.read(0, 2).tolist() == [[4, 1, 0.5], [0, 2, 1.5]]
+    path.write_text('{"data": [4, 1.5, 0.5], "sample_size": 3}')
+    with pytest.raises(JobError) as caught:
+        from_json(path, (3,), "float32", parts)
+    assert str(caught.value) == f"{path}: data: element 1 is 1.5; the model takes whole numbers there"
 
 
 @pytest.mark.parametrize(

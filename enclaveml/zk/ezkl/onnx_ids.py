@@ -3,8 +3,8 @@
 Where a model has several inputs of different types, a row is float32 (``datasets.py``), and its ids are cast to integers where the
 model begins. ezkl 23.0.5 keeps such a cast at the input's scale, so that the Gather behind it takes 2^scale times the id. For
 a whole number x the vector relu(1 - |x - k|) over k = 0 .. V - 1 is one-hot to the last bit at any scale, and its product with the
-table (V, ...) is the table's row x. Of a number that is no id it makes something else than Gather; where rows have one, the
-circuit's outputs are not the float model's, and no such row is verified.
+table (V, ...) is the table's row x. Of a number that is no id it makes something else than Gather. Rows have none that is not whole:
+ids come as integers, also from ``--input`` (``datasets.py``). An id outside of the table gets zeros, where Gather takes another row.
 """
 
 from __future__ import annotations
