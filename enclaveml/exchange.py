@@ -117,7 +117,7 @@ class Exchange:
 
         Raises:
             RankLost: a rank died; the survivors recover and tick again, nothing is lost.
-            ProtocolError: on rank 0, for a rank whose report cannot be read.
+            ProtocolError: on every rank, for a rank whose header is out of bounds.
         """
         self._here += self._receive()
         reports = self._gather_reports(stats)
@@ -134,10 +134,13 @@ class Exchange:
         except RankLost as error:
             self._broken = error  # the next tick raises it, where all ranks recover
             return False
+        except BaseException:
+            self._coming = None  # its rows never came
+            raise
 
     def arrived(self) -> list[Order]:
         """The orders for this rank whose rows have come since the tick; [] as long as they have not."""
-        return self._receive() if self.nudge() and not self._coming.stops else []
+        return self._receive() if self.nudge() else []
 
     def _receive(self) -> list[Order]:
         """The orders that came with rows which were still on their way, if there are any; waits for the rows."""
@@ -246,7 +249,8 @@ class Exchange:
         if coming is None:
             return self._fresh(unpack_orders(my_blob, my_ids, np.empty((0, *self._row_shape), self._dtype)))
         row_bytes = int(np.prod(self._row_shape, dtype=np.int64)) * self._dtype.itemsize
-        if int(header[:, 0].sum()) * row_bytes > LATER_BYTES:
+        # Whoever is told to stop waits for its rows now: after this tick it is in other collectives than a tick's.
+        if int(header[:, 0].sum()) * row_bytes > LATER_BYTES and not coming.stops:
             self._coming = coming
             return []
         return self._fresh(coming.orders())

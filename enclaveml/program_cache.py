@@ -2,7 +2,8 @@
 
 JAX's own compilation cache does it (https://docs.jax.dev/en/latest/persistent_compilation_cache.html), over a folder that
 is this process's alone: JAX writes an entry in place, where a process that is killed leaves half of one, which
-nobody would ever mend. What is whole is renamed into the folder that all ranks and runs share.
+nobody would ever mend. What a process that ended well has made is renamed into the folder that all ranks and runs share. (A disk that
+was full meanwhile can leave part of an entry all the same: JAX warns of it at each start and compiles anew, until it is removed.)
 
 On the CPU only. XLA compiles for the very CPU, whose features its cache does not ask for: each kind has a folder.
 """
@@ -61,14 +62,18 @@ def kept_programs(root: Path) -> Iterator[None]:
                 # GPUs' caches, whose path would be part of what an entry is found by.
                 "jax_persistent_cache_enable_xla_caches": "none"}
     before = {name: getattr(jax.config, name) for name in settings}
+    whole = False
     try:
         _configure(settings)
         compilation_cache.reset_cache()  # it looks at its settings once
         yield
+        whole = True
     finally:
         _configure(before)
         compilation_cache.reset_cache()
-        _share(mine)
+        if whole:  # else a program may be half written
+            _share(mine)
+        shutil.rmtree(mine, ignore_errors=True)
 
 
 def _configure(settings: dict[str, object]) -> None:
@@ -104,7 +109,7 @@ def _own_folder(root: Path, shared: Path) -> Path | None:
 
 
 def _share(mine: Path) -> None:
-    """Rename what is new into the shared folder, drop what is old there, and this process's folder."""
+    """Rename what is new into the shared folder, and drop what is old there."""
     shared = mine.parent
     with contextlib.suppress(OSError):
         for entry in mine.glob(ENTRY):
@@ -113,4 +118,3 @@ def _share(mine: Path) -> None:
         made = sorted(shared.glob(ENTRY), key=lambda entry: entry.stat().st_mtime, reverse=True)
         for entry in made[MOST:]:
             entry.unlink(missing_ok=True)
-    shutil.rmtree(mine, ignore_errors=True)
