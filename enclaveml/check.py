@@ -41,19 +41,19 @@ def check(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = Non
     job = load_job(job_path, overrides)
     model, samples, rows = load_model(job)
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
+    named = preprocessing(vars(job.model))
+    preprocess = {"preprocess": named and {"function": named[0], "proved": named[1]}}
     if job.proof.system == "batch":
         from enclaveml.zk.batch import examine as batch
 
         looked = batch.examine(model.function, samples, request)
-        told = batch.document(looked, rows, len(samples))
+        told = batch.document(looked, rows, len(samples)) | preprocess
         print(json.dumps(told, indent=2) if as_json else batch.text(looked, rows, len(samples)), end="\n" if as_json else "")
         return JobError.exit_code if looked.refused else 0
     from enclaveml.zk.ezkl.examine import examine
 
     found = examine(model.function, samples, request, lambda line: log.info("%s", line))
-    named = preprocessing(vars(job.model))
-    report = document(found, request, model.outputs_layout, rows, len(samples)) | {
-        "preprocess": named and {"function": named[0], "proved": named[1]}}
+    report = document(found, request, model.outputs_layout, rows, len(samples)) | preprocess
     print(json.dumps(report, indent=2) if as_json else text(report), end="\n" if as_json else "")
     return JobError.exit_code if found.refused else 0
 

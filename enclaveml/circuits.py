@@ -92,7 +92,7 @@ def prepare_circuits(
     if primary.caution:
         log.warning("proof.system %s: %s; inputs are in the file, and whoever has the proofs can work out the weights", primary.system,
                     primary.caution)
-    if not job.proof.fallback or primary.system == "batch":  # whose only circuit is this
+    if not job.proof.fallback:
         return (primary,)
     if len(samples) >= rows:
         log.info("no fallback circuit: the circuit was held against each of the %d rows", rows)

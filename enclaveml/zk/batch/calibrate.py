@@ -52,6 +52,9 @@ TRIAL_ROWS, SWEEPS = 128, 2
 #: From so many weights on fewer trials must do: LARGE_ROWS rows, the finest scale of the inputs, no sweeps.
 LARGE, LARGE_ROWS = 500_000, 64
 
+#: Most inputs of a layer whose errors are made good: it takes matrices of the square of that.
+COMPENSATED = 4096
+
 #: Part of the inputs' mean square that is added to each when errors are made good: few sample rows say little of many inputs.
 DAMPING = 0.01
 
@@ -102,7 +105,8 @@ def calibrate(dense: Sequence[Dense], rows: np.ndarray, truth: np.ndarray) -> In
                 problems.append(str(error))
     if not found:
         raise JobError(f"no integer model for a batch proof was found: {problems[-1]}; proof.system: ezkl has wider numbers")
-    tried = [(search, best, compensated) for _, _, search, best in (sorted(found)[:1] if large else found) for compensated in (False, True)]
+    widest = max(len(each.weights) for each in dense)
+    tried = [(search, best, compensated) for _, _, search, best in (sorted(found)[:1] if large else found) for compensated in ((False, True) if widest <= COMPENSATED else (False,))]
     models = (search.model(best, compensated) for search, best, compensated in tried)
     made = [model for model in models if model is not None and not fits(model)]
     return _widened(min(made, key=lambda model: _off(model.outputs(every[0]) - every[1])))

@@ -183,6 +183,8 @@ def _elementwise(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], at: 
         raise _refused(where, "a constant that differs between the rows of a batch", "")
     if value.ndim == len(shape):
         value = value[:1]
+    if np.broadcast_shapes(value.shape, (1, *shape[1:])) != (1, *shape[1:]):
+        raise _refused(where, "a constant that makes rows larger", "")
     flat = np.broadcast_to(value, (1, *shape[1:])).reshape(-1)
     if node.op_type == "Mul":
         now.multiply(flat)

@@ -12,7 +12,6 @@ import numpy as np
 from enclaveml.zk.batch.format import (
     ACTIVATION_MAX,
     BIAS_CONSTANTS,
-    MOST_RANGE_BITS,
     WEIGHT_HIGH,
     WEIGHT_LOW,
     Layer,
@@ -153,4 +152,4 @@ def fits(model: IntegerModel) -> str:
         model.key(4, (bytes(32),) * len(model.layers))
     except ValueError as error:
         return str(error)
-    return "" if model.range_bits <= MOST_RANGE_BITS else f"range bits are {model.range_bits}"
+    return ""

@@ -12,6 +12,7 @@ import numpy as np
 from enclaveml.zk.batch.files import KEY, WEIGHTS
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.programs import PROVER
+from enclaveml.zk.batch.integer import quantised
 from enclaveml.zk.batch.statement import check_nonce, inputs_of, out_of_range
 from enclaveml.zk.interface import Proof, ProofResult, load_circuit
 from enclaveml.zk.pool import Pool, Steps
@@ -65,7 +66,7 @@ class BatchChildProver:
     def _steps(self, task: int, rows: np.ndarray, timeout_s: float, nonce: str, name: str) -> Steps[ProofResult]:
         circuit, key = self.circuit, self._key
         try:
-            if rows.shape[1:] == circuit.row_shape and (out := out_of_range(rows, circuit.input_scale, key)):
+            if rows.shape[1:] == circuit.row_shape and (out := out_of_range(quantised(rows, circuit.input_scale), key)):
                 return ProofResult(task, None, f"input: {len(out)} of {len(rows)} rows are out of the circuit's range "
                                    f"({key.input_low * 2.0**-circuit.input_scale:g} to {key.input_high * 2.0**-circuit.input_scale:g})",
                                    0.0, 0.0, out)

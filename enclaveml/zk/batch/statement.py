@@ -35,9 +35,8 @@ def circuit_id(key: bytes, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in (text, key))).hexdigest()
 
 
-def out_of_range(rows: np.ndarray, scale: int, key: VerificationKey) -> tuple[int, ...]:
-    """Places of the rows (n, *row_shape) with an input that the circuit does not take: they have no witness."""
-    x = quantised(rows, scale)
+def out_of_range(x: np.ndarray, key: VerificationKey) -> tuple[int, ...]:
+    """Places of the quantised rows (n, K) with an input that the circuit does not take: they have no witness."""
     return tuple(np.flatnonzero(((x < key.input_low) | (x > key.input_high)).any(axis=1)).tolist())
 
 
@@ -48,9 +47,10 @@ def inputs_of(rows: np.ndarray, circuit: Circuit, key: VerificationKey) -> np.nd
     """
     if rows.shape[1:] != circuit.row_shape or str(rows.dtype) != circuit.dtype:
         raise FormatError(f"rows of {rows.dtype}{rows.shape[1:]}, the circuit takes {circuit.dtype}{circuit.row_shape}")
-    if out := out_of_range(rows, circuit.input_scale, key):
+    x = quantised(rows, circuit.input_scale)
+    if out := out_of_range(x, key):
         raise FormatError(f"row {out[0]} of the bundle has an input out of the range that the circuit takes")
-    return padded(quantised(rows, circuit.input_scale), circuit.rows).astype("<i2")
+    return padded(x.astype("<i2"), circuit.rows)
 
 
 def outputs_of(proof: Proof, circuit: Circuit) -> np.ndarray:

@@ -79,6 +79,7 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
             progress("looking for a circuit: witnesses of the sample rows at several scales")
             search = Search(bench, request, rows, truth, progress)
             found = replace(found, limit=search.limit)
+            search.refuse_too_large()
             first = next(search.tried(search.candidates(search.accurate())), None)
             if first is None:
                 raise JobError(search.why_none())

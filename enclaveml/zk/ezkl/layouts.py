@@ -76,7 +76,7 @@ class Layouts:
     def fitting(self, found: list[Candidate], takes: str = "takes") -> list[Candidate]:
         """The candidates that fit a child's part of the memory; JobError with what the smallest takes if none does."""
         request = self.request
-        if fitting := [c for c in found if c.peak_bytes <= self._memory]:
+        if fitting := [c for c in found if self._in_memory(c)]:
             return fitting
         given = f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else ""
         if not found:
@@ -91,12 +91,10 @@ class Layouts:
     def that_fit(self, found: list[Candidate]) -> list[Candidate]:
         """The candidates that fit a child's part of the memory, and the SRS at hand."""
         most = plan.MAX_LOGROWS if self.request.srs is None else logrows_of(self.request.srs.path)
-        return [c for c in found if c.peak_bytes <= self._memory and c.choice.logrows <= most]
+        return [c for c in found if self._in_memory(c) and c.choice.logrows <= most]
 
-    @property
-    def _memory(self) -> float:
-        """Bytes that one child may take."""
-        return self.request.memory_gb * 1e9 / self.request.children
+    def _in_memory(self, candidate: Candidate) -> bool:
+        return candidate.peak_bytes <= self.request.memory_gb * 1e9 / self.request.children
 
     def within_srs(self, found: list[Candidate]) -> list[Candidate]:
         """The layouts for which the SRS at hand is large enough. Raises JobError where there is none such."""

@@ -233,11 +233,12 @@ class Search:
         if yielded or self._spent(2):
             return
         if self._passed_over and not self.thorough:
-            self.thorough = True
+            self.thorough, self._best = True, math.inf  # that was of plans which did not hold
             yield from self._those_fit(self.probes(SCALES if self.request.scale is None else (self.request.scale,)))
         scales = {probe.numerics.scale for probe in self.found}
         if self.outputs or self.agreed is None or self.request.scale is not None or not scales.isdisjoint(FINE_SCALES[:1]):
             return
+        self._best = math.inf
         yield from self._those_fit(self.probes(FINE_SCALES))
 
     def _those_fit(self, more: list[Probe]) -> Iterator[tuple[Candidate, dict]]:
