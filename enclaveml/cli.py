@@ -66,7 +66,7 @@ def run_main(arguments: Sequence[str] | None = None) -> int:
     """Console script ``enclaveml-run``: the verb ``run``."""
     parser = _Parser(prog="enclaveml-run", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"enclaveml {__version__}")
-    _add_verb(parser, VERBS[0])
+    _add_verb(parser, next(verb for verb in VERBS if verb.name == "run"))
     return _guarded(parser, arguments)
 
 

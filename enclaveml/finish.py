@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 RESUMABLE = 75
 
 
-def finished_before(job: JobSpec, resume: bool) -> int | None:
-    """With --resume on a job that has ended: its exit status. None if there is something to do."""
-    if not resume or not job.output.path.exists() or journal_path(job.output.path).exists():
+def finished_before(job: JobSpec) -> int | None:
+    """The exit status of a job that is to go on and has ended. None if there is something to do."""
+    if not job.output.path.exists() or journal_path(job.output.path).exists():
         return None
     with read_results(job.output.path) as results:
         code = int(results.attribute("exit_code"))

@@ -7,6 +7,7 @@ Reference: https://www.rfc-editor.org/rfc/rfc6962#section-2.1
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -45,10 +46,11 @@ class MerkleTree:
         return head or hashlib.sha256().digest()
 
 
-def merkle_root(leaves: np.ndarray) -> bytes:
-    """The head of the tree of leaves (n, 32) uint8."""
+def root_of(blocks: Iterable[np.ndarray]) -> bytes:
+    """The head of the tree of all leaves, (n, 32) uint8 at a time."""
     tree = MerkleTree()
-    tree.add(leaves)
+    for block in blocks:
+        tree.add(block)
     return tree.root()
 
 

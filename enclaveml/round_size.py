@@ -1,4 +1,4 @@
-"""How many rows a round has: enough to keep every prover busy, few enough that rank 0 holds two rounds in memory."""
+"""How many rows a round has: enough to keep every prover busy, few enough that rank 0 holds two rounds in memory, and a third that is read ahead."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class _Story:
         """The exit status of a job that --resume finds finished, else -1."""
         from enclaveml.finish import finished_before
 
-        before = finished_before(job, self.options.resume)
+        before = finished_before(job)
         return -1 if before is None else before
 
     def _open(self, job: JobSpec) -> tuple[Dataset, bytes]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from enclaveml import hdf5
 from enclaveml.errors import FormatError
-from enclaveml.merkle import MerkleTree
+from enclaveml.merkle import MerkleTree, root_of
 from enclaveml.seal_leaves import GROUP, ROW_DATASETS, Leaves, Lines, leaves
 
 FORMAT = "enclaveml-seal-1"
@@ -96,7 +96,7 @@ def check_seal(file: hdf5.File) -> SealCheck:
         names = [n for n in ("public_key", "signature") if n in group.attrs]
         signed = {n: hdf5.get_attribute(group, n, str) for n in names}
         sealed = _read(file, group)
-        if _root(sealed).hex() != root or hdf5.get_attribute(group, "format", str) != FORMAT:
+        if root_of(sealed.blocks()).hex() != root or hdf5.get_attribute(group, "format", str) != FORMAT:
             raise FormatError(f"{file.filename}: /seal: its root is not that of its leaves")
         _nothing_else(group)
     except FormatError as error:
@@ -112,13 +112,6 @@ def check_seal(file: hdf5.File) -> SealCheck:
     if not changes and not (same and sealed.count == found.count):  # whatever was not located
         changes = (Change("", "the file's content is not what was sealed"),)
     return SealCheck(True, **check, changes=changes)
-
-
-def _root(found: Leaves) -> bytes:
-    tree = MerkleTree()
-    for block in found.blocks():
-        tree.add(block)
-    return tree.root()
 
 
 def _changes(sealed: Leaves, found: Leaves, lines: Mapping[str, tuple[int, ...]]) -> Iterator[Change]:
@@ -226,5 +219,3 @@ def _nothing_else(group: hdf5.Group) -> None:
         extra += [] if same and hdf5.get_attribute(node, "units", str) == "1" else [f"an attribute of {member}"]
     if extra:
         raise FormatError(f"{group.file.filename}: /seal: {extra[0]} does not belong there")
-
-

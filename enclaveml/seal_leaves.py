@@ -182,4 +182,3 @@ def _cut(datasets: Mapping[str, hdf5.Dataset], name: str, offset: str, i: int, n
         start, stop = (min(max(int(v), 0), data.shape[0]) for v in at[i : i + 2])
         content = np.ascontiguousarray(data[start:stop]).tobytes() if start < stop else b""
     return struct.pack("<Q", len(content)) + content
-
