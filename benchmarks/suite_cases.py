@@ -1,6 +1,6 @@
 """The cases of the suite, made of what the single benchmarks measure with.
 
-Not among them: what has not been run to its end (``digits_cnn``), what needs a GPU (``gpu``), hours (``chaos``), another
+Not among them: what takes long (``digits_cnn``), what needs a GPU (``gpu``), hours (``chaos``), another
 machine's memory (``memory``, ``large_mlp``) or nobody
 else at work for a forecast to hold (``forecast``, ``rank0``); each of those has a command of its own.
 """
