@@ -183,7 +183,7 @@ def test_a_comparison_as_a_file(runs, tmp_path, ending, begins):
     assert main(["compare", str(runs["even"]), str(runs["slow"]), "-o", str(out)]) == 0
     text = out.read_text(encoding="utf-8")
     assert text.startswith(begins) and "2 worse and 0 better of 5 figures" in text
-    assert "worse" in text and "<Python>" not in text or ending != ".html"
+    assert "worse" in text and (ending == ".json" or "<Python>" not in text)
 
 
 def test_the_documented_case_runs_and_reports(tmp_path, capsys):
@@ -232,7 +232,7 @@ def test_cases_are_listed_and_described(capsys):
 BURN = "import time\nwhile time.process_time() < 0.4: pass\nprint('burnt', flush=True)\ninput()"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NOT TESTED, WHO KEEPS THE MACHINE BUSY: /proc is Linux's")
 def test_what_our_own_processes_use_is_not_that_of_others():
     before = Moment.now()
     child = subprocess.Popen([sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
