@@ -23,9 +23,11 @@ from enclaveml.zk.batch.format import (
     VerificationKey,
     bits,
     power_of_two,
+    table_shape,
 )
 
 KEY = VerificationKey(16, -128, 127, (Layer(64, 32, 8), Layer(32, 10, 0)), 12, (b"\1" * 32, b"\2" * 32))
+MASKED = replace(KEY, rows=1024, masks=256)
 TEXT = json.loads(KEY.to_bytes())
 
 
@@ -44,6 +46,17 @@ def test_a_key_comes_back() -> None:
     assert KEY.to_bytes() == (
         b'{"format":"enclaveml-batch-key-1","input":[-128,127],"layers":[[64,32,8],[32,10,0]],"range_bits":12,'
         b'"roots":["' + b"01" * 32 + b'","' + b"02" * 32 + b'"],"rows":16}')
+
+
+def test_a_key_with_mask_rows_comes_back() -> None:
+    assert VerificationKey.from_bytes(MASKED.to_bytes()) == MASKED and MASKED.real_rows == 768
+    assert MASKED.to_bytes() == replace(KEY, rows=1024).to_bytes().replace(b'"range_bits"', b'"masks":256,"range_bits"')
+    assert replace(MASKED, rows=512).real_rows == 256 and KEY.real_rows == KEY.rows
+
+
+def test_the_form_of_committed_multiplicities() -> None:
+    assert [table_shape(count) for count in (4, 256, 257, 2**16, 2**16 + 1, 2**17, 2**17 + 1, 2**22)] == [
+        (256, 1), (256, 1), (256, 2), (256, 256), (512, 256), (512, 256), (512, 512), (2048, 2048)]
 
 
 @pytest.mark.parametrize(("change", "reason"), [
@@ -74,6 +87,14 @@ def test_a_key_comes_back() -> None:
     ({"rows": 2**20, "layers": (Layer(4, 961, 8), Layer(961, 1, 0))}, "too many lookups: fewer rows a proof"),
     ({"layers": (*[Layer(2**14, 2**14, 8)] * 3, Layer(2**14, 2**14, 0)), "roots": (b"\1" * 32,) * 4, "rows": 4},
      "too many weights for one weights proof"),
+    ({"masks": True}, "a size is not an integer"),
+    ({"masks": 128}, "128 mask rows of 16: 0, or a power of two from 256 to half of the rows, is allowed"),
+    ({"masks": -256}, "-256 mask rows of 16: 0, or a power of two from 256 to half of the rows, is allowed"),
+    ({"rows": 1024, "masks": 128}, "128 mask rows of 1024: 0, or a power of two from 256 to half of the rows, is allowed"),
+    ({"rows": 1024, "masks": 300}, "300 mask rows of 1024: 0, or a power of two from 256 to half of the rows, is allowed"),
+    ({"rows": 1024, "masks": 1024}, "1024 mask rows of 1024: 0, or a power of two from 256 to half of the rows, is allowed"),
+    ({"rows": 512, "masks": 256, "layers": (Layer(64, 32, 0),), "roots": (b"\1" * 32,)},
+     "mask rows in a network without a hidden layer"),
     ({"rows": True}, "a size is not an integer"),
     ({"rows": 16.0}, "a size is not an integer"),
     ({"rows": np.int64(16)}, "a size is not an integer"),
@@ -113,6 +134,7 @@ def _encoded(change: dict) -> bytes:
     _encoded({"layers": {"a": 1}}), _encoded({"layers": [[64, 32, 8.0], [32, 10, 0]]}), _encoded({"roots": [1, 2]}),
     _encoded({"layers": [[64, 32, 8], [32, 10, False]]}), _encoded({"roots": ["AB" * 32, "02" * 32]}),
     _encoded({"layers": [[64, 32, 8, 0], [32, 10, 0]]}), _encoded({"layers": [[1, 1, 1]] * 300}),
+    _encoded({"masks": 0}), _encoded({"rows": 1024, "masks": 256.0}), _encoded({"rows": 1024, "masks": "256"}),
     _encoded({"roots": "ab"}), _encoded({"input": [-(10**400), 127]}),
 ])
 def test_other_bytes_are_no_key(data: bytes) -> None:

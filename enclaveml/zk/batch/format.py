@@ -45,6 +45,25 @@ MOST_RANGE_BITS = 20
 MOST_VALUES = 2**28
 MOST_SHIFT = 20
 
+#: Masked proofs: the fewest mask rows, the rows of masks in the multiplicities' columns at least, the length of the
+#: columns that hold the rounds' masks. Each leaves 256 uniform entries in a column, of which an opening shows
+#: QUERIES symbols and one value in F, five numbers: 160.
+LEAST_MASKS = 256
+LEAST_TABLE_ROWS = 256
+ROUND_MASKS = 512
+
+#: Columns that mask an opening: U and E, an element of F each.
+PADS = 2 * DEGREE
+
+#: Bytes of a leaf's salt in a masked proof, of the salt of its inputs' mask rows, and of the input key.
+SALT = 16
+INPUT_SALT = 32
+INPUT_KEY = 32
+
+#: First bytes of what masks are derived from: all of them, and the seed of the inputs' mask rows.
+MASKS_DOMAIN = b"enclaveml-batch-masks"
+INPUTS_DOMAIN = b"enclaveml-batch-inputs"
+
 _FORMAT = "enclaveml-batch-key-1"
 #: More than any key takes.
 _MOST_BYTES = 4096
@@ -69,7 +88,8 @@ class VerificationKey:
     """What a proof is checked against. Equal bytes mean the same statement.
 
     rows: N of one proof. input_low, input_high: range of the quantised inputs, within int16.
-    range_bits: R, |q| <= 2^R. roots: of the layers' weights, 32 bytes each.
+    range_bits: R, |q| <= 2^R. roots: of the layers' weights, 32 bytes each. masks: m, how many of the rows, the
+    last, are random and hide the others (0: none, the proof is not zero-knowledge).
 
     Raises ValueError where sizes are beyond the format's limits or something could wrap modulo p.
     """
@@ -80,6 +100,7 @@ class VerificationKey:
     layers: tuple[Layer, ...]
     range_bits: int
     roots: tuple[bytes, ...]
+    masks: int = 0
 
     def __post_init__(self) -> None:
         _need(type(self.layers) is tuple and type(self.roots) is tuple, "layers and roots are tuples")
@@ -89,7 +110,7 @@ class VerificationKey:
         _need(all(type(root) is bytes and len(root) == 32 for root in self.roots), "a root is 32 bytes")
         _need(len(self.roots) == len(self.layers), f"{len(self.roots)} roots for {len(self.layers)} layers")
         # A bool, a float or numpy's integer would be equal to an int here and have other bytes, or none.
-        numbers = [self.rows, self.input_low, self.input_high, self.range_bits]
+        numbers = [self.rows, self.input_low, self.input_high, self.range_bits, self.masks]
         for layer in self.layers:
             numbers += [layer.inputs, layer.outputs, layer.shift]
         _need(all(type(number) is int for number in numbers), "a size is not an integer")
@@ -114,12 +135,21 @@ class VerificationKey:
                   f"layer {number} has the shift {_short(layer.shift)}: 1 to {MOST_SHIFT}, in the last layer 0")
             _need(not hidden or self.range_bits + layer.shift <= 29,
                   f"layer {number}: range bits + shift exceed 29")
+        _need(self.masks == 0 or LEAST_MASKS <= self.masks <= self.rows // 2 and self.masks.bit_count() == 1,
+              f"{_short(self.masks)} mask rows of {self.rows}: 0, or a power of two from {LEAST_MASKS} to half of the "
+              "rows, is allowed")
+        _need(self.masks == 0 or len(self.layers) > 1, "mask rows in a network without a hidden layer")
         _need(self.rows * max(self.width, self.outputs) <= MOST_VALUES,
               "too many inputs or outputs for one proof: fewer rows a proof")
         _need(sum(layer.length * layer.outputs for layer in self.layers) < P,
               "too many weights for one weights proof")
         _need(2 * self.rows * sum(layer.outputs for layer in self.hidden) < P,
               "too many lookups: fewer rows a proof")
+
+    @property
+    def real_rows(self) -> int:
+        """The rows that the statement is about: the first, all where there are no masks."""
+        return self.rows - self.masks
 
     @property
     def hidden(self) -> tuple[Layer, ...]:
@@ -147,7 +177,9 @@ class VerificationKey:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
+        masks = {"masks": self.masks} if self.masks else {}
         return json.dumps({
+            **masks,
             "format": _FORMAT, "rows": self.rows, "input": [self.input_low, self.input_high],
             "range_bits": self.range_bits,
             "layers": [[layer.inputs, layer.outputs, layer.shift] for layer in self.layers],
@@ -164,7 +196,7 @@ class VerificationKey:
             low, high = given["input"]
             layers = tuple(Layer(*layer) for layer in given["layers"])
             key = cls(given["rows"], low, high, layers, given["range_bits"],
-                      tuple(bytes.fromhex(root) for root in given["roots"]))
+                      tuple(bytes.fromhex(root) for root in given["roots"]), given.get("masks", 0))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a batch verification key: {error}") from error
         if key.to_bytes() != data:
@@ -180,6 +212,12 @@ def power_of_two(number: int) -> int:
 def bits(number: int) -> int:
     """Variables of a vector of so many entries, extended by zeros to a power of two."""
     return power_of_two(number).bit_length() - 1
+
+
+def table_shape(entries: int) -> tuple[int, int]:
+    """n_r, c_T: the rows and columns in which a masked proof commits the multiplicities of a table's entries."""
+    rows = max(LEAST_TABLE_ROWS, 2 ** -(-bits(entries) // 2))
+    return rows, max(1, power_of_two(entries) // rows)
 
 
 def _short(number: int) -> str:
