@@ -30,10 +30,18 @@ class Tree:
 
     def __init__(self, codewords: list[list[int]]) -> None:
         self.leaves = [b"".join(word[i].to_bytes(4, "little") for word in codewords) for i in range(len(codewords[0]))]
-        self.levels = [[sha256(b"\x00" + leaf).digest() for leaf in self.leaves]]
+        self.levels = [[self.lowest(leaf, position) for position, leaf in enumerate(self.leaves)]]
         while len(self.levels[-1]) > 1:
             below = self.levels[-1]
             self.levels.append([sha256(b"\x01" + below[i] + below[i + 1]).digest() for i in range(0, len(below), 2)])
+
+    def lowest(self, leaf: bytes, position: int) -> bytes:
+        """The hash of a leaf."""
+        return sha256(b"\x00" + leaf).digest()
+
+    def record(self, position: int) -> bytes:
+        """What an opening shows before the siblings."""
+        return self.leaves[position]
 
     @property
     def root(self) -> bytes:
@@ -41,7 +49,7 @@ class Tree:
 
     def opened(self, position: int) -> bytes:
         """The leaf and its siblings, the lowest first."""
-        parts = [self.leaves[position]]
+        parts = [self.record(position)]
         for level in self.levels[:-1]:
             parts.append(level[position ^ 1])
             position >>= 1
