@@ -10,9 +10,9 @@ from enclaveml.zk.batch.format import P, VerificationKey, bits
 
 from . import messages
 from .masks import RoundMask, SaltedTree, field_elements, full_rank, raw
-from .messages import coordinates, eqs, padded, spread
+from .messages import coordinates, padded, spread
 from .network import Network, Step
-from .numbers import F, eq, interpolate, lift
+from .numbers import F, eq, eqs, interpolate, lift
 from .rows import RowsProver
 from .trees import Tree, codeword
 

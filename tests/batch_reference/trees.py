@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 
 from enclaveml.zk.batch.format import P
 
 
+@cache
+def powers(w: int, count: int) -> list[int]:
+    """w^0, w^1, ..."""
+    result = [1]
+    while len(result) < count:
+        result.append(result[-1] * w % P)
+    return result
+
+
 def transform(coefficients: list[int], w: int) -> list[int]:
     """Values at w^0, w^1, ..., as many as coefficients (w of that order): Cooley and Tukey's recursion."""
-    if len(coefficients) == 1:
-        return coefficients
+    if not any(coefficients[1:]):
+        return coefficients[:1] * len(coefficients)
     even, odd = transform(coefficients[::2], w * w % P), transform(coefficients[1::2], w * w % P)
-    half, power, low, high = len(even), 1, [], []
-    for i in range(half):
-        low.append((even[i] + power * odd[i]) % P)
-        high.append((even[i] - power * odd[i]) % P)
-        power = power * w % P
-    return low + high
+    odd = [power * value % P for power, value in zip(powers(w, len(odd)), odd)]
+    return [(a + b) % P for a, b in zip(even, odd)] + [(a - b) % P for a, b in zip(even, odd)]
 
 
 def codeword(column: list[int]) -> list[int]:
