@@ -38,6 +38,26 @@ class MaskedProver(RowsProver):
         seed = sha256(b"enclaveml-batch-inputs" + self.input_key + self.salt + self.nonce).digest()
         return field_elements(seed, "inputs", self.key.masks, self.key.width)
 
+    def output_masks(self) -> list[list[int]]:
+        """The hook: the outputs' mask rows."""
+        return self.full[-1].z[-self.key.masks:]
+
+    def rows_that_count(self) -> list[int]:
+        """The hook: 1 for the rows over which step 5 adds up."""
+        return [1] * self.key.real_rows + [0] * self.key.masks
+
+    def reciprocals(self) -> list[F]:
+        """The hook: 1 / (alpha - fingerprint) for each place of the multiplicities' matrix, 0 beyond the table."""
+        alpha, beta = self.lookup
+        half = 2**self.key.range_bits
+        prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
+        prints += [r + beta * beta * s for s in self.key.shifts for r in range(2**s)]
+        return padded([(alpha - entry).inverse() for entry in prints], len(self.counts) * len(self.counts[0]))
+
+    def round_masks(self) -> list[F]:
+        """The hook: the coefficients that mask the rounds."""
+        return [F(*row) for row in zip(*self.round_columns[:5])]
+
     def salts(self, label: str, count: int) -> list[bytes]:
         """The hook: a salt for each leaf."""
         data = raw(self.seed, f"salts {label}", 16 * count)
@@ -110,7 +130,7 @@ class MaskedProver(RowsProver):
         self.counts = matrix + self.masks("multiplicities", rows, columns)
         self.count_columns = self.with_pads("multiplicities", transposed(self.counts))
         self.count_tree = self.commit("multiplicities", self.count_columns)
-        last = self.full[-1].z[-key.masks:] + self.masks("outputs", key.masks, key.outputs)
+        last = self.output_masks() + self.masks("outputs", key.masks, key.outputs)
         self.output_columns = self.with_pads("outputs", transposed(last))
         self.output_tree = self.commit("outputs", self.output_columns)
         self.round_columns = self.with_pads("masks", transposed(self.masks("masks", sizes.ROUND_MASKS, 5)))
@@ -145,18 +165,15 @@ class MaskedProver(RowsProver):
         """Steps 5 and 5b: rho, entry (the table's point), what the two lead to, and the vectors at rho."""
         key, (alpha, beta) = self.key, self.lookup
         n, v = bits(key.rows), bits(len(self.counts) * len(self.counts[0]))
-        coefficients = [F(*row) for row in zip(*self.round_columns[:5])]
+        coefficients = self.round_masks()
         rows_mask = RoundMask(coefficients[:4 * n + 1], n, 4)
         table_mask = RoundMask(coefficients[4 * n + 1:4 * n + 2 * v + 2], v, 2)
-        half = 2**key.range_bits
-        prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
-        prints += [r + beta * beta * s for s in key.shifts for r in range(2**s)]
-        table = padded([(alpha - entry).inverse() for entry in prints], 2**v)
+        table = [lift(value) for value in self.reciprocals()]
         counts = [count for row in self.counts for count in row]
-        found = sum((g * count for g, count in zip(table, counts) if count), F(0))
+        found = inner(table, counts)
         self.sums = self.tell("sums", [self.mu * found + rows_mask.total(), found + table_mask.total()])
 
-        real = [1] * key.real_rows + [0] * key.masks
+        real = self.rows_that_count()
         tables: list[list] = [[value * keep for value, keep in zip(eqs(self.tau), real)], real]
         factors, tails = [], []
         for number, layer in enumerate(key.hidden):
@@ -181,7 +198,8 @@ class MaskedProver(RowsProver):
         self.claim = self.sums[1]
         self.entry = self.masked_rounds([table, counts], lambda v: v[0] * v[1], 2, "table", "entry", table_mask)
         self.table_claim = self.claim
-        self.reciprocal = inner(eqs(self.entry), table)
+        half = len(table) // 2  # the rows of masks are no entries
+        self.reciprocal = inner(eqs(self.entry), table[:half])
         (self.count,) = self.tell("multiplicity", [inner(eqs(self.entry), counts)])
 
         at = eqs(self.rho)

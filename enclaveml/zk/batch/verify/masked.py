@@ -166,4 +166,4 @@ def _open_round_masks(reader: Reader, transcript: Transcript, tree: Tree, equati
         for i, one in enumerate(factors):
             weights[i] = weights[i] + factor * one
         claim = claim + factor * value
-    check_masked_opening(reader, transcript, [tree], array(weights), claim, np.eye(5, dtype=np.int64), "masks of the rounds")
+    check_masked_opening(reader, transcript, [tree], array(weights), claim, np.eye(5, dtype=np.int64), "round masks")
