@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from functools import cache
 from hashlib import sha256
 
 import numpy as np
@@ -45,16 +46,46 @@ def refused(prover: MaskedProver, reason: str, proof: bytes | None = None, known
 DIGEST = "bd7a7a236704a39c"
 
 
-def test_a_whole_proof_of_512_rows() -> None:
-    """The smallest that the format allows, by a prover that checks that it hides."""
+@cache
+def whole() -> MaskedProver:
+    """A proof of the fewest rows that the format allows, by a prover that checks that it hides."""
     found = case.network()
     key = case.key_of(found, 512, 256)
     prover = MaskedProver(found, key, case.NONCE, case.rows_of(key), case.INPUT_KEY, case.SEED)
     prover.prove()
-    assert len(prover.proof) == api.proof_bytes(key)
+    return prover
+
+
+def test_a_whole_proof_of_512_rows() -> None:
+    prover = whole()
+    assert len(prover.proof) == api.proof_bytes(prover.key)
     case.verify(prover)
     case.verify(prover, known=True)
     assert sha256(prover.proof).hexdigest()[:16] == DIGEST
+
+
+def test_no_value_stands_in_the_proof() -> None:
+    """No eight rows of a column, nor the table's multiplicities, in any integer's bytes; what is public is found."""
+    prover = whole()
+    real, last = prover.steps[0], prover.full[-1]
+    arrays = {"x": prover.x, "q": real.q, "a": real.a, "r": real.r, "z": real.z, "mask rows": last.z[-256:]}
+    columns = {name: transposed(rows) for name, rows in arrays.items()}
+    columns["multiplicities"] = [prover.multiplicities()]
+
+    def found(proof: bytes, values: list[int]) -> bool:
+        numbers = np.array(values, np.int64)
+        coded = [numbers.astype(dtype).tobytes() for dtype in ("u1", "<i2", "<u2", "<i4", ">i4", "<i8")]
+        return any(data in proof for data in [*coded, (numbers % P).astype("<u4").tobytes()])
+
+    for name, parts in columns.items():
+        for column in parts:
+            for at in range(0, len(column) - 8, 8):
+                run = column[at:at + 8]
+                if len(set(run)) > 3:  # a run of zeros may stand anywhere
+                    assert not found(prover.proof, run), name
+    public = RowsProver(prover.network, case.network().key(16, -8, 7, 5), b"", prover.x[:16])
+    counts = public.multiplicities()
+    assert found(public.prove(), counts) and not found(prover.proof, counts)
 
 
 @pytest.mark.parametrize(("widths", "rows", "masks"), [

@@ -48,11 +48,12 @@ class MaskedProver(RowsProver):
 
     def reciprocals(self) -> list[F]:
         """The hook: 1 / (alpha - fingerprint) for each place of the multiplicities' matrix, 0 beyond the table."""
+        rows, columns = sizes.table_shape(self.entries())
         alpha, beta = self.lookup
         half = 2**self.key.range_bits
         prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
         prints += [r + beta * beta * s for s in self.key.shifts for r in range(2**s)]
-        return padded([(alpha - entry).inverse() for entry in prints], len(self.counts) * len(self.counts[0]))
+        return padded([(alpha - entry).inverse() for entry in prints], 2 * rows * columns)
 
     def round_masks(self) -> list[F]:
         """The hook: the coefficients that mask the rounds."""
