@@ -28,11 +28,11 @@ SYMMETRIC = Network([[[3, -2], [-2, 3], [1, 1], [0, 0], [0, 0]], [[2], [2], [-1]
 QUERIES = 2
 
 #: Proofs that are compared; the numbers of each, and affine relations between them, are fewer.
-SAMPLES = 90
-FEWER = 20
+SAMPLES = 74
+FEWER = 16
 
-#: Chi-square of two samples in eight parts, seven degrees of freedom: equal distributions are beyond with a probability of 1e-9.
-PARTS, BOUND = 8, 55.0
+#: Chi-square of two samples in eight parts, seven degrees of freedom: equal distributions are beyond with a probability of 5e-7.
+PARTS, BOUND = 8, 42.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +91,7 @@ def simulated(seed: int) -> Simulator:
 
 
 def seen(prover: MaskedProver) -> tuple[list[int], list[int]]:
-    """The numbers that a proof shows, and those of them that are affine in the masks of columns.
+    """The numbers that a proof shows, and of them some that are affine in the masks of columns.
 
     To the first belong, as what a verifier can compute, u less the part of e in it: what is left of it is U's to hide.
     """
@@ -114,7 +114,7 @@ def seen(prover: MaskedProver) -> tuple[list[int], list[int]]:
                     leaf = np.frombuffer(data[at:at + 4 * wide], "<u4").tolist()
                     numbers += leaf
                     if opening < 3:
-                        affine += leaf if number + 1 < len(here) else leaf[:-10]
+                        affine += leaf if number + 1 < len(here) else leaf[:min(5, wide - 10)]  # of h's ten the first
                     at += 4 * wide + 16 + depth
             assert at == len(data)
             continue
@@ -239,7 +239,8 @@ def test_a_hash_says_nothing_of_its_leaf() -> None:
         prover.challenges, prover.salt_seed = Challenges(CHALLENGES), salt_seed
         prover.prove()
         trees = [prover.column_tree, prover.helper_tree, prover.output_tree, prover.count_tree, prover.round_tree]
-        return [leaf for tree in trees for leaf in tree.leaves], [node for tree in trees for level in tree.levels for node in level]
+        nodes = [node for tree in trees for level in tree.levels for node in level]
+        return [leaf for tree in trees for leaf in tree.leaves], nodes
 
     one, again, other = hashes(bytes(32)), hashes(bytes(32)), hashes(b"o" * 32)
     assert one == again and one[0] == other[0]

@@ -369,8 +369,8 @@ class MaskedProver(RowsProver):
         """Whether what the openings of columns and of multiplicities show of the mask rows is independent."""
         columns, _, counts, *_ = (positions for label, positions in self.drawn if label == "positions")
         rho, entry, m = eqs(self.rho), eqs(self.entry[:bits(len(self.counts))]), self.key.masks
-        return (full_rank(columns, len(rho), len(rho) - m, rho[-m:])
-                and full_rank(counts, len(entry), len(entry) // 2, entry[len(entry) // 2:]))
+        return (full_rank(columns, len(rho), rho[-m:])
+                and full_rank(counts, len(entry), entry[len(entry) // 2:]))
 
 
 def transposed(matrix: list[list]) -> list[list]:

@@ -1,7 +1,7 @@
 """Small masked proofs that the tests share, and provers that lie.
 
-A whole proof has 512 rows at least and takes seconds here; in ``small_sizes`` the protocol's smallest sizes are smaller, so that one
-takes 50 ms. What is lost is hiding (155 positions of 64), or with fewer positions soundness: never a rule of the protocol.
+A whole proof has 512 rows at least and takes seconds here; in ``small_sizes`` the protocol's smallest sizes are smaller, so
+that one takes 50 ms. What is lost is hiding (155 positions of 64), or with fewer positions soundness: never a rule.
 """
 
 from __future__ import annotations

@@ -73,12 +73,12 @@ class RoundMask:
         self.parts = self.parts[1:]
 
 
-def full_rank(positions: list[int], length: int, first: int, weights: list[F]) -> bool:
-    """Whether rows of masks ``first`` .. ``first`` + len(weights) - 1 of columns of ``length`` hide what an opening shows: the
-    symbols at the positions and the sum of ``weights`` times those rows, five numbers.
+def full_rank(positions: list[int], length: int, weights: list[F]) -> bool:
+    """Whether len(weights) rows of masks, one below the other, of columns of ``length`` hide what an opening shows: the symbols
+    at the positions and the sum of ``weights`` times these rows, five numbers.
 
-    The symbols alone are independent. A change of the rows that no symbol shows is a multiple of
-    Z(X), the product of X - x over the different x (X^first apart, which is not zero): five of them must change the sum independently.
+    The symbols alone are independent. A change of the rows that no symbol shows is a multiple of Z(X), the product of
+    X - x over the different x (but for a power of x, which is not zero): five of them must change the sum independently.
     """
     root = pow(31, (P - 1) // (4 * length), P)
     vanishing = [1]
