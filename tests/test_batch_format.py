@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from enclaveml.zk.batch.format import (
     BLOWUP,
     GENERATOR,
+    LEAST_MASKS,
+    LEAST_TABLE_ROWS,
     MOST_LAYERS,
+    MOST_ROWS,
     QUERIES,
     QUERY_BITS,
     RESIDUE,
+    ROUND_MASKS,
     Layer,
     P,
     VerificationKey,
@@ -39,6 +43,11 @@ def test_the_field_is_what_the_protocol_says() -> None:
     distance = (1 - 1 / BLOWUP) / 2
     assert QUERY_BITS == -QUERIES * math.log2(1 - distance)
     assert QUERY_BITS - math.log2(1 + MOST_LAYERS) > 101
+    assert QUERY_BITS - math.log2(4 + MOST_LAYERS) > 100.8
+    # An opening shows QUERIES symbols and a value of five numbers of each column's uniform entries.
+    assert min(LEAST_MASKS, LEAST_TABLE_ROWS) >= QUERIES + 5 + 96
+    # The rounds' coefficients: of the most rows (4 n + 1), and of the largest table, less than 2^22 entries (2 v + 1).
+    assert ROUND_MASKS - (4 * bits(MOST_ROWS) + 1) - (2 * (1 + 22) + 1) >= 256
 
 
 def test_a_key_comes_back() -> None:

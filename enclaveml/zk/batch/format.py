@@ -21,8 +21,8 @@ RESIDUE = 2
 #: Inverse rate of the Reed-Solomon code.
 BLOWUP = 4
 
-#: Positions opened in each tree: (5/8)^155 = 2^-105.1, so that 16 openings stay under 2^-101
-#: (PROTOCOL.md, "Errors").
+#: Positions opened in each tree: (5/8)^155 = 2^-105.1, so that 16 openings stay under 2^-101, and the 19 of a
+#: masked proof under 2^-100.8 (PROTOCOL.md, "Errors").
 QUERIES = 155
 
 #: First state of every transcript.
