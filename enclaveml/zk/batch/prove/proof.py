@@ -93,10 +93,10 @@ def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace
 
 
 def _weighted(found: lookup.Helpers, weights: np.ndarray, threads: Pool) -> list[Chunk]:
-    """A, w B, h and the line of every chunk; ``found`` keeps the helpers alone."""
+    """A, w B, h, the line and H of every chunk; ``found`` keeps the helpers alone."""
     def chunk(left: Extended, right: Extended, helpers: Extended) -> Chunk:
         right = kernels.weighted(right, weights)
-        return left, right, helpers, kernels.linear_part(left, weights, right)
+        return left, right, helpers, kernels.linear_part(left, weights, right), kernels.row_sums(helpers)
 
     chunks = threads.map(chunk, found.left, found.right, found.helpers)
     found.left.clear()
