@@ -43,6 +43,15 @@ def denominators(q: Array, r: Array, a: Array, alpha: Array, beta: Array, offset
 
 
 @jax.jit
+def table_denominators(values: Array, constants: Array) -> Extended:
+    """alpha - v_0 - beta v_1 - beta^2 v_2 of int32 [3, H, F] and the three constants, uint32 [3, 5]."""
+    v = field.to_montgomery(field.from_signed(values))
+    found = [field.subtract(field.subtract(jnp.broadcast_to(constants[0, k], v.shape[1:]), field.multiply(v[1], constants[1, k])),
+                            field.multiply(v[2], constants[2, k])) for k in range(DEGREE)]
+    return (field.subtract(found[0], v[0]), *found[1:])
+
+
+@jax.jit
 def elements(*values: Array) -> list[Array]:
     """int32 [H, F] as elements of the field, plain."""
     return [field.from_signed(v) for v in values]

@@ -24,6 +24,7 @@ import numpy as np
 from enclaveml.zk.batch.prove import extension, field, kernels, multilinear
 from enclaveml.zk.batch.prove.chunks import tier
 from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus
+from enclaveml.zk.batch.prove.layers import send_round
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.row_parts import AllRows, MaskRows, RoundSums, product
@@ -85,8 +86,8 @@ def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Elemen
             low, step = _low_and_step(small)
             found = _small_sums(low, step, weights)
         values = rows.values(found[0], t)
-        hidden = block.values(found[1]) if block else None
-        r = _round(transcript, values, hidden, hiding)
+        sent = [minus(a, b) for a, b in zip(values, block.values(found[1]), strict=True)] if block else values
+        r = send_round(transcript, ("rows", "row"), [sent[0], *sent[2:]], hiding.added if hiding else None)
         point.append(r)
         rows.bind(values, found[0][-1], t, r)
         if block:
@@ -102,20 +103,6 @@ def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Elemen
                      for a, s in zip(low, step, strict=True)]
     helpers = chunks[0][2] if small is None else small[2]
     return RowClaim(point, rows.eq, rows.mu, tuple(np.asarray(v)[0] for v in helpers))
-
-
-def _round(transcript: Transcript, values: list[Element], hidden: list[Element] | None, hiding: Hiding | None) -> Element:
-    """Send g(0), g(2), g(3), g(4); the challenge."""
-    if hidden:
-        values = [minus(a, b) for a, b in zip(values, hidden, strict=True)]
-    sent = [values[0], *values[2:]]
-    if hiding:
-        sent = [plus(a, b) for a, b in zip(sent, hiding.added.values(), strict=True)]
-    transcript.message("rows", extension.to_bytes(*sent))
-    r = transcript.elements("row")[0]
-    if hiding:
-        hiding.added.bind(r)
-    return r
 
 
 def _last_rows(eq: Extended, rows: int) -> Weights:
