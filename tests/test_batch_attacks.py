@@ -15,7 +15,7 @@ from batch_reference.rows import RowsProver
 from batch_reference.trees import Tree, codeword
 
 from enclaveml.zk.batch.format import P
-from enclaveml.zk.batch.verify import api, opening, rows, weights
+from enclaveml.zk.batch.verify import api, layers, opening, rows, weights
 from enclaveml.zk.batch.verify.api import Rejected
 
 LAYERS = "layers: their parts are not the rows' last claim"
@@ -535,7 +535,7 @@ def test_every_item_changes_every_later_challenge(kind: str, monkeypatch: pytest
                 log.append(("draw", words.tobytes()))
             return words
 
-    for module in (rows, weights, opening):
+    for module in (rows, layers, weights, opening):
         monkeypatch.setattr(module, "demand", lambda holds, reason: None)
     for module in (rows, weights):
         monkeypatch.setattr(module, "Transcript", Recording)

@@ -39,9 +39,9 @@ zk.interface zk.batch.format zk.frames zk.scratch zk.keys zk.onnx_canonical
 zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch.verify.merkle
 zk.batch.verify.extension
 zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
-zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups
-zk.batch.verify.rows
-zk.batch.verify.weights
+zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups zk.batch.verify.known_inputs
+zk.batch.verify.layers
+zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.api
 zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.tree
 zk.batch.prove.extension zk.batch.prove.code

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from enclaveml.zk.batch.format import QUERIES, P
 
-from .numbers import F, X, eq, interpolate, lift
+from .numbers import F, X, interpolate, lift
 from .trees import Tree, codeword
 
 
@@ -105,10 +105,6 @@ def coordinates(values: list[F]) -> list[list[int]]:
 def spread(value: F) -> list[F]:
     """theta of an element's five coordinates."""
     return [value * X**d for d in range(5)]
-
-
-def eqs(t: list[F]) -> list[F]:
-    return [eq(t, i) for i in range(2 ** len(t))]
 
 
 def padded(values: list, length: int) -> list:

@@ -14,23 +14,24 @@ class F:
         self.c = tuple(coordinate % P for coordinate in coordinates) + (0,) * (5 - len(coordinates))
 
     def __add__(self, other):
-        return F(*(a + b for a, b in zip(self.c, lift(other).c)))
+        a, b = self.c, lift(other).c
+        return made((a[0] + b[0]) % P, (a[1] + b[1]) % P, (a[2] + b[2]) % P, (a[3] + b[3]) % P, (a[4] + b[4]) % P)
 
     def __sub__(self, other):
-        return F(*(a - b for a, b in zip(self.c, lift(other).c)))
+        a, b = self.c, lift(other).c
+        return made((a[0] - b[0]) % P, (a[1] - b[1]) % P, (a[2] - b[2]) % P, (a[3] - b[3]) % P, (a[4] - b[4]) % P)
 
     def __rsub__(self, other):
         return lift(other) - self
 
     def __mul__(self, other):
+        a, b, c, d, e = self.c
         if isinstance(other, int):
-            return F(*(a * other for a in self.c))
-        result = [0] * 5
-        for i, a in enumerate(self.c):
-            if a:
-                for j, b in enumerate(other.c):
-                    result[(i + j) % 5] += a * b * (2 if i + j >= 5 else 1)
-        return F(*result)
+            return made(a * other % P, b * other % P, c * other % P, d * other % P, e * other % P)
+        v, w, x, y, z = other.c
+        return made((a * v + 2 * (b * z + c * y + d * x + e * w)) % P, (a * w + b * v + 2 * (c * z + d * y + e * x)) % P,
+                    (a * x + b * w + c * v + 2 * (d * z + e * y)) % P, (a * y + b * x + c * w + d * v + 2 * e * z) % P,
+                    (a * z + b * y + c * x + d * w + e * v) % P)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -72,6 +73,13 @@ class F:
         return b"".join(coordinate.to_bytes(4, "little") for coordinate in self.c)
 
 
+def made(*coordinates: int) -> F:
+    """Of five coordinates in [0, p)."""
+    result = F.__new__(F)
+    result.c = coordinates
+    return result
+
+
 X = F(0, 1)
 
 
@@ -87,9 +95,18 @@ def eq(t: list[F], i: int) -> F:
     return result
 
 
+def eqs(t: list[F]) -> list[F]:
+    """eq(t, i) for every i."""
+    result = [F(1)]
+    for coordinate in t:
+        pairs = ((value, value * coordinate) for value in result)
+        result = [part for value, high in pairs for part in (value - high, high)]
+    return result
+
+
 def evaluate(vector: list, t: list[F]) -> F:
     """The multilinear extension at t of a vector, extended by zeros."""
-    return sum((eq(t, i) * value for i, value in enumerate(vector)), F(0))
+    return sum((e * value for e, value in zip(eqs(t), vector)), F(0))
 
 
 def ones(t: list[F], count: int) -> F:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from enclaveml.zk.batch.format import VerificationKey, bits
 
-from .messages import Prover, coordinates, eqs, padded, spread, u32
+from .messages import Prover, coordinates, padded, spread, u32
 from .network import Network, Step
-from .numbers import F, eq, evaluate, lift, ones
+from .numbers import F, eq, eqs, evaluate, lift, ones
 from .trees import Tree, codeword
 
 

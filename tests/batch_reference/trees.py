@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 
 from enclaveml.zk.batch.format import P
 
 
+@cache
+def powers(w: int, count: int) -> list[int]:
+    """w^0, w^1, ..."""
+    result = [1]
+    while len(result) < count:
+        result.append(result[-1] * w % P)
+    return result
+
+
 def transform(coefficients: list[int], w: int) -> list[int]:
     """Values at w^0, w^1, ..., as many as coefficients (w of that order): Cooley and Tukey's recursion."""
-    if len(coefficients) == 1:
-        return coefficients
+    if not any(coefficients[1:]):
+        return coefficients[:1] * len(coefficients)
     even, odd = transform(coefficients[::2], w * w % P), transform(coefficients[1::2], w * w % P)
-    half, power, low, high = len(even), 1, [], []
-    for i in range(half):
-        low.append((even[i] + power * odd[i]) % P)
-        high.append((even[i] - power * odd[i]) % P)
-        power = power * w % P
-    return low + high
+    odd = [power * value % P for power, value in zip(powers(w, len(odd)), odd)]
+    return [(a + b) % P for a, b in zip(even, odd)] + [(a - b) % P for a, b in zip(even, odd)]
 
 
 def codeword(column: list[int]) -> list[int]:
@@ -30,10 +36,18 @@ class Tree:
 
     def __init__(self, codewords: list[list[int]]) -> None:
         self.leaves = [b"".join(word[i].to_bytes(4, "little") for word in codewords) for i in range(len(codewords[0]))]
-        self.levels = [[sha256(b"\x00" + leaf).digest() for leaf in self.leaves]]
+        self.levels = [[self.lowest(leaf, position) for position, leaf in enumerate(self.leaves)]]
         while len(self.levels[-1]) > 1:
             below = self.levels[-1]
             self.levels.append([sha256(b"\x01" + below[i] + below[i + 1]).digest() for i in range(0, len(below), 2)])
+
+    def lowest(self, leaf: bytes, position: int) -> bytes:
+        """The hash of a leaf."""
+        return sha256(b"\x00" + leaf).digest()
+
+    def record(self, position: int) -> bytes:
+        """What an opening shows before the siblings."""
+        return self.leaves[position]
 
     @property
     def root(self) -> bytes:
@@ -41,7 +55,7 @@ class Tree:
 
     def opened(self, position: int) -> bytes:
         """The leaf and its siblings, the lowest first."""
-        parts = [self.leaves[position]]
+        parts = [self.record(position)]
         for level in self.levels[:-1]:
             parts.append(level[position ^ 1])
             position >>= 1

@@ -6,9 +6,9 @@ from collections import Counter
 
 from enclaveml.zk.batch.format import VerificationKey, bits
 
-from .messages import Prover, coordinates, eqs, padded, spread, u32
+from .messages import Prover, coordinates, padded, spread, u32
 from .network import Network
-from .numbers import F, eq, evaluate
+from .numbers import F, eq, eqs, evaluate
 from .trees import Tree, codeword
 
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..format import BLOWUP, QUERIES, bits
+from ..format import BLOWUP, DEGREE, PADS, QUERIES, SALT, bits
 from .codeword import symbols
 from .element import Element
-from .extension import inner
+from .extension import element, inner, scale
 from .field import canonical, product, small
 from .merkle import HASH, root_of
-from .multilinear import eq_table
 from .reader import ELEMENT, Reader, numbers
 from .rejection import demand
 from .transcript import Transcript
@@ -23,14 +22,15 @@ _PORTION = 2**25
 
 @dataclass(frozen=True)
 class Tree:
-    """A committed tree: its root and how many columns a leaf has."""
+    """A committed tree: its root, how many columns a leaf has, and the bytes of a leaf's salt."""
 
     root: bytes
     columns: int
+    salt: int = 0
 
     def record(self, length: int) -> int:
-        """Bytes of one opened leaf with its siblings, of columns of ``length``."""
-        return 4 * self.columns + HASH * bits(BLOWUP * length)
+        """Bytes of one opened leaf with its salt and siblings, of columns of ``length``."""
+        return 4 * self.columns + self.salt + HASH * bits(BLOWUP * length)
 
 
 def opening_bytes(length: int, columns: list[int]) -> int:
@@ -38,20 +38,46 @@ def opening_bytes(length: int, columns: list[int]) -> int:
     return 2 * ELEMENT * length + QUERIES * sum(Tree(b"", count).record(length) for count in columns)
 
 
-def check_opening(reader: Reader, transcript: Transcript, trees: list[Tree], point: list[Element],
+def masked_opening_bytes(length: int, columns: list[int]) -> int:
+    """The same of a masked opening; ``columns`` without the last tree's ten that mask it."""
+    return opening_bytes(length, columns) + ELEMENT + QUERIES * (4 * PADS + SALT * len(columns))
+
+
+def check_opening(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray,
                   claim: Element, theta: np.ndarray, what: str) -> None:
-    """Hold sum_j theta_j C_j(point) = claim for the trees' columns, theta [5, c].
+    """Hold sum_j theta_j <w, C_j> = claim for the trees' columns, theta [5, c] and w, the ``weights`` [5, n]: eq's
+    table at the point for which the columns are opened.
 
     Raises:
         Rejected: naming ``what``.
     """
-    length = 2 ** len(point)
-    gamma = transcript.array("gamma", sum(tree.columns for tree in trees))
+    gamma = transcript.array("gamma", theta.shape[1])
+    _check(reader, transcript, trees, weights, claim, gamma, theta, what)
+
+
+def check_masked_opening(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray,
+                         claim: Element, theta: np.ndarray, what: str) -> None:
+    """The same where the last tree has U and E behind its columns, which theta leaves out ("Masked opening")."""
+    count = theta.shape[1]
+    raw, (pad,) = reader.elements(1, f"{what}'s opening")
+    transcript.absorb("pad", raw)
+    drawn = transcript.array("gamma", count + DEGREE + 1)
+    xi = element(drawn[:, -1])
+    basis, none = np.eye(DEGREE, dtype=np.int64), np.zeros((DEGREE, DEGREE), np.int64)
+    gamma = np.concatenate([drawn[:, :count], basis, drawn[:, count:-1]], axis=1)
+    theta = np.concatenate([scale(theta, xi), none, basis], axis=1)
+    _check(reader, transcript, trees, weights, pad + xi * claim, gamma, theta, what)
+
+
+def _check(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray, claim: Element,
+           gamma: np.ndarray, theta: np.ndarray, what: str) -> None:
+    """The opening from "proximity" on; gamma and theta [5, c] of all the trees' columns."""
+    length = weights.shape[1]
     raw, proximity = reader.array(length, f"{what}'s opening")
     transcript.absorb("proximity", raw)
     raw, evaluation = reader.array(length, f"{what}'s opening")
     transcript.absorb("evaluation", raw)
-    demand(inner(eq_table(point), evaluation) == claim, f"{what}'s opening: the evaluation is not the claim")
+    demand(inner(weights, evaluation) == claim, f"{what}'s opening: the evaluation is not the claim")
 
     positions = transcript.positions("positions", QUERIES, BLOWUP * length)
     records = reader.take(QUERIES * sum(tree.record(length) for tree in trees))
@@ -76,11 +102,12 @@ def _leaves(records: bytes, trees: list[Tree], length: int, positions: list[int]
     parts, at = [], 0
     for tree in trees:
         wide = 4 * tree.columns
-        leaves = np.ascontiguousarray(table[:, at:at + wide])
-        ways = table[:, at + wide:at + tree.record(length)]
-        for leaf, siblings, position in zip(leaves, ways, positions, strict=True):
+        salted = table[:, at:at + wide + tree.salt]
+        ways = table[:, at + wide + tree.salt:at + tree.record(length)]
+        for leaf, siblings, position in zip(salted, ways, positions, strict=True):
             demand(root_of(leaf.tobytes(), position, siblings.tobytes()) == tree.root,
                    f"{what}'s opening: the path of leaf {position} does not lead to the root")
-        parts.append(small(numbers(leaves.tobytes(), f"{what}'s leaves").reshape(len(positions), -1)))
+        leaves = table[:, at:at + wide].tobytes()
+        parts.append(small(numbers(leaves, f"{what}'s leaves").reshape(len(positions), -1)))
         at += tree.record(length)
     return np.concatenate(parts, axis=1)

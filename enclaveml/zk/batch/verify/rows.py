@@ -1,34 +1,28 @@
-"""The proof of a batch's rows, step by step as ``PROTOCOL.md`` numbers them ("The proof")."""
+"""The proof of a batch's rows with public inputs, as ``PROTOCOL.md`` numbers its steps ("The proof")."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from ..format import BIAS_CONSTANTS, VerificationKey, bits
-from .element import Element, power, total
-from .extension import add, by_x, element, scale
+from ..format import VerificationKey, bits
+from .element import Element, total
+from .layers import (
+    Feature,
+    check_features,
+    check_products,
+    combined,
+    draw_zerocheck,
+    open_weights,
+    read_parts,
+)
 from .lookups import entries, rows_sum
 from .merkle import HASH
-from .multilinear import eq, eq_table, evaluate, ones
+from .multilinear import eq, eq_table, evaluate
 from .opening import Tree, check_opening, opening_bytes
 from .reader import ELEMENT, Reader, numbers
 from .rejection import demand
 from .sumcheck import rounds
 from .transcript import Transcript
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """A hidden layer after step 6: phi, eq's table there, the claims at (rho, phi), and z, which follows."""
-
-    point: list[Element]
-    table: np.ndarray
-    q: Element
-    a: Element
-    h: Element
-    z: Element
 
 
 def rows_bytes(key: VerificationKey) -> int:
@@ -52,9 +46,9 @@ def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray,
     transcript.absorb("outputs", np.ascontiguousarray(y, "<i4"))
 
     trees: list[Tree] = []
-    activations: list[_Activation] = []
+    features: list[Feature] = []
     if key.hidden:
-        trees, rho, activations = _check_activations(key, reader, transcript)
+        trees, rho, features = _check_activations(key, reader, transcript)
     else:
         rho = transcript.elements("row", bits(key.rows))
     row_table = eq_table(rho)
@@ -62,52 +56,22 @@ def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray,
     # 7. The outputs.
     phi = transcript.elements("output", bits(key.outputs))
     table = eq_table(phi)
-    features = [(layer.point, layer.table, layer.z) for layer in activations]
-    features.append((phi, table, evaluate(y, row_table, table)))
+    features.append(Feature(phi, table, evaluate(y, row_table, table)))
 
     # 8. The layers' products, last to first.
-    inner_tables: dict[int, np.ndarray] = {}
-    weights: dict[int, tuple[list[Element], Element]] = {}
-    inputs: dict[int, Element] = {}
-    for number in range(len(key.layers), 0, -1):
-        layer = key.layers[number - 1]
-        z = features[number - 1][2]
-        kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
-        inner_table = eq_table(kappa)
-        raw, claims = reader.elements(2 if number > 1 else 1, "product claims")
-        transcript.absorb("product claims", raw)
-        value = claims[0] if number > 1 else evaluate(x, row_table, inner_table)
-        limbs = total(element(inner_table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
-        demand((value + limbs) * claims[-1] == claim,
-               f"product of layer {number}: the claims are not what the rounds lead to")
-        inner_tables[number], weights[number], inputs[number] = inner_table, (kappa, claims[-1]), value
+    products = check_products(key, reader, transcript, features, lambda inner: evaluate(x, row_table, inner))
 
     # 9. The committed columns, every claim about them at once.
-    if activations:
-        delta = transcript.element("combine")
-        claims, columns, helpers = [], [], []
-        for number, layer in enumerate(activations, 1):
-            width = key.layers[number - 1].outputs
-            first, second, third, fourth = (power(delta, len(claims) + i) for i in range(4))
-            here = layer.table[:, :width]
-            columns.append(scale(here, first))
-            columns.append(add(scale(here, second), scale(inner_tables[number + 1][:, :width], fourth)))
-            helpers.append(coordinates(scale(here, third)))
-            claims += [layer.q, layer.a, layer.h, inputs[number + 1]]
-        claim = total(power(delta, i) * value for i, value in enumerate(claims))
-        thetas = np.concatenate(columns + helpers, axis=1)
-        check_opening(reader, transcript, trees, rho, claim, thetas, "columns")
+    if key.hidden:
+        claim, theta = combined(key, features, products, transcript.element("combine"), inputs=False)
+        check_opening(reader, transcript, trees, row_table, claim, theta, "columns")
 
     # 10. The weights.
-    for number, layer in enumerate(key.layers, 1):
-        kappa, claim = weights[number]
-        tree = Tree(key.roots[number - 1], layer.outputs)
-        theta = features[number - 1][1][:, :layer.outputs]
-        check_opening(reader, transcript, [tree], kappa, claim, theta, f"weights of layer {number}")
+    open_weights(key, reader, transcript, features, products)
 
 
 def _check_activations(key: VerificationKey, reader: Reader,
-                       transcript: Transcript) -> tuple[list[Tree], list[Element], list[_Activation]]:
+                       transcript: Transcript) -> tuple[list[Tree], list[Element], list[Feature]]:
     """Steps 1 to 6: the trees, rho, and the hidden layers' claims."""
     n, units = bits(key.rows), sum(layer.outputs for layer in key.hidden)
     # 1. to 3. Columns, multiplicities, helpers.
@@ -116,43 +80,16 @@ def _check_activations(key: VerificationKey, reader: Reader,
     raw = reader.take(4 * entries(key))
     transcript.absorb("multiplicities", raw)
     multiplicities = numbers(raw, "multiplicities")
-    alpha, beta = transcript.elements("lookup", 2)
+    lookup = transcript.elements("lookup", 2)
     trees.append(Tree(reader.take(HASH), 5 * units))
     transcript.absorb("helpers", trees[1].root)
-    found = rows_sum(key, multiplicities, alpha, beta)
+    found = rows_sum(key, multiplicities, *lookup)
 
     # 4. and 5. All rows at once.
-    drawn = transcript.elements("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
-    tau, sigmas, (lam, mu) = drawn[:n], drawn[n:-2], drawn[-2:]
-    rho, claim = rounds(reader, transcript, mu * found, n, 4, "rows", "row")
+    drawn = draw_zerocheck(key, transcript, lookup)
+    rho, claim = rounds(reader, transcript, drawn.mu * found, n, 4, "rows", "row")
 
     # 6. Each layer's features.
-    raw, parts = reader.elements(len(key.hidden), "layers' parts")
-    transcript.absorb("layers", raw)
+    parts = read_parts(key, reader, transcript)
     demand(total(parts) == claim, "layers: their parts are not the rows' last claim")
-    activations = []
-    weight = eq(tau, rho)
-    for number, (layer, part) in enumerate(zip(key.hidden, parts, strict=True), 1):
-        m = bits(layer.outputs)
-        sigma, sigmas = sigmas[:m], sigmas[m:]
-        phi, claim = rounds(reader, transcript, part, m, 4, "features", "feature")
-        raw, (q, a, h, r) = reader.elements(4, "claims")
-        transcript.absorb("claims", raw)
-        table = eq_table(phi)
-        one = ones(table, layer.outputs)
-        left = alpha * one - q - beta * a
-        right = (alpha - beta * beta * layer.shift) * one - r
-        demand(weight * eq(sigma, phi) * (h * left * right - left - right) + mu * h == claim,
-               f"activation of layer {number}: the claims are not what the rounds lead to")
-        z = r + q * 2**layer.shift - one * 2 ** (layer.shift - 1)
-        activations.append(_Activation(phi, table, q, a, h, z))
-        weight = weight * lam
-    return trees, rho, activations
-
-
-def coordinates(theta: np.ndarray) -> np.ndarray:
-    """[5, 5 M]: X^d theta_j for coordinate d of j, of theta [5, M]: an element is five columns."""
-    result = [theta]
-    for _ in range(4):
-        result.append(by_x(result[-1]))
-    return np.stack(result, axis=-1).reshape(5, -1)
+    return trees, rho, check_features(key, reader, transcript, drawn, parts, eq(drawn.tau, rho), drawn.mu)

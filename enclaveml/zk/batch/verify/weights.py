@@ -7,13 +7,13 @@ import numpy as np
 from ..format import WEIGHT_HIGH, WEIGHT_LOW, VerificationKey, bits
 from .element import total
 from .extension import scale
+from .layers import coordinates
 from .lookups import weights_sum
 from .merkle import HASH
 from .multilinear import eq, eq_table, ones
 from .opening import Tree, check_opening, opening_bytes
 from .reader import ELEMENT, Reader, numbers
 from .rejection import demand
-from .rows import coordinates
 from .sumcheck import rounds
 from .transcript import Transcript
 
@@ -62,4 +62,4 @@ def check_weights(key: VerificationKey, proof: bytes) -> None:
         theta = table[:, :layer.outputs]
         trees = [Tree(key.roots[number - 1], layer.outputs), helper]
         both = np.concatenate([theta, coordinates(scale(theta, delta))], axis=1)
-        check_opening(reader, transcript, trees, kappa, w + delta * g, both, f"weights of layer {number}")
+        check_opening(reader, transcript, trees, eq_table(kappa), w + delta * g, both, f"weights of layer {number}")

@@ -1,0 +1,46 @@
+"""Inputs of a masked proof that the verifier has: the real rows, and the mask rows below them, derived from a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256, shake_256
+
+import numpy as np
+
+from ..format import INPUTS_DOMAIN, MASKS_DOMAIN, P, VerificationKey
+from .element import Element
+from .multilinear import evaluate
+
+
+@dataclass(frozen=True)
+class KnownInputs:
+    """x: integers [N - m, K], the quantised inputs. key: 32 bytes, the input key that the prover had."""
+
+    x: np.ndarray
+    key: bytes
+
+
+class InputRows:
+    """All rows of the inputs, the proof's mask rows included."""
+
+    def __init__(self, key: VerificationKey, nonce: bytes, salt: bytes, known: KnownInputs) -> None:
+        seed = sha256(b"".join([INPUTS_DOMAIN, known.key, salt, nonce])).digest()
+        self._x = known.x
+        self._masks = stream(seed, "inputs", key.masks * key.width).reshape(key.masks, key.width)
+
+    def evaluate(self, rows: np.ndarray, columns: np.ndarray) -> Element:
+        """sum_ij eq_i x[i, j] eq'_j; rows [5, N], columns [5, K or more]."""
+        real = len(self._x)
+        return evaluate(self._x, rows[:, :real], columns) + evaluate(self._masks, rows[:, real:], columns)
+
+
+def stream(seed: bytes, label: str, count: int) -> np.ndarray:
+    """``count`` numbers below p, int64: the elements that ``seed`` (32 bytes) gives under ``label``."""
+    source = shake_256(MASKS_DOMAIN + seed + len(label).to_bytes(2, "little") + label.encode())
+    words = count * 17 // 16 + 64
+    while True:
+        found = np.frombuffer(source.digest(4 * words), "<u4").astype(np.int64) & (2**31 - 1)
+        found = found[found < P]  # 15 of 16 are
+        if len(found) >= count:
+            return found[:count]
+        words += words // 8
