@@ -1,11 +1,12 @@
 """One case of ``benchmarks.batch`` in a process of its own, whose peak memory is the prover's.
 
-Reads {"model": FILE.npz, "rows": N, "rounds": R, "cache": FOLDER} from standard input, writes its findings as one line of JSON.
+Reads {"model": FILE.npz, "rows": N, "masks": m, "rounds": R, "cache": FOLDER} from standard input, writes its findings as one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -15,17 +16,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from enclaveml.zk.batch.format import BLOWUP, Layer, VerificationKey
-from enclaveml.zk.batch.prove import code, inference, kernels, parallel, proof, tree
+from enclaveml.zk.batch.format import BLOWUP, PADS, SALT, Layer, VerificationKey
+from enclaveml.zk.batch.prove import code, inference, kernels, masked, parallel, proof, tree
 from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
 from enclaveml.zk.batch.prove.memory import memory_bytes
 from enclaveml.zk.batch.prove.transcript import Transcript
-from enclaveml.zk.batch.verify.api import verify, verify_weights
+from enclaveml.zk.batch.verify.api import KnownInputs, verify, verify_masked, verify_weights
 
 #: The label of a message to the stage whose work it ends (PROTOCOL.md, "The proof"). Before the first is inference.
-STAGES = {"kind": "infer", "columns": "columns", "multiplicities": "count lookups", "helpers": "helpers", "rows": "zero-check",
-          "layers": "features", "features": "features", "claims": "features", "product": "matrix products",
-          "product claims": "matrix products"}
+STAGES = {"kind": "infer", "columns": "columns", "multiplicities": "count lookups", "helpers": "helpers", "sums": "zero-check", "rows": "zero-check",
+          "table": "table", "multiplicity": "table",
+          "layers": "features", "features": "features", "claims": "features", "output": "matrix products", "product": "matrix products",
+          "product claims": "matrix products", "outputs": "infer", "masks": "commit masks"}
 
 
 class Watch:
@@ -41,17 +43,20 @@ class Watch:
         self._last = now
 
 
-def watched(watch: Watch) -> type[Transcript]:
+def watched(watch: Watch, masks: int) -> type[Transcript]:
     """A transcript that tells ``watch`` when a stage ends."""
+    before_weights = 4 if masks else 1  # openings
     class Watched(Transcript):
         openings = 0
 
         def absorb(self, label: str, data: bytes) -> None:
             super().absorb(label, data)
-            if label in STAGES:
+            if label == "outputs" and "columns" in watch.seconds:
+                watch.add("commit masks")  # the root of their mask rows
+            elif label in STAGES:
                 watch.add(STAGES[label])
-            elif label in ("proximity", "evaluation", "leaves"):
-                watch.add("open rows" if not self.openings else "open weights")
+            elif label in ("pad", "proximity", "evaluation", "leaves"):
+                watch.add("open rows" if self.openings < before_weights else "open weights")
                 self.openings += label == "leaves"
             else:
                 watch.add("infer")
@@ -67,7 +72,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         low, high, range_bits = (int(given[name]) for name in ("low", "high", "range_bits"))
     roots, _ = commit_weights(layers)
     shapes = tuple(Layer(w.shape[0] - 3, w.shape[1], s) for w, s in zip(layers, shifts, strict=True))
-    key = VerificationKey(case["rows"], low, high, shapes, range_bits, roots)
+    key = VerificationKey(case["rows"], low, high, shapes, range_bits, roots, case["masks"])
     started = time.perf_counter()
     weights_proof = prove_weights_range(key, layers)
     found: dict[str, Any] = {"weights_seconds": time.perf_counter() - started, "weights_proof_bytes": len(weights_proof)}
@@ -79,21 +84,25 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     _proved(key, prover, layers, pool, 0)
     found["first_seconds"] = time.perf_counter() - started
     found["rounds"] = [_proved(key, prover, layers, pool, number) for number in range(1, case["rounds"] + 1)]
-    found["infer_seconds"] = _best(lambda: inference.infer(key, layers, pool[: key.rows]))
+    found["infer_seconds"] = _best(lambda: inference.infer(key, layers, pool[: key.real_rows]))
     # ru_maxrss is in KiB on Linux (getrusage(2)).
     found |= {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory_bytes": memory_bytes(key)}
     return found | _alone(key)
 
 
 def _proved(key: VerificationKey, prover: BatchProver, layers: list[np.ndarray], pool: np.ndarray, number: int) -> dict[str, Any]:
-    x = np.roll(pool, 7 * number, axis=0)[: key.rows]
+    x = np.roll(pool, 7 * number, axis=0)[: key.real_rows]
     nonce = f"benchmarks.batch, round {number}".encode()
     watch = Watch()
-    proof.Transcript = watched(watch)
+    proof.Transcript = masked.Transcript = watched(watch, key.masks)
+    input_key = os.urandom(32) if key.masks else None
     started, used = time.perf_counter(), time.process_time()
-    y, made = prover.prove(x, nonce)
+    y, made = prover.prove(x, nonce, input_key)
     proved, cpu = time.perf_counter() - started, time.process_time() - used
-    verify(key, nonce, x, y, made)
+    if input_key is None:
+        verify(key, nonce, x, y, made)
+    else:
+        verify_masked(key, nonce, y, made, KnownInputs(x, input_key))
     verified = time.perf_counter() - started - proved
     if not (y == _outputs(key, layers, x)).all():
         raise SystemExit("outputs differ from the integer network's")
@@ -115,7 +124,7 @@ def _outputs(key: VerificationKey, layers: list[np.ndarray], x: np.ndarray) -> n
 
 def _alone(key: VerificationKey) -> dict[str, Any]:
     """Encoding and hashing of as many codewords as a proof has, each by itself: what bounds a commitment."""
-    width = 7 * sum(layer.outputs for layer in key.hidden)
+    width = 7 * sum(layer.outputs for layer in key.hidden) + (key.width + PADS if key.masks else 0)
     columns = np.random.default_rng(0).integers(0, 2**30, (key.rows, 256)).astype(np.uint32)
     leaves = np.random.default_rng(0).integers(0, 2**30, (256, width)).astype("<u4")
     block = max(16, min(256, (1 << 17) // key.rows))
@@ -124,7 +133,8 @@ def _alone(key: VerificationKey) -> dict[str, Any]:
             threads.map(lambda c: np.asarray(kernels.coset_values(columns[:, :block], code.scale_powers(key.rows, c))), range(BLOWUP))
         encode()
         encoding = _best(encode) * width / block
-    hashing = _best(lambda: tree.leaves(leaves)) / len(leaves) * BLOWUP * key.rows
+    salts = np.zeros((len(leaves), SALT if key.masks else 0), np.uint8)
+    hashing = _best(lambda: tree.leaves(leaves, salts)) / len(leaves) * BLOWUP * key.rows
     nodes = np.zeros(4096 * 32, np.uint8).tobytes()
     return {"encode_alone_seconds": encoding, "leaves_alone_seconds": hashing,
             "nodes_alone_seconds": _best(lambda: tree.Tree(nodes)) / 4096 * 2 * BLOWUP * key.rows}

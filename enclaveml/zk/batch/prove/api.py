@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +12,7 @@ from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.prove import weights as weights_of
 from enclaveml.zk.batch.prove.allocation import keep_freed_memory
 from enclaveml.zk.batch.prove.commitment import Committed
+from enclaveml.zk.batch.prove.masked import prove_masked
 from enclaveml.zk.batch.prove.parallel import Pool, pool
 from enclaveml.zk.batch.prove.proof import Network, prove
 from enclaveml.zk.batch.prove.weights_range import prove_range
@@ -47,20 +49,27 @@ class BatchProver:
         with jax.enable_x64(True), pool() as threads:
             self._network = _network(key, layers, threads)
 
-    def prove(self, x: np.ndarray, nonce: bytes) -> tuple[np.ndarray, bytes]:
+    def prove(self, x: np.ndarray, nonce: bytes, input_key: bytes | None = None, seed: bytes | None = None) -> tuple[np.ndarray, bytes]:
         """Outputs int64 (N, D) for inputs of integers (N, K), and the proof of both under this nonce.
+
+        With a key that has masks there are N - m rows; ``input_key``, 32 bytes, is what the inputs' masks follow from, and ``seed``, 32
+        bytes, what all others do: drawn from the system if not given, which is for tests. Two proofs of one seed show what they hide.
 
         Raises ValueError where x has another shape or type, is outside the key's range, or gives a rescaled value outside the
         key's range bits.
         """
         x = np.asarray(x)
-        shape = (self._key.rows, self._key.width)
+        shape = (self._key.real_rows, self._key.width)
         if x.shape != shape or x.dtype.kind not in "iu":
             raise ValueError(f"inputs are {x.dtype} {x.shape}; integers of the shape {shape} are expected")
         if x.min() < self._key.input_low or x.max() > self._key.input_high:
             raise ValueError(f"inputs are between {x.min()} and {x.max()}; "
                              f"the key allows {self._key.input_low} to {self._key.input_high}")
+        if bool(self._key.masks) != (input_key is not None):
+            raise ValueError("an input key is given where the key has masks, and only there")
         with jax.enable_x64(True), pool() as threads:
+            if input_key is not None:
+                return prove_masked(self._network, x.astype(np.int32), nonce, input_key, seed or os.urandom(32), threads)
             return prove(self._network, x.astype(np.int32), nonce, threads)
 
 

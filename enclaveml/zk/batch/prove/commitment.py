@@ -22,11 +22,13 @@ _COLUMNS = 256
 class Committed:
     """The codewords of columns uint32 [n, C] (plain), and their tree.
 
-    Codewords are kept by cosets, '<u4' [n, C] each: symbol 4k + c of all columns is row k of coset c.
+    Codewords are kept by cosets, '<u4' [n, C] each: symbol 4k + c of all columns is row k of coset c. ``salts``, uint8 [4n, 16]: the
+    leaves' own, in the order of positions.
     """
 
-    def __init__(self, columns: np.ndarray, threads: Pool) -> None:
+    def __init__(self, columns: np.ndarray, threads: Pool, salts: np.ndarray | None = None) -> None:
         n, width = columns.shape
+        self._salts = np.zeros((BLOWUP * n, 0), np.uint8) if salts is None else salts
         block = max(16, min(_COLUMNS, _CELLS // n))
         blocks = -(-width // block)
         block = -(-width // (16 * blocks)) * 16
@@ -41,7 +43,8 @@ class Committed:
             # for which encoding would have to wait at every step.
             for future in encoded[c] if long else sum(encoded, []):
                 future.result()
-            hashed = threads.map(leaves, np.array_split(coset, cores())) if long else [leaves(coset)]
+            parts = [np.array_split(v, cores() if long else 1) for v in (coset, self._salts[c::BLOWUP])]
+            hashed = threads.map(leaves, *parts) if long else [leaves(*each) for each in zip(*parts, strict=True)]
             hashes[:, c] = np.frombuffer(b"".join(hashed), np.uint8).reshape(n, HASH)
         self._tree = Tree(hashes.tobytes())
 
@@ -56,8 +59,9 @@ class Committed:
         return BLOWUP * n, width
 
     def opened(self, position: int) -> bytes:
-        """A leaf and its siblings."""
-        return self._cosets[position % BLOWUP][position // BLOWUP].tobytes() + self._tree.path(position)
+        """A leaf, its salt and its siblings."""
+        leaf = self._cosets[position % BLOWUP][position // BLOWUP]
+        return leaf.tobytes() + self._salts[position].tobytes() + self._tree.path(position)
 
 
 def _block(columns: np.ndarray, start: int, width: int) -> np.ndarray:
@@ -70,14 +74,27 @@ def _encode(part: Array, scales: np.ndarray, found: np.ndarray) -> None:
     found[:] = np.asarray(kernels.coset_values(part, scales))[:, : found.shape[1]]
 
 
-def open_columns(transcript: Transcript, trees: Sequence[Committed],
-                 combine: Callable[[Extended], tuple[np.ndarray, np.ndarray]]) -> None:
-    """Send the opening of all columns of ``trees``.
+#: u and e, plain uint32 [n, 5] each.
+Combinations = tuple[np.ndarray, np.ndarray]
 
-    ``combine`` returns u and e, plain uint32 [n, 5] each, for gamma, five uint32 [c] in Montgomery form.
-    """
-    gamma = multilinear.from_plain(transcript.vector("gamma", sum(tree.shape[1] for tree in trees)))
-    for label, column in zip(("proximity", "evaluation"), combine(gamma), strict=True):
+
+def open_columns(transcript: Transcript, trees: Sequence[Committed], combine: Callable[[Extended], Combinations]) -> None:
+    """Send the opening of all columns of ``trees``: ``combine`` returns u and e for gamma, five uint32 [c] in Montgomery form."""
+    send_combinations(transcript, combine(multilinear.from_plain(transcript.vector("gamma", sum(tree.shape[1] for tree in trees)))))
+    send_leaves(transcript, trees, draw_positions(transcript, trees))
+
+
+def send_combinations(transcript: Transcript, found: Combinations) -> None:
+    """u, then e."""
+    for label, column in zip(("proximity", "evaluation"), found, strict=True):
         transcript.message(label, column.astype("<u4").tobytes())
-    positions = transcript.words("positions", QUERIES) % np.uint64(trees[0].shape[0])
-    transcript.message("leaves", b"".join(tree.opened(i) for i in positions.tolist() for tree in trees))
+
+
+def draw_positions(transcript: Transcript, trees: Sequence[Committed]) -> list[int]:
+    """Which leaves are shown."""
+    return (transcript.words("positions", QUERIES) % np.uint64(trees[0].shape[0])).tolist()
+
+
+def send_leaves(transcript: Transcript, trees: Sequence[Committed], positions: Sequence[int]) -> None:
+    """The leaves at the positions."""
+    transcript.message("leaves", b"".join(tree.opened(i) for i in positions for tree in trees))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import ACTIVATION_MAX, BIAS_CONSTANTS, WEIGHT_LOW, VerificationKey
+from enclaveml.zk.batch.format import ACTIVATION_MAX, BIAS_CONSTANTS, WEIGHT_LOW, P, VerificationKey
 
 
 #: Products in float32, twice as quick, have to be cut where their sums pass 2^24: shorter pieces than this don't pay.
@@ -16,7 +16,10 @@ _WORTHWHILE = 256
 
 @dataclass(frozen=True)
 class Trace:
-    """What the hidden layers compute, next to each other: int32 [N, F], F features in all; outputs int64 [N, D]."""
+    """What the hidden layers compute, next to each other: int32 [N, F], F features in all; outputs int64 [N, D].
+
+    In mask rows all are elements of the field, in [0, p).
+    """
 
     quotients: np.ndarray
     remainders: np.ndarray
@@ -29,8 +32,7 @@ def infer(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarray) -> 
     found: dict[str, list[np.ndarray]] = {"q": [], "r": [], "a": []}
     activation = x
     for number, (layer, weights) in enumerate(zip(key.layers, layers, strict=True), 1):
-        bias = (np.array(BIAS_CONSTANTS, np.int64) @ weights[layer.inputs :].astype(np.int64)).astype(np.int32)
-        z = _product(activation, weights[: layer.inputs], key.largest_input(number)) + bias
+        z = _product(activation, weights[: layer.inputs], key.largest_input(number)) + _bias(weights[layer.inputs :])
         if number == len(key.layers):
             break
         shifted = z + np.int32(1 << (layer.shift - 1))
@@ -42,6 +44,32 @@ def infer(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarray) -> 
         found["a"].append(activation)
     q, r, a = (np.concatenate(parts, axis=1) if parts else np.zeros((len(x), 0), np.int32) for parts in found.values())
     return Trace(q, r, a, z.astype(np.int64))
+
+
+def infer_masks(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarray, quotients: np.ndarray,
+                activations: np.ndarray) -> Trace:
+    """What the layers' sums are modulo p on mask rows, where x, q and a are anything: int32 [m, .] in [0, p)."""
+    remainders, start, a = [], 0, x
+    for layer, weights in zip(key.layers, layers, strict=True):
+        z = (_product_modulo(a, weights[: layer.inputs]) + _bias(weights[layer.inputs :])) % P
+        if not layer.shift:  # the last
+            break
+        part = slice(start, start + layer.outputs)
+        a, start = activations[:, part], part.stop
+        shifted = z + (1 << (layer.shift - 1)) - (quotients[:, part].astype(np.int64) << layer.shift)
+        remainders.append((shifted % P).astype(np.int32))
+    return Trace(quotients, np.concatenate(remainders, axis=1), activations, z)
+
+
+def _bias(limbs: np.ndarray) -> np.ndarray:
+    return (np.array(BIAS_CONSTANTS, np.int64) @ limbs.astype(np.int64)).astype(np.int32)
+
+
+def _product_modulo(a: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """a W modulo p, int64 [n, M], for any a in [0, p): by halves of 16 bits, whose sums of 2^15 products stay below 2^38."""
+    matrix = weights.astype(np.float64)
+    low, high = ((part.astype(np.float64) @ matrix).astype(np.int64) for part in (a & 0xFFFF, a >> 16))
+    return (low + (high << 16)) % P
 
 
 def _product(a: np.ndarray, weights: np.ndarray, largest: int) -> np.ndarray:

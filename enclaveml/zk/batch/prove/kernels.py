@@ -43,6 +43,15 @@ def denominators(q: Array, r: Array, a: Array, alpha: Array, beta: Array, offset
 
 
 @jax.jit
+def table_denominators(values: Array, constants: Array) -> Extended:
+    """alpha - v_0 - beta v_1 - beta^2 v_2 of int32 [3, H, F] and the three constants, uint32 [3, 5]."""
+    v = field.to_montgomery(field.from_signed(values))
+    found = [field.subtract(field.subtract(jnp.broadcast_to(constants[0, k], v.shape[1:]), field.multiply(v[1], constants[1, k])),
+                            field.multiply(v[2], constants[2, k])) for k in range(DEGREE)]
+    return (field.subtract(found[0], v[0]), *found[1:])
+
+
+@jax.jit
 def elements(*values: Array) -> list[Array]:
     """int32 [H, F] as elements of the field, plain."""
     return [field.from_signed(v) for v in values]
@@ -111,6 +120,12 @@ def weighted(right: Extended, weights: Array) -> Extended:
 
 
 @jax.jit
+def with_last_rows(x: Extended, rows: Extended) -> Extended:
+    """x with its last rows replaced by these, plain."""
+    return tuple(jnp.concatenate([v[: len(v) - len(new)], field.to_montgomery(new)]) for v, new in zip(x, rows, strict=True))
+
+
+@jax.jit
 def linear_part(left: Extended, weights: Array, right: Extended) -> Extended:
     """sum_j w_j A + B' for each row: five uint32 [H]."""
     return extension.sum_last(extension.add(extension.multiply(left, extension.broadcast(weights)), right))
@@ -152,15 +167,26 @@ def products(*pairs: tuple[Extended, Extended]) -> list[Extended]:
 
 
 @jax.jit
-def brackets(helpers: list[Extended], products: list[Extended], lines: list[Extended], eq: Extended, low: Extended) -> Array:
-    """sum_i eq(i) (sum_j h (A B')(i, j) - line(i)) of each, lines where there are any; last the sum of ``low``: uint32 [., 5]."""
-    found = []
+def brackets(helpers: list[Extended], products: list[Extended], lines: list[Extended], low: Extended, weights: list[tuple[Array, ...]]) -> Array:
+    """sum_i eq(i) (sum_j h (A B')(i, j) - line(i)) of each, lines where there are any; last the sum of ``low`` where ``inside`` is 1.
+
+    All that for each of ``weights``, eq and inside, six uint32 [H]: uint32 [weights, ., 5].
+    """
+    values = []
     for number, (h, product) in enumerate(zip(helpers, products, strict=True)):
         sums = extension.sum_last(extension.multiply(h, product))
-        if number < len(lines):
-            sums = extension.subtract(sums, lines[number])
-        found.append(jnp.stack(extension.sum_last(extension.multiply(sums, eq))))
-    return jnp.stack([*found, total(low)])
+        values.append(extension.subtract(sums, lines[number]) if number < len(lines) else sums)
+    found = []
+    for *eq, inside in weights:
+        sums = [jnp.stack(extension.sum_last(extension.multiply(value, eq))) for value in values]
+        found.append(jnp.stack([*sums, total(tuple(v * inside for v in low))]))
+    return jnp.stack(found)
+
+
+@jax.jit
+def row_sums(x: Extended) -> Extended:
+    """Sums over features: five uint32 [H]."""
+    return extension.sum_last(x)
 
 
 @jax.jit

@@ -14,6 +14,7 @@ import numpy as np
 from enclaveml.zk.batch.prove import extension, field, kernels
 from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus
 from enclaveml.zk.batch.prove.polynomial import interpolated
+from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
@@ -30,13 +31,14 @@ _CHUNK = 1 << 14
 
 
 def sum_check(transcript: Transcript, labels: tuple[str, str], vectors: Sequence[Extended], claim: Element, degree: int,
-              summand: Callable[..., Extended], others: Sequence[Extended] = ()) -> Folded:
+              summand: Callable[..., Extended], others: Sequence[Extended] = (), added: RoundMask | None = None) -> Folded:
     """Prove that the sum of ``summand(operations, *vectors)``, of this degree, is ``claim``.
 
     A round sends g(0), g(2), ..., g(degree). The vectors are five uint32 [2^m] each; the summand works on them entry by entry, by
     the operations add, subtract and multiply of what it is given. ``others`` are only folded with them, and come after them.
+    ``added`` is a random polynomial that is added to what is summed: then neither claim nor summand are with it, messages are.
     """
-    rounds = _Rounds(transcript, labels, claim, [])
+    rounds = _Rounds(transcript, labels, claim, [], added)
     if len(vectors[0][0]) > _CHUNK:  # the cells of weights: there are no others there
         vectors = _long_rounds(rounds, vectors, degree, summand)
     summed = len(vectors)
@@ -62,14 +64,25 @@ class _Rounds:
     labels: tuple[str, str]
     claim: Element
     point: list[Element]
+    added: RoundMask | None
 
     def next(self, values: list[Element]) -> Element:
         """Send g(0), g(2), ...; the challenge."""
-        self.transcript.message(self.labels[0], extension.to_bytes(*values))
-        r = self.transcript.elements(self.labels[1])[0]
+        r = send_round(self.transcript, self.labels, values, self.added)
         self.claim = interpolated([values[0], minus(self.claim, values[0]), *values[1:]], r)
         self.point.append(r)
         return r
+
+
+def send_round(transcript: Transcript, labels: tuple[str, str], values: list[Element], added: RoundMask | None) -> Element:
+    """Send a round's g(0), g(2), ..., with the random polynomial where there is one; the challenge."""
+    if added:
+        values = [plus(a, b) for a, b in zip(values, added.values(), strict=True)]
+    transcript.message(labels[0], extension.to_bytes(*values))
+    r = transcript.elements(labels[1])[0]
+    if added:
+        added.bind(r)
+    return r
 
 
 def _long_rounds(rounds: _Rounds, vectors: Sequence[Extended], degree: int,

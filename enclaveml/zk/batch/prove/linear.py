@@ -29,3 +29,11 @@ def combination(values: np.ndarray, coefficients: Extended) -> Extended:
         sums = (sums + (limbs[:, rows] @ values[rows].astype(np.float64)).astype(np.int64)) % P
     whole = (sums[:DEGREE] + (sums[DEGREE:] << _LIMB_BITS)) % P
     return tuple(field.to_montgomery(whole.astype(np.uint32)))
+
+
+def combination_of_rows(values: np.ndarray, coefficients: Extended, masks: int) -> Extended:
+    """``combination`` where the last ``masks`` rows are any elements of F_p, and small integers the others."""
+    if not masks:
+        return combination(values, coefficients)
+    real, hidden = slice(None, -masks), slice(-masks, None)
+    return extension.add(*(combination(values[part], tuple(v[part] for v in coefficients)) for part in (real, hidden)))

@@ -2,11 +2,15 @@
 
 With B' = w_j B and w_j = lambda^(l-1) eq(sigma_l, j), what is summed is, for each row i,
 
-    eq(tau, i) (sum_j (h A B')(i, j) - line(i))  +  mu sum_j h(i, j)         line(i) = sum_j (w_j A + B')(i, j)
+    eq(tau, i) bracket(i) + mu H(i)      bracket(i) = sum_j (h A B')(i, j) - line(i)
+                                         line(i) = sum_j (w_j A + B')(i, j)      H(i) = sum_j h(i, j)
 
-``line`` is linear in what is folded, so that one number a row stands for it. eq(tau, .) is factored out of a round's polynomial
-(Gruen, ePrint 2024/108): what is left, the bracket, has degree 3. It is computed at 0, at 2 and at infinity; its value at 1
-follows from the claim. In the first round it is 0 at 0 and 1: those are the rows themselves.
+``line`` and H are linear in what is folded, so that one number a row stands for each. eq(tau, .) is factored out of a round's
+polynomial (Gruen, ePrint 2024/108): what is left, the bracket, has degree 3. It is computed at 0, at 2 and at infinity; its value at
+1 follows from the claim. In the first round it is 0 at 0: those are rows themselves, of the statement.
+
+What is summed over mask rows, the last m, is taken away: that times top(i), which is 1 on them. As long as a variable of top is not
+bound, it is a sum over the last m rows of either half, from the same products (``row_parts.MaskRows``).
 """
 
 from __future__ import annotations
@@ -19,51 +23,78 @@ import numpy as np
 
 from enclaveml.zk.batch.prove import extension, field, kernels, multilinear
 from enclaveml.zk.batch.prove.chunks import tier
-from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, minus, plus, times
+from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus
+from enclaveml.zk.batch.prove.layers import send_round
 from enclaveml.zk.batch.prove.parallel import Pool
-from enclaveml.zk.batch.prove.polynomial import cubic, eq_bit, interpolated, inverse
+from enclaveml.zk.batch.prove.round_masks import RoundMask
+from enclaveml.zk.batch.prove.row_parts import AllRows, MaskRows, RoundSums, product
 from enclaveml.zk.batch.prove.transcript import Transcript
 
-#: A chunk of rows: A, B' and h, five uint32 [H, F] each, and the line, five uint32 [H].
-Chunk = tuple[Extended, Extended, Extended, Extended]
+#: A chunk of rows: A, B' and h, five uint32 [H, F] each; the line and H, five uint32 [H] each.
+Chunk = tuple[Extended, Extended, Extended, Extended, Extended]
+
+#: What rows are summed with: eq, and 1 where H is summed, else 0. Six uint32 [rows].
+Weights = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
 class RowClaim:
-    """The row point rho, eq(tau, rho), the last claim, and h(rho, j): five uint32 [F]."""
+    """The row point rho; the bracket's and H's factors there, eq(tau, rho) and mu but for mask rows; h(rho, j): five uint32 [F]."""
 
     point: list[Element]
     eq: Element
-    claim: Element
+    mu: Element
     helpers: Extended
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """How many of the last rows are mask rows, and the random polynomial that is added to what is summed."""
+
+    rows: int
+    added: RoundMask
 
 
 #: Cells, rows times features, from which on numpy is as quick as starting programs.
 SMALL = 1 << 10
 
 
-def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Element], mu: Element,
-               threads: Pool) -> RowClaim:
+def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Element], mu: Element, threads: Pool,
+               hiding: Hiding | None = None) -> RowClaim:
     """Run all rounds over the chunks, which are given up as they are folded."""
     suffixes = multilinear.eq_suffixes(tau)
-    sum_h = _added([kernels.total(chunk[2]) for chunk in chunks])
-    claim, scale, point = times(mu, sum_h), ONE, []
+    sum_h = _added([kernels.total(chunk[4]) for chunk in chunks])
+    block, brackets = None, ZERO
+    if hiding:
+        eq_masks = suffixes[-hiding.rows.bit_length()]
+        top_tau = product(tau[: len(tau) + 1 - hiding.rows.bit_length()])
+        at_masks = _mask_sums(chunks, eq_masks, threads)
+        block, brackets = MaskRows(*at_masks, top_tau, mu), extension.times(top_tau, at_masks[0])
+    rows = AllRows(sum_h, mu, brackets)
+    point: list[Element] = []
     size, features = chunks[0][0][0].shape
     small = None
     for k, t in enumerate(tau):
         half = 1 << (len(tau) - k - 1)
+        weights = [_last_rows(suffixes[k + 1], half)] + ([_last_rows(eq_masks, half)] if block else [])
         if small is None and half * features <= SMALL and len(chunks) == 1:
             small = [np.stack(v)[:, : 2 * half] for v in chunks.pop()]
         if small is None:
             pairs = _pairs(chunks, half, size)
-            low_h, *values = _sums(pairs, suffixes[k + 1], k == 0, threads)
+            found = _sums(pairs, weights, k == 0, threads)
         else:
             low, step = _low_and_step(small)
-            low_h, *values = _small_sums(low, step, np.stack(suffixes[k + 1]))
-        claim, r = _round(transcript, values, (low_h, minus(sum_h, low_h)), scale, t, mu, claim)
+            found = _small_sums(low, step, weights)
+        values = rows.values(found[0], t)
+        sent = [minus(a, b) for a, b in zip(values, block.values(found[1]), strict=True)] if block else values
+        r = send_round(transcript, ("rows", "row"), [sent[0], *sent[2:]], hiding.added if hiding else None)
         point.append(r)
-        scale = times(scale, eq_bit(t, r))
-        sum_h = plus(low_h, times(r, minus(sum_h, plus(low_h, low_h))))
+        rows.bind(values, found[0][-1], t, r)
+        if block:
+            block.bind(r)
+            if half == hiding.rows:
+                rows.take_away(block)
+                block = None
         constant = extension.constant(r)
         if small is None:
             chunks = threads.map(lambda pair: kernels.fold(*pair, constant), pairs)
@@ -71,7 +102,33 @@ def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Elemen
             small = [field.add(a, extension.multiply(s, constant.reshape((-1,) + (1,) * (a.ndim - 1))))
                      for a, s in zip(low, step, strict=True)]
     helpers = chunks[0][2] if small is None else small[2]
-    return RowClaim(point, scale, claim, tuple(np.asarray(v)[0] for v in helpers))
+    return RowClaim(point, rows.eq, rows.mu, tuple(np.asarray(v)[0] for v in helpers))
+
+
+def _last_rows(eq: Extended, rows: int) -> Weights:
+    """Weights of the last rows of so many, zeros before them."""
+    before = rows - len(eq[0])
+    return tuple(np.concatenate([np.zeros(before, np.uint32), v]) if before else v for v in (*eq, np.ones_like(eq[0])))
+
+
+def _part(weights: Sequence[Weights], start: int, rows: int) -> list[Weights]:
+    """So many rows of them, extended by zeros."""
+    return [multilinear.pad(tuple(v[start : start + rows] for v in each), rows) for each in weights]
+
+
+def _mask_sums(chunks: list[Chunk], eq: Extended, threads: Pool) -> tuple[Element, Element]:
+    """Over the last rows, as many as eq has: the sums of eq times the bracket, and of H."""
+    size = len(chunks[0][3][0])
+    chunks = chunks[-len(eq[0]) // size :]
+    weights = [_last_rows(eq, size * len(chunks))]
+
+    def of_chunk(start: int, chunk: Chunk) -> np.ndarray:
+        left, right, helpers, line, sums = chunk
+        return np.asarray(kernels.brackets([helpers], kernels.products((left, right)), [line], sums, _part(weights, start, size)))[0]
+
+    parts = threads.map(of_chunk, range(0, size * len(chunks), size), chunks)
+    brackets, sum_h = (_added(each) for each in zip(*parts, strict=True))
+    return brackets, sum_h
 
 
 def _low_and_step(small: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -80,15 +137,18 @@ def _low_and_step(small: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.nd
     return [low for low, _ in halves], [field.subtract(high, low) for low, high in halves]
 
 
-def _small_sums(low: list[np.ndarray], step: list[np.ndarray], eq: np.ndarray) -> list[Element]:
-    """What ``_sums`` returns, in numpy: A, B', h uint32 [5, H, F] and the line [5, H]."""
+def _small_sums(low: list[np.ndarray], step: list[np.ndarray], weights: Sequence[Weights]) -> list[RoundSums]:
+    """What ``_sums`` returns, in numpy: A, B', h uint32 [5, H, F], the line and H [5, H]."""
     at_2 = [field.add(field.add(a, s), s) for a, s in zip(low, step, strict=True)]
     left, right, helpers = (np.stack([low[v], at_2[v], step[v]], axis=1) for v in range(3))
     sums = np.stack(extension.sum_last(extension.multiply(helpers, extension.multiply(left, right))))
-    line = np.stack([low[3], at_2[3], np.zeros_like(low[3])], axis=1)
-    weighted = np.stack(extension.sum_last(extension.multiply(extension.subtract(sums, line), eq[:, None])))
-    low_h = extension.sum_last(low[2].reshape(len(low[2]), -1))
-    return [extension.element(low_h), *(extension.element(weighted[:, c, None]) for c in range(3))]
+    brackets = extension.subtract(sums, np.stack([low[3], at_2[3], np.zeros_like(low[3])], axis=1))
+    found = []
+    for *eq, inside in weights:
+        weighted = np.stack(extension.sum_last(extension.multiply(brackets, np.stack(eq)[:, None])))
+        low_h = extension.sum_last(low[4] * inside)
+        found.append([*(extension.element(weighted[:, c, None]) for c in range(3)), extension.element(low_h)])
+    return found
 
 
 def _pairs(chunks: list[Chunk], half: int, size: int) -> list[tuple[Chunk, Chunk]]:
@@ -99,22 +159,20 @@ def _pairs(chunks: list[Chunk], half: int, size: int) -> list[tuple[Chunk, Chunk
     return [kernels.split(chunks[0], half, tier(size, half))]
 
 
-def _sums(pairs: list[tuple[Chunk, Chunk]], eq: Extended, first: bool, threads: Pool) -> list[Element]:
-    """Over all pairs: sum h at 0; the bracket at 0, at 2, and its leading coefficient, summed with eq."""
+def _sums(pairs: list[tuple[Chunk, Chunk]], weights: Sequence[Weights], first: bool, threads: Pool) -> list[RoundSums]:
+    """For each of the weights, over all pairs: the bracket at 0, at 2, and its leading coefficient, summed with eq; the sum of H at 0."""
     rows = pairs[0][0][0][0].shape[0]
 
     def of_pair(start: int, pair: tuple[Chunk, Chunk]) -> np.ndarray:
         low, high = pair
-        weights = multilinear.pad(tuple(v[start : start + rows] for v in eq), rows)
         step, at_2 = kernels.steps(low, high)
         points = [at_2, step] if first else [low, at_2, step]
-        products = kernels.products(*((left, right) for left, right, _, _ in points))
-        lines = [line for *_, line in points[:-1]]  # a line has no leading coefficient of a cubic
-        return np.asarray(kernels.brackets([point[2] for point in points], products, lines, weights, low[2]))
+        products = kernels.products(*((left, right) for left, right, *_ in points))
+        lines = [line for *_, line, _ in points[:-1]]  # a line has no leading coefficient of a cubic
+        return np.asarray(kernels.brackets([point[2] for point in points], products, lines, low[4], _part(weights, start, rows)))
 
     parts = threads.map(of_pair, range(0, rows * len(pairs), rows), pairs)
-    *values, low_h = (_added(each) for each in zip(*parts, strict=True))
-    return [low_h, *([ZERO] if first else []), *values]
+    return [[*([ZERO] if first else []), *map(_added, zip(*of_weights, strict=True))] for of_weights in zip(*parts, strict=True)]
 
 
 def _added(parts: Sequence[Any]) -> Element:
@@ -123,23 +181,3 @@ def _added(parts: Sequence[Any]) -> Element:
     for part in parts:
         found = plus(found, extension.element(np.asarray(part)[:, None]))
     return found
-
-
-def _round(transcript: Transcript, values: Sequence[Element], sums: tuple[Element, Element], scale: Element,
-           t: Element, mu: Element, claim: Element) -> tuple[Element, Element]:
-    """Send g(0), g(2), g(3), g(4); returns g at the challenge, and the challenge. ``sums`` of h at 0 and 1."""
-    at_0, at_2, lead = values
-    h_step = minus(sums[1], sums[0])
-
-    def whole(x: int, value: Element) -> Element:
-        h = plus(sums[0], times(extension.lift(x), h_step))
-        return plus(times(times(scale, eq_bit(t, extension.lift(x))), value), times(mu, h))
-
-    g_0 = whole(0, at_0)
-    g_1 = minus(claim, g_0)
-    at_1 = times(minus(g_1, times(mu, sums[1])), inverse(times(scale, t)))
-    at_3, at_4 = cubic(at_0, at_1, at_2, lead)
-    rest = [whole(2, at_2), whole(3, at_3), whole(4, at_4)]
-    transcript.message("rows", extension.to_bytes(g_0, *rest))
-    r = transcript.elements("row")[0]
-    return interpolated([g_0, g_1, *rest], r), r

@@ -35,20 +35,23 @@ class Tree:
         return b"".join(siblings)
 
 
-def leaves(rows: np.ndarray) -> bytes:
-    """The hashes of leaves '<u4' [n, C], after each other."""
-    if 4 * rows.shape[1] > LONG_LEAF:
-        return b"".join([_long_leaf(row) for row in rows])
-    marked = np.zeros((len(rows), 4 * rows.shape[1] + 1), np.uint8)
-    marked[:, 1:] = np.ascontiguousarray(rows).view(np.uint8)
+def leaves(rows: np.ndarray, salts: np.ndarray) -> bytes:
+    """The hashes of leaves '<u4' [n, C], each followed by its salt, uint8 [n, 16] (or [n, 0]), after each other."""
+    size = 4 * rows.shape[1]
+    if size > LONG_LEAF:
+        return b"".join([_long_leaf(row, salt) for row, salt in zip(rows, salts, strict=True)])
+    marked = np.zeros((len(rows), 1 + size + salts.shape[1]), np.uint8)
+    marked[:, 1 : 1 + size] = np.ascontiguousarray(rows).view(np.uint8)
+    marked[:, 1 + size :] = salts
     sha256 = hashlib.sha256
     # One list of bytes from numpy is quicker than a view of each row.
     return b"".join([sha256(leaf).digest() for leaf in marked.view(f"V{marked.shape[1]}").reshape(-1).tolist()])
 
 
-def _long_leaf(row: np.ndarray) -> bytes:
+def _long_leaf(row: np.ndarray, salt: np.ndarray) -> bytes:
     digest = hashlib.sha256(b"\x00")
     digest.update(row)
+    digest.update(salt)
     return digest.digest()
 
 

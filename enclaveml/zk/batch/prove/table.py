@@ -1,0 +1,74 @@
+"""The multiplicities of a masked proof: a committed matrix, and their sum-check (PROTOCOL.md, "Masked proofs", 1 and 5b)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from enclaveml.zk.batch.format import ACTIVATION_MAX, VerificationKey, bits, table_shape
+from enclaveml.zk.batch.prove import extension, field, kernels, multilinear
+from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, times
+from enclaveml.zk.batch.prove.layers import send_round, sum_check
+from enclaveml.zk.batch.prove.linear import combination
+from enclaveml.zk.batch.prove.lookup import Challenges
+from enclaveml.zk.batch.prove.round_masks import RoundMask
+from enclaveml.zk.batch.prove.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class TableClaim:
+    """Where the table's sum-check ended: the point over rows and that over columns."""
+
+    rows: list[Element]
+    columns: list[Element]
+
+
+def matrix(counts: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """uint32 [2 n_r, c_T]: how often entries are looked up, row by row, zeros, then the uniform rows ``masks``, [n_r, c_T]."""
+    real = np.zeros(masks.size, np.uint32)
+    real[: len(counts)] = counts
+    return np.concatenate([real.reshape(masks.shape), masks])
+
+
+def variables(entries: int) -> int:
+    """v: variables of the table's sum-check."""
+    rows, width = table_shape(entries)
+    return 1 + bits(rows) + bits(width)
+
+
+def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challenges, counted: np.ndarray, total: Element,
+                added: RoundMask) -> TableClaim:
+    """That the multiplicities ``counted``, uint32 [2 n_r, c_T], over the entries' denominators sum to ``total``; sends their value at the end."""
+    labels = ("table", "entry")
+    half = counted.size // 2
+    real, masks = counted.reshape(2, half)
+    inverses = _inverses(key, challenges, half)
+    # The entries' inverses are 0 in the upper half: the first round takes one sum.
+    of_masks = extension.element(combination(masks.astype(np.int32)[:, None], inverses))
+    r = send_round(transcript, labels, [total, minus(total, times(extension.lift(2), of_masks))], added)
+    step = field.to_montgomery(field.subtract(masks, real))
+    bound = [field.multiply(step, c) for c in extension.constant(r)]
+    bound[0] = field.add(bound[0], field.to_montgomery(real))
+    rest = kernels.multiply(inverses, extension.broadcast(extension.constant(minus(ONE, r)), 1))
+    folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added)
+    transcript.message("multiplicity", extension.to_bytes(folded.values[0]))
+    point, split = [r, *folded.point], bits(len(counted))
+    return TableClaim(point[:split], point[split:])
+
+
+def _inverses(key: VerificationKey, challenges: Challenges, length: int) -> Extended:
+    """1 / (alpha - fingerprint) of every entry, then zeros: five uint32 [length]."""
+    quotients = np.arange(-(1 << key.range_bits), 1 << key.range_bits, dtype=np.int32)
+    values = np.zeros((3, length), np.int32)  # what 1, beta and beta^2 are multiplied with
+    values[:2, : len(quotients)] = quotients, np.clip(quotients, 0, ACTIVATION_MAX)
+    end = len(quotients)
+    for shift in key.shifts:
+        start, end = end, end + (1 << shift)
+        values[0, start:end] = np.arange(1 << shift)
+        values[2, start:end] = shift
+    alpha, beta = challenges.alpha, challenges.beta
+    constants = np.stack([extension.constant(c) for c in (alpha, beta, times(beta, beta))])
+    others, inverse = kernels.inverted(kernels.table_denominators(values.reshape(3, kernels.TOGETHER, -1), constants))
+    found = kernels.scale(others, inverse)
+    return tuple(multilinear.pad((np.asarray(v).reshape(-1)[:end],), length)[0] for v in found)
