@@ -7,10 +7,13 @@ has a key made of it and of the order's nonce, so that a rank can unmask what it
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault
+
+log = logging.getLogger(__name__)
 
 #: Bytes of a job's input key and of an order's.
 INPUT_KEY_BYTES = 32
@@ -26,6 +29,19 @@ def order_key(input_key: bytes, nonce: bytes) -> bytes:
 def key_path(results: str | Path) -> Path:
     """Where the input key of a results file is kept."""
     return Path(f"{os.fspath(results)}.input-key")
+
+
+def of_job(results: str | Path, resumed: bool, force: bool) -> bytes:
+    """The input key of the job that writes these results: that of its earlier sessions where there is one, else a new one.
+
+    Raises EnvironmentFault as ``create`` and ``load`` do.
+    """
+    path = key_path(results)
+    if resumed and path.exists():
+        return load(path)
+    if resumed:
+        log.warning("%s is not there: earlier proofs of this job can be tied to their inputs only by who has a copy; another key is made", path)
+    return create(path, force)
 
 
 def create(path: Path, replace: bool = False) -> bytes:
