@@ -1,0 +1,146 @@
+"""The batch system with committed inputs: registration, proofs masked by an order's input key, and audits with it and without."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from batch_case import PROOF, RANKS, cache_of, prepared
+from small_job import SmallJob, floats, write_small_job
+from zk_case import drain
+
+from enclaveml.errors import FormatError, JobError
+from enclaveml.results_reader import CircuitKeys
+from enclaveml.zk.batch.files import KEY
+from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.rows_of_a_proof import choose
+from enclaveml.zk.batch.system import BatchSystem
+from enclaveml.zk.interface import INCONSISTENT, REJECTED, VERIFIED, Circuit, CircuitRequest, Proof
+from enclaveml.zk.rows import float_outputs
+from enclaveml.zk.systems import audit_system
+
+NONCE, INPUT_KEY = bytes(range(32)), bytes(range(1, 33))
+
+#: Rows of a bundle: of the 512 of a proof all but 256.
+BUNDLE = 256
+
+
+@dataclasses.dataclass
+class Case:
+    """A circuit, rows, what the model says of them, and an honest proof of them for NONCE under INPUT_KEY."""
+
+    job: SmallJob
+    circuit: Circuit
+    rows: np.ndarray
+    floats: np.ndarray
+    proof: Proof
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENCLAVEML_CACHE", cache_of(tmp_path_factory))
+        ranks = [{"node_id": f"node-{i}", "memory_gb": 2} for i in range(RANKS)]
+        job = write_small_job(tmp_path_factory.mktemp("committed") / "job", 300, {
+            "proof": {**PROOF, "inputs": "committed", "rows_per_proof": BUNDLE}, "cluster": {"ranks": ranks}})
+        circuit, function, _, _ = prepared(job)
+        rows = job.rows[: BUNDLE - 1]  # one fewer than a bundle: the last row is repeated
+        prover = BatchSystem().prover(circuit.folder, 1)
+        try:
+            with pytest.raises(ValueError, match="an input key of 0 bytes; committed inputs have one of 32, public ones none"):
+                prover.submit(4, rows, 300, NONCE)
+            prover.submit(5, rows, 300, NONCE, INPUT_KEY)
+            (result,) = drain(prover)
+        finally:
+            prover.close()
+        assert (result.task, result.error, result.overflow) == (5, "", ())
+        yield Case(job, circuit, rows, float_outputs(function, rows, 4).astype(np.float32), result.proof)
+
+
+def keys_of(case: Case, **manifest: object) -> CircuitKeys:
+    """What a results file has of the circuit, its manifest saying other things."""
+    parts = BatchSystem().auditor_files(case.circuit)
+    said = {**case.circuit.manifest(), **manifest}
+    return CircuitKeys(case.circuit.circuit_id, parts["vk"], parts["settings"], b"", said, parts["weights_proof"])
+
+
+def test_what_is_registered(case: Case) -> None:
+    circuit, key = case.circuit, VerificationKey.from_bytes((case.circuit.folder / KEY).read_bytes())
+    assert (circuit.inputs, circuit.inputs_bounded, circuit.rows, circuit.masked) == ("committed", False, BUNDLE, True)
+    assert (key.rows, key.masks, circuit.logrows) == (512, 256, 9)
+    assert circuit.caution == "inputs hidden, weights not" and circuit.settings["zero_knowledge"] is True
+    assert circuit.proof_bytes == len(case.proof.computation) and case.proof.outputs.shape == (BUNDLE, 3)
+    assert "(inputs hidden, weights not): layers 6-4-3, 256 rows and " in BatchSystem().plan_text(circuit)
+
+
+def test_rank_0_holds_a_proof_to_its_rows_and_its_key(case: Case) -> None:
+    rows, proof, said = case.rows, case.proof, case.floats
+    given = [
+        (rows, proof, said, NONCE, INPUT_KEY), (rows, proof, said + 2 * np.float32(case.circuit.tolerance), NONCE, INPUT_KEY),
+        (rows, proof, said, NONCE, bytes(32)), (rows[::-1], proof, said[::-1], NONCE, INPUT_KEY), (rows, proof, said, bytes(32), INPUT_KEY),
+        (rows, dataclasses.replace(proof, outputs=proof.outputs + (np.arange(BUNDLE)[:, None] == 1)), said, NONCE, INPUT_KEY),
+        (rows, dataclasses.replace(proof, computation=proof.computation[:-1]), said, NONCE, INPUT_KEY),
+    ]
+    verifier = BatchSystem().verifier(case.circuit, 1)
+    try:
+        with pytest.raises(ValueError, match="an input key of 0 bytes"):
+            verifier.submit(99, rows, proof, said, NONCE)
+        for task, one in enumerate(given):
+            verifier.submit(task, *one)
+        good, coarse, *bad = sorted(drain(verifier), key=lambda found: found.task)
+    finally:
+        verifier.close()
+    assert (set(good.status.tolist()), good.text) == ({VERIFIED}, "")
+    assert np.abs(good.proved - floats(rows)).max() <= case.circuit.tolerance
+    assert set(coarse.status.tolist()) == {INCONSISTENT}
+    assert all(set(found.status.tolist()) == {REJECTED} for found in bad)
+    assert bad[0].text == bad[1].text == "verification: Rejected: inputs: they are not what the proof commits to"
+
+
+def test_an_auditor_needs_the_owners_key_for_the_inputs(case: Case) -> None:
+    system = audit_system("batch")
+    found = system.statement(case.circuit.circuit_id, keys_of(case))
+    assert found.circuit == dataclasses.replace(case.circuit, folder=Path(case.circuit.circuit_id)) and system.input_limit(found) is None
+    flipped = bytearray(case.proof.computation)
+    flipped[-1] ^= 1
+    auditor = system.auditor(found, 1, True, None, lambda line: None)
+    try:
+        auditor.submit(0, case.proof, None, None, NONCE)
+        auditor.submit(1, case.proof, None, case.rows, NONCE, INPUT_KEY)
+        auditor.submit(2, case.proof, None, case.rows, NONCE, bytes(32))
+        auditor.submit(3, case.proof, None, case.rows[::-1], NONCE, INPUT_KEY)
+        auditor.submit(4, case.proof, None, case.rows, NONCE)
+        auditor.submit(5, case.proof, None, None, bytes(32))
+        auditor.submit(6, dataclasses.replace(case.proof, computation=bytes(flipped)), None, None, NONCE)
+        checked = {}
+        while len(checked) < 7:
+            auditor.wait(1.0)
+            checked |= {one.task: one for one in auditor.poll()}
+    finally:
+        auditor.close()
+    assert [(checked[i].error, checked[i].owned) for i in (0, 1)] == [("", False), ("", True)]
+    assert checked[2].error == checked[3].error == "verification: Rejected: inputs: they are not what the proof commits to"
+    assert checked[4].error == "an input key of 0 bytes; committed inputs have one of 32, public ones none"
+    assert checked[5].error and checked[6].error and not any(checked[i].owned for i in range(2, 7))
+
+
+def test_a_manifest_that_says_another_kind_of_inputs_is_refused(case: Case) -> None:
+    with pytest.raises(FormatError, match="inputs is 'public', where its key and settings give 'committed'"):
+        audit_system("batch").statement(case.circuit.circuit_id, keys_of(case, inputs="public"))
+
+
+def test_how_many_rows_a_masked_proof_has(case: Case) -> None:
+    key = VerificationKey.from_bytes((case.circuit.folder / KEY).read_bytes())
+
+    def rows(**more: object) -> int:
+        return choose(CircuitRequest(inputs="committed", **more), key)
+
+    assert rows(rows_per_proof=256) == rows(expected_rows=1) == 512 and rows(rows_per_proof=768) == 1024
+    assert rows(expected_rows=10**6) == 16_384
+    for given, near in ((128, 256), (512, 768), (1024, 768), (300, 256)):
+        with pytest.raises(JobError, match=f"found {given}; a batch proof has a power of two of rows less 256 that mask them, 256 or more: "
+                                           f"{near}, say"):
+            rows(rows_per_proof=given)
