@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from batch_case import PROOF, RANKS, cache_of, prepared
+from launch import mpirun
+from leaks import found as stands
 from small_job import SmallJob, floats, write_small_job
+from small_runs import LIMIT_S, log_of, read
 from zk_case import drain
 
-from enclaveml.errors import FormatError, JobError
+from enclaveml import input_key
+from enclaveml.audit import AuditOptions, audit
+from enclaveml.errors import EnvironmentFault, FormatError, JobError
 from enclaveml.results_reader import CircuitKeys
 from enclaveml.zk.batch.files import KEY
 from enclaveml.zk.batch.format import VerificationKey
@@ -144,3 +151,60 @@ def test_how_many_rows_a_masked_proof_has(case: Case) -> None:
         with pytest.raises(JobError, match=f"found {given}; a batch proof has a power of two of rows less 256 that mask them, 256 or more: "
                                            f"{near}, say"):
             rows(rows_per_proof=given)
+
+
+# -- a whole job ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def played(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallJob, str]:
+    """The job under mpirun, two ranks of which one proves, and its log."""
+    done = mpirun(2, ["-m", "enclaveml", "run", str(case.job.path)], LIMIT_S, {"ENCLAVEML_CACHE": str(cache_of(tmp_path_factory))})
+    assert done.returncode == 0, log_of(done)
+    return case.job, log_of(done)
+
+
+@pytest.mark.mpi
+def test_every_row_of_a_job_is_verified_and_no_input_is_shown(played: tuple[SmallJob, str], case: Case) -> None:
+    job, log = played
+    assert "complete (exit status 0): 300 of 300 rows verified (inputs hidden, weights not)" in log
+    assert "WARNING: proof.system batch: inputs hidden, weights not; whoever has the proofs can work out the weights" in log
+    said = read(job.results)
+    assert (said.status, set(said.rows.tolist())) == ("complete", {1})
+    assert np.abs(said.proved - floats(job.rows)).max() <= case.circuit.tolerance
+    path = input_key.key_path(job.results)
+    key, content = input_key.load(path), job.results.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    for place in (content, log.encode()):
+        assert key not in place and key.hex().encode() not in place
+        assert stands(place, job.rows[:40], case.circuit.input_scale, hashed=True) == set()
+    with h5py.File(job.results) as file:
+        assert "inputs" not in file and file.attrs["inputs"] == "committed"
+
+
+@pytest.mark.mpi
+def test_an_audit_of_the_job_with_its_data_and_without(played: tuple[SmallJob, str], case: Case, tmp_path: Path) -> None:
+    job, data = played[0], played[0].folder / "rows.npy"
+    ids = (case.circuit.circuit_id,)
+    alone = audit(AuditOptions(job.results, ids, processes=1))
+    assert alone.failures == [] and alone.rows_checked == 300 and alone.notes == []
+    limits = "\n".join(alone.limits)
+    assert "the proofs hold for commitments to some field elements, not necessarily data" in limits
+    assert "that the weights are hidden: whoever has these proofs can work them out" in limits and "that anything is hidden" not in limits
+    owner = audit(AuditOptions(job.results, ids, inputs=data, processes=1))
+    assert owner.failures == [] and re.fullmatch(r"(\d+) of \1 proofs checked are about the data given", owner.facts["inputs"])
+
+    other, elsewhere = tmp_path / "other.npy", tmp_path / "moved.h5"
+    rows = job.rows.copy()
+    rows[7] = rows[8]
+    np.save(other, rows)
+    changed = audit(AuditOptions(job.results, ids, inputs=other, processes=1))
+    assert [failure.text for failure in changed.failures] == [
+        "its proof: verification: Rejected: inputs: they are not what the proof commits to"]
+    elsewhere.write_bytes(job.results.read_bytes())
+    with pytest.raises(EnvironmentFault, match="moved.h5.input-key: the input key cannot be read: No such file"):
+        audit(AuditOptions(elsewhere, ids, inputs=data, processes=1))
+    assert audit(AuditOptions(elsewhere, ids, inputs=data, input_key=input_key.key_path(job.results), processes=1)).failures == []
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 64 + "\n")
+    assert audit(AuditOptions(elsewhere, ids, inputs=data, input_key=wrong, processes=1)).failures
