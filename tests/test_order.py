@@ -44,11 +44,14 @@ zk.batch.verify.layers
 zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.api
 zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.tree
+zk.batch.prove.masks zk.batch.prove.rank
 zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
+zk.batch.prove.round_masks zk.batch.prove.row_parts
 zk.batch.prove.columns zk.batch.prove.commitment zk.batch.prove.inference zk.batch.prove.layers zk.batch.prove.linear
-zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights
-zk.batch.prove.proof zk.batch.prove.weights_range
+zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights zk.batch.prove.masked_opening
+zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range
+zk.batch.prove.masked
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.integer zk.batch.chain zk.batch.files zk.batch.programs zk.batch.rows_of_a_proof

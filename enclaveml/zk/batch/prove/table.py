@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import ACTIVATION_MAX, VerificationKey, bits, table_shape
+from enclaveml.zk.batch.format import ACTIVATION_MAX, VerificationKey, bits
 from enclaveml.zk.batch.prove import extension, field, kernels, multilinear
 from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, times
 from enclaveml.zk.batch.prove.layers import send_round, sum_check
@@ -29,12 +29,6 @@ def matrix(counts: np.ndarray, masks: np.ndarray) -> np.ndarray:
     real = np.zeros(masks.size, np.uint32)
     real[: len(counts)] = counts
     return np.concatenate([real.reshape(masks.shape), masks])
-
-
-def variables(entries: int) -> int:
-    """v: variables of the table's sum-check."""
-    rows, width = table_shape(entries)
-    return 1 + bits(rows) + bits(width)
 
 
 def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challenges, counted: np.ndarray, total: Element,
