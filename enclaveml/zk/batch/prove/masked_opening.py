@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,9 +64,9 @@ def combined(values: np.ndarray, gamma: Extended, theta: Extended, threads: Pool
     return columns.combine([[values]], columns.coefficients([(gamma, theta)], [False]), threads)
 
 
-def _check_rank(opened: Masked, positions: Sequence[int]) -> None:
+def _check_rank(opened: Masked, positions: np.ndarray) -> None:
     length = opened.trees[0].shape[0]
-    points = np.array([pow(code.root_of_unity(length), i, P) for i in sorted(set(positions))], np.int64)
+    points = np.array([pow(code.root_of_unity(length), i, P) for i in np.unique(positions).tolist()], np.int64)
     if not independent(points, extension.plain(tuple(v[opened.hidden] for v in opened.weights))):
         raise Dependent("the leaves drawn and a column's value are dependent")
 

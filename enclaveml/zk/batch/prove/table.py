@@ -16,6 +16,10 @@ from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
+#: Entries that are worked on at once: above, programs are quicker than numpy.
+_CHUNK = 1 << 11
+
+
 @dataclass(frozen=True)
 class TableClaim:
     """Where the table's sum-check ended: the point over rows and that over columns."""
@@ -45,7 +49,8 @@ def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challe
     bound = [field.multiply(step, c) for c in extension.constant(r)]
     bound[0] = field.add(bound[0], field.to_montgomery(real))
     rest = kernels.multiply(inverses, extension.broadcast(extension.constant(minus(ONE, r)), 1))
-    folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added)
+    folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added,
+                       chunk=_CHUNK)
     transcript.message("multiplicity", extension.to_bytes(folded.values[0]))
     point, split = [r, *folded.point], bits(len(counted))
     return TableClaim(point[:split], point[split:])
