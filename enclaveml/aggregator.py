@@ -61,6 +61,7 @@ class Aggregator:
         boxes: rank id to the outbox of its orders.
         circuits: with none in it where nothing is proved (coverage 0).
         job_id: what workers label their envelopes with.
+        input_key: the job's, where circuits mask their inputs.
         spend: called before each proof is ordered; raises where no more may be made.
         clock: seconds that never go back; how fast ranks are is measured by it.
     """
@@ -69,7 +70,7 @@ class Aggregator:
                  circuits: Circuits, outputs: int, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], journal: Journal, reference: Callable[[np.ndarray], np.ndarray],
                  row_bytes: int, job_id: str = "", clock: Callable[[], float] = time.monotonic,
-                 spend: Callable[[], None] = lambda: None) -> None:
+                 spend: Callable[[], None] = lambda: None, input_key: bytes = b"") -> None:
         self.job, self.members = job, members
         self._circuits, self._boxes, self._job_id = circuits, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1
@@ -88,7 +89,7 @@ class Aggregator:
             self._beacon = Beacon(job.proof.beacon, job.proof.beacon_wait_s, journal)
         draws = Draws(job, self.accounts, self._beacon)
         self.bundles = Bundles(job, self.accounts, circuits, members, boxes, self.pace, draws, spend,
-                               job_id)
+                               job_id, input_key)
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
         self.judge = Judge(job, self.accounts, self.bundles, circuits, self.copies, members, boxes, reference)
@@ -351,7 +352,7 @@ class Aggregator:
             round_ = self.rounds[bundle.round]
             round_.stage[bundle.rows - round_.start, bundle.slots] = CHECKING
         self._checking[bundle.id] = (bundle, report.blob)
-        self._circuits.submit(bundle, data, proof, self.bundles.nonce(bundle))
+        self._circuits.submit(bundle, data, proof, self.bundles.nonce(bundle), self.bundles.input_key(bundle))
 
     def _take_failure(self, rank: int, report: Report) -> None:
         bundle = self.bundles.answered(rank, report, "a failure")

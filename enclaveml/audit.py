@@ -23,12 +23,13 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from enclaveml import hdf5, sampling, signature
+from enclaveml import hdf5, input_key, sampling, signature
 from enclaveml.audit_bundle import Bundles, Claim
 from enclaveml.audit_combined import check_combined
 from enclaveml.audit_draws import check_draws
@@ -37,6 +38,7 @@ from enclaveml.audit_report import Report
 from enclaveml.audit_rows import check_job, check_rows, job_of
 from enclaveml.datasets import Dataset, open_dataset
 from enclaveml.errors import FormatError, JobError
+from enclaveml.input_key import order_key
 from enclaveml.preprocessing import digest, preprocessed
 from enclaveml.progress import Progress
 from enclaveml.provenance import preprocessing, preprocessing_words
@@ -61,7 +63,8 @@ class AuditOptions:
     circuit_ids: hex, of the model's owner; each circuit that proves something must be among them.
     max_tolerance: absolute, in units of the outputs. inputs, key, scale:
     the data, as a job names them. preprocess: the job's preprocessing where it lies outside of the proofs, as
-    FILE.py:function in the current folder, or "none" for data that are preprocessed already. srs: the whole SRS file, to commit to committed inputs, and to compare. sample: check
+    FILE.py:function in the current folder, or "none" for data that are preprocessed already. srs: the whole SRS file, to commit to committed inputs, and to compare.
+    input_key: the file of the job's input key, with which batch proofs are tied to committed inputs (None: that beside the results). sample: check
     only so many proofs, drawn at random. processes: 0 for one a core.
     """
 
@@ -73,6 +76,7 @@ class AuditOptions:
     scale: float | None = None
     preprocess: str | None = None
     srs: Path | None = None
+    input_key: Path | None = None
     public_key: Path | None = None
     sample: int | None = None
     processes: int = 0
@@ -259,6 +263,11 @@ class _Audit:
                 raise JobError(f"{options.inputs}: has {data.rows} rows, {options.results} has {self._results.n_rows}")
             yield data
 
+    @cached_property
+    def _key(self) -> bytes:
+        """The job's input key. Raises EnvironmentFault where there is none."""
+        return input_key.load(self._options.input_key or input_key.key_path(self._options.results))
+
     def _given(self) -> Dataset:
         """The data given, preprocessed as asked for. A function other than the one that the file names is told of."""
         options = self._options
@@ -323,7 +332,8 @@ class _Audit:
             self._auditors[circuit_id] = auditor
         owned = None if data is None else data.read_rows(rows)
         self._in_hand[claim.number] = rows
-        auditor.submit(claim.number, claim.proof, owned if claim.inputs is None else claim.inputs, owned, claim.nonce)
+        key = order_key(self._key, claim.nonce) if owned is not None and found.circuit.masked else b""
+        auditor.submit(claim.number, claim.proof, owned if claim.inputs is None else claim.inputs, owned, claim.nonce, key)
 
     def _collect(self) -> None:
         """Take what is ready; waits a little where nothing is."""

@@ -8,7 +8,7 @@ from enclaveml.audit_report import Report
 from enclaveml.results_reader import Results
 from enclaveml.results_schema import FileStatus, RowStatus
 from enclaveml.seal import SealCheck
-from enclaveml.zk.interface import Circuit
+from enclaveml.zk.interface import INTEGRITY_ONLY, Circuit
 
 
 def limits(
@@ -26,7 +26,8 @@ def limits(
     if circuits and not circuit_given:
         found.append("which model this is: no --circuit-id was given (`enclaveml hash --circuit` of the model's owner prints it)")
     for caution in sorted({c.caution for c in circuits if c.caution}):
-        found.append(f"that anything is hidden: these proofs are {caution} (whoever has them can work out the weights)")
+        found.append(f"that anything is hidden: these proofs are {caution} (whoever has them can work out the weights)"
+                     if caution == INTEGRITY_ONLY else "that the weights are hidden: whoever has these proofs can work them out")
         found.append("that the batch protocol and its code are sound: they are new, and nobody but their authors has audited them")
     if any(c.srs_origin == "own" for c in circuits):
         found.append("that nobody can forge these proofs: the SRS was made by the aggregator itself, who may know its secret")

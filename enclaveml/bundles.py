@@ -16,6 +16,7 @@ from enclaveml.draws import Draws
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
 from enclaveml.ledger import CHECKING, DUE, PROVING, READY, SENT, WIDE, Bundle, Round, Unassigned
+from enclaveml.input_key import order_key
 from enclaveml.nonce import nonce_of
 from enclaveml.pace import Pace
 from enclaveml.roster import Member
@@ -31,14 +32,14 @@ MOST_AHEAD = 8.0
 class Bundles:
     """Orders proofs. ``waiting``: the bundles that were ordered and not answered, by number.
 
-    job_id: of this session; it goes into the nonce of every order.
+    job_id: of this session; it goes into the nonce of every order. input_key: the job's, where circuits mask their inputs.
     """
 
     def __init__(self, job: JobSpec, accounts: Accounts, circuits: Circuits, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], pace: Pace, draws: Draws,
-                 spend: Callable[[], None] = lambda: None, job_id: str = "") -> None:
+                 spend: Callable[[], None] = lambda: None, job_id: str = "", input_key: bytes = b"") -> None:
         self._job, self._accounts, self.circuits, self._draws = job, accounts, circuits, draws
-        self._job_id = job_id
+        self._job_id, self._input_key = job_id, input_key
         self._members, self._boxes, self._pace, self._spend = members, boxes, pace, spend
         self.waiting: dict[int, Bundle] = {}
         self._hands: dict[int, dict[int, Bundle]] = {rank: {} for rank in members}
@@ -120,12 +121,18 @@ class Bundles:
         what = {"bundle": bundle.id, "round": bundle.round, "attempt": bundle.attempt,
                 "timeout_s": self.timeout(bundle.attempt), "circuit": self.circuits.of(bundle).circuit_id,
                 "nonce": self.nonce(bundle).hex()}
+        if key := self.input_key(bundle):
+            what["input_key"] = key.hex()
         self._boxes[bundle.rank].put(Order("prove", what, bundle.rows))
 
     def nonce(self, bundle: Bundle) -> bytes:
         """What names the order of a bundle, by rank 0's own record of it."""
         return nonce_of(self._job_id, self._members[bundle.rank].node_id, bundle.rank, self.circuits.of(bundle).circuit_id,
                         bundle.round, bundle.id, bundle.attempt, bundle.rows)
+
+    def input_key(self, bundle: Bundle) -> bytes:
+        """The order's key to its inputs; none where the circuit does not mask them."""
+        return order_key(self._input_key, self.nonce(bundle)) if self.circuits.of(bundle).masked else b""
 
     def cancel(self, bundle: Bundle) -> None:
         """A bundle is not needed any more: unless its rank has answered, it is told to stop, and answers that."""

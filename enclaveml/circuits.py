@@ -90,8 +90,8 @@ def prepare_circuits(
              "argmax agreement %.4f", primary.circuit_id[:12], time.monotonic() - began, primary.rows,
              primary.tolerance, primary.deviation, primary.samples, primary.agreement)
     if primary.caution:
-        log.warning("proof.system %s: %s; inputs are in the file, and whoever has the proofs can work out the weights", primary.system,
-                    primary.caution)
+        log.warning("proof.system %s: %s; %swhoever has the proofs can work out the weights", primary.system, primary.caution,
+                    "inputs are in the file, and " if primary.inputs == "public" else "")
     if not job.proof.fallback:
         return (primary,)
     if len(samples) >= rows:
@@ -144,9 +144,10 @@ class Circuits:
                                  **system_of(circuit.system).auditor_files(circuit))
             self._known.add(circuit.circuit_id)
 
-    def submit(self, bundle: Bundle, rows: np.ndarray, proof: Proof, nonce: bytes) -> None:
-        """Have a bundle's proof verified by its circuit; rows (n, *row_shape) and nonce are rank 0's own."""
-        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs, nonce)
+    def submit(self, bundle: Bundle, rows: np.ndarray, proof: Proof, nonce: bytes, input_key: bytes = b"") -> None:
+        """Have a bundle's proof verified by its circuit; rows (n, *row_shape), nonce and the order's input key are rank 0's own."""
+        named = (nonce, input_key) if input_key else (nonce,)
+        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs, *named)
 
     def poll(self) -> list[Verdict]:
         """The verdicts that are ready; never blocks."""

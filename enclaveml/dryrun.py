@@ -11,7 +11,7 @@ from enclaveml.cluster import computing, device_faults
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, RankSpec, journal_path
 from enclaveml.provenance import preprocessing, preprocessing_words
-from enclaveml.zk.interface import INTEGRITY_ONLY
+from enclaveml.zk.interface import caution_of
 
 
 def dry_run(job: JobSpec, ranks: int | None = None) -> str:
@@ -115,7 +115,8 @@ def _summary(
 
 
 def _system(job: JobSpec) -> str:
-    return "" if job.proof.system == "ezkl" else f"system {job.proof.system} ({INTEGRITY_ONLY}), "
+    caution = caution_of(job.proof.system, job.proof.inputs)
+    return f"system {job.proof.system} ({caution}), " if caution else ""
 
 
 def _sampling(job: JobSpec) -> str:

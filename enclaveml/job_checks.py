@@ -13,6 +13,7 @@ from enclaveml.job_values import Values
 from enclaveml.schema import FLAX
 from enclaveml.signature import key_problem
 from enclaveml.srs_file import srs_problem
+from enclaveml.zk.batch.format import LEAST_MASKS
 
 
 #: Libraries that a function outside of the proof must not import: rank 0 runs it before JAX is bound to its device.
@@ -121,8 +122,7 @@ def _srs(values: Values, job: Path) -> Iterator[Fault]:
 
 #: Key to what system batch cannot do with it, and to the value that it has to have.
 _NOT_BATCH = {
-    "proof.inputs": ("public", "its proofs hide no inputs"),
-    "proof.bounded_inputs": (False, "its inputs are public, and bounded by whoever verifies"),
+    "proof.bounded_inputs": (False, "its inputs are bounded by whoever has them"),
     "proof.private_weights": (False, "its proofs do not hide the weights"),
     "proof.srs": (None, "it needs no SRS"),
     "proof.srs_sha256": (None, "it needs no SRS"),
@@ -131,7 +131,7 @@ _NOT_BATCH = {
 
 
 def _batch(values: Values) -> Iterator[Fault]:
-    """What proof.system batch cannot do: it is for integrity only, not zero-knowledge."""
+    """What proof.system batch cannot do: hide the weights, and what stands and falls with ezkl's circuits."""
     if values.of.get("proof.system") != "batch":
         return
     for key, (wanted, why) in _NOT_BATCH.items():
@@ -140,12 +140,18 @@ def _batch(values: Values) -> Iterator[Fault]:
             shown = str(found).lower() if isinstance(found, bool) else repr(found)
             words = "leave it out" if wanted is None else str(wanted).lower()
             yield Fault(values.marks.get(key, values.marks.get("proof.system", "")), key,
-                        f"found {shown} with proof.system batch, which is for integrity only, not zero-knowledge: {why}; "
+                        f"found {shown} with proof.system batch: {why}; "
                         f"allowed: {words}, or proof.system: ezkl")
-    rows = values.of.get("proof.rows_per_proof")
-    if rows is not None and (rows & (rows - 1) or rows < 4):
+    inputs = values.of.get("proof.inputs", "public")
+    if inputs == "hashed":
+        yield Fault(values.marks["proof.inputs"], "proof.inputs", "found 'hashed' with proof.system batch: its proofs commit to what they "
+                    "do not show; allowed: public, committed, or proof.system: ezkl")
+    rows, masks = values.of.get("proof.rows_per_proof"), LEAST_MASKS if inputs == "committed" else 0
+    if rows is not None and ((rows + masks) & (rows + masks - 1) or rows < max(4, masks)):
+        allowed = f"a power of two less {masks} rows that mask the others: 256, 768, 1792, 3840 .. 65280" if masks else (
+            "a power of two from 4 to 65536")
         yield Fault(values.marks["proof.rows_per_proof"], "proof.rows_per_proof",
-                    f"found {rows} with proof.system batch; allowed: a power of two from 4 to 65536")
+                    f"found {rows} with proof.system batch{' and proof.inputs committed' if masks else ''}; allowed: {allowed}")
 
 
 def _capacity(values: Values) -> Iterator[Fault]:

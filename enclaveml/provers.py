@@ -16,11 +16,11 @@ class LazyProver:
         self._make = make
         self._made: Prover | None = None
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes) -> None:
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes, input_key: bytes = b"") -> None:
         """As of Prover."""
         if self._made is None:
             self._made = self._make()
-        self._made.submit(task, rows, timeout_s, nonce)
+        self._made.submit(task, rows, timeout_s, *((nonce, input_key) if input_key else (nonce,)))
 
     def poll(self) -> list[ProofResult]:
         """As of Prover."""

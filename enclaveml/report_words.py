@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from enclaveml.zk.interface import caution_of
+
 _NOT = {
     "pending": "not answered",
     "rejected": "the answer's proof did not hold",
@@ -77,7 +79,9 @@ def caution(document: Mapping[str, Any]) -> str:
 def kind_of(document: Mapping[str, Any]) -> str:
     """What kind of proofs the job asked for."""
     batch = any(c["system"] == "batch" for c in document["circuits"])
-    return "proof (integrity only, not zero-knowledge)" if batch else "zero-knowledge proof"
+    if not batch:
+        return "zero-knowledge proof"
+    return f"proof ({caution_of('batch', document['inputs'])})"
 
 
 def counted(n: int, noun: str) -> str:

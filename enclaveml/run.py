@@ -358,6 +358,7 @@ class _Story:
     def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuits: tuple[Circuit, ...], model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
                     infer: Inference) -> tuple[Aggregator, Finish, Heartbeat]:
+        from enclaveml import input_key
         from enclaveml.aggregator import Aggregator
         from enclaveml.begin import begin
         from enclaveml.circuits import Circuits
@@ -373,12 +374,15 @@ class _Story:
         journal, before = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
                                 self.world.library)
         self._closing.append(journal)
+        key = b""
+        if any(circuit.masked for circuit in circuits):
+            key = input_key.of_job(job.output.path, before is not None, self.options.force)
         mine = Circuits(circuits, lambda circuit: system_of(circuit.system).verifier(circuit, max(1, int(members[0].cores))), journal,
                         before.circuit_ids if before else ())
         self._closing.append(mine)
         aggregator = Aggregator(job, dataset.rows, dataset.read, mine, exchange.outputs,
                                 {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes,
-                                brief.job_id, spend=budget.spend if budget else lambda: None)
+                                brief.job_id, spend=budget.spend if budget else lambda: None, input_key=key)
         if before is not None:
             aggregator.go_on(before)
         if budget and job.proof.private_weights:

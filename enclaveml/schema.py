@@ -188,11 +188,12 @@ KEYS: tuple[Key, ...] = (
         check=Range(0, 1)),
     Key("proof.system", "text", "ezkl", "",
         "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers with ReLU in 8 "
-        "bits; integrity only, not zero-knowledge; new, and audited by nobody)",
+        "bits; integrity only unless proof.inputs is committed, and the weights are never hidden; new, and audited by nobody)",
         choices=("ezkl", "batch")),
     Key("proof.inputs", "text", "public", "",
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
-        "inputs that are easily guessed can be found from a commitment or hash by trying",
+        "inputs that are easily guessed can be found from a commitment or hash by trying; with proof.system batch values, or "
+        "a commitment that nobody can try",
         choices=("public", "committed", "hashed")),
     Key("proof.bounded_inputs", "flag", False, "",
         "committed or hashed inputs are bounded by the circuit itself, for an outside audit: costs 1.4 times the "

@@ -274,6 +274,10 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
         "--srs", metavar="FILE", type=Path, help="an SRS file of the ceremony, compared with the file's; with "
         "committed --inputs the whole SRS that the aggregator used (default: this machine's own)",
     )
+    parser.add_argument(
+        "--input-key", metavar="FILE", type=Path, help="with committed --inputs of batch proofs, the job's input key "
+        "(default: RESULTS.input-key)",
+    )
     parser.add_argument("--public-key", metavar="FILE", type=Path, help="Ed25519 key that must have signed the file")
     parser.add_argument("--sample", metavar="K", type=_positive, help="verify only K proofs, drawn at random")
     parser.add_argument("--processes", metavar="P", type=_positive, default=0, help="default: one a core")
@@ -302,6 +306,7 @@ def _audit(args: argparse.Namespace) -> int:
             scale=args.scale,
             preprocess=args.preprocess,
             srs=args.srs,
+            input_key=args.input_key,
             public_key=args.public_key,
             sample=args.sample,
             processes=args.processes,

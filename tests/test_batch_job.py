@@ -152,18 +152,24 @@ def test_the_other_verbs_serve_a_batch_job(played: Played, tmp_path_factory, mon
 
 # -- the job file --------------------------------------------------------------------
 
-NOT = "with proof.system batch, which is for integrity only, not zero-knowledge"
+NOT = "with proof.system batch"
+HASHED = "its proofs commit to what they do not show; allowed: public, committed, or proof.system: ezkl"
+MASKED = "a power of two less 256 rows that mask the others: 256, 768, 1792, 3840 .. 65280"
 
 
 @pytest.mark.parametrize(("keys", "text"), [
-    ({"inputs": "committed"}, f"proof.inputs: found 'committed' {NOT}: its proofs hide no inputs; allowed: public, or proof.system: ezkl"),
-    ({"inputs": "hashed"}, f"proof.inputs: found 'hashed' {NOT}: its proofs hide no inputs; allowed: public, or proof.system: ezkl"),
-    ({"bounded_inputs": True}, f"proof.bounded_inputs: found true {NOT}: its inputs are public, and bounded by whoever verifies; allowed: "
+    ({"inputs": "hashed"}, f"proof.inputs: found 'hashed' {NOT}: {HASHED}"),
+    ({"bounded_inputs": True}, f"proof.bounded_inputs: found true {NOT}: its inputs are bounded by whoever has them; allowed: "
                                "false, or proof.system: ezkl"),
     ({"private_weights": True}, f"proof.private_weights: found true {NOT}: its proofs do not hide the weights; allowed: false, or "
                                 "proof.system: ezkl"),
+    ({"private_weights": True, "inputs": "committed", "rows_per_proof": 256},
+     f"proof.private_weights: found true {NOT}: its proofs do not hide the weights; allowed: false, or proof.system: ezkl"),
     ({"scale": 12}, f"proof.scale: found 12 {NOT}: its scales are calibrated on sample rows; allowed: leave it out, or proof.system: ezkl"),
-    ({"rows_per_proof": 100}, "proof.rows_per_proof: found 100 with proof.system batch; allowed: a power of two from 4 to 65536"),
+    ({"rows_per_proof": 100}, f"proof.rows_per_proof: found 100 {NOT}; allowed: a power of two from 4 to 65536"),
+    ({"rows_per_proof": 512, "inputs": "committed"},
+     f"proof.rows_per_proof: found 512 {NOT} and proof.inputs committed; allowed: {MASKED}"),
+    ({"rows_per_proof": 4, "inputs": "committed"}, f"proof.rows_per_proof: found 4 {NOT} and proof.inputs committed; allowed: {MASKED}"),
     ({"system": "groth16"}, "proof.system: found 'groth16'; allowed: ezkl, batch"),
 ])
 def test_what_batch_proofs_cannot_do_is_refused(tmp_path: Path, keys: dict, text: str) -> None:
@@ -175,7 +181,10 @@ def test_what_batch_proofs_cannot_do_is_refused(tmp_path: Path, keys: dict, text
 
 def test_a_ceremonys_srs_is_refused(tmp_path: Path) -> None:
     job = write_small_job(tmp_path, sections={"proof": {**PROOF, "srs": "rows.npy", "srs_sha256": "0" * 64}})
-    with pytest.raises(JobError, match="proof.srs: found 'rows.npy' with proof.system batch, .* it needs no SRS; allowed: leave it out"):
+    with pytest.raises(JobError, match="proof.srs: found 'rows.npy' with proof.system batch: it needs no SRS; allowed: leave it out"):
         load_job(job.path)
+    for rows in (256, 768, 65280):
+        hidden = write_small_job(tmp_path / f"{rows}", sections={"proof": {**PROOF, "inputs": "committed", "rows_per_proof": rows}})
+        assert load_job(hidden.path).proof.inputs == "committed"
     own = write_small_job(tmp_path / "own", sections={"proof": {**PROOF, "srs": "own"}})
     assert load_job(own.path).proof.system == "batch"

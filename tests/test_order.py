@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
-errors finding launcher merkle node_scratch round_size forecast_rounds
+errors finding launcher merkle node_scratch round_size forecast_rounds zk.batch.format
 log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
-schema yaml_lines nonce provenance shards watchdog claims
+schema yaml_lines nonce input_key provenance shards watchdog claims
 job_values job_files cluster
 job_layers job_checks
 job
@@ -35,7 +35,7 @@ job_tracker
 resume results_check results_tables results_copy
 results_reader
 results
-zk.interface zk.batch.format zk.frames zk.scratch zk.keys zk.onnx_canonical
+zk.interface zk.frames zk.scratch zk.keys zk.onnx_canonical
 zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch.verify.merkle
 zk.batch.verify.extension
 zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
@@ -54,8 +54,8 @@ zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range
 zk.batch.prove.masked
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
-zk.pool zk.auditing zk.batch.integer zk.batch.chain zk.batch.files zk.batch.programs zk.batch.rows_of_a_proof
-zk.verdict zk.batch.calibrate zk.batch.statement zk.batch.child zk.batch.check_child
+zk.pool zk.auditing zk.batch.integer zk.batch.chain zk.batch.files zk.batch.programs
+zk.batch.rows_of_a_proof zk.verdict zk.batch.calibrate zk.batch.statement zk.batch.child zk.batch.check_child
 zk.batch.quantise zk.batch.prover zk.batch.verifier
 zk.batch.prepare zk.batch.audit zk.batch.examine
 zk.batch.rebuild

@@ -40,12 +40,13 @@ class Auditor(Protocol):
     def outstanding(self) -> int:
         """Proofs submitted whose outcome poll has not returned yet."""
 
-    def submit(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes) -> None:
+    def submit(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes,
+               input_key: bytes = b"") -> None:
         """Queue a proof of n rows.
 
         shown: the rows (n, *row_shape) that the file shows, needed where inputs are public. owned: the rows
         as their owner has them, to be tied to the proof; None: nobody gave them. nonce: of the order that the
-        file says the proof is of.
+        file says the proof is of. input_key: of that order, with ``owned``, where the circuit masks its inputs.
         """
 
     def wait(self, seconds: float) -> None:

@@ -30,6 +30,7 @@ VERIFIED, REJECTED, INCONSISTENT = 1, 2, 3
 #: The proof systems (job key ``proof.system``), and what is said of one whose proofs hide nothing.
 SYSTEMS = ("ezkl", "batch")
 INTEGRITY_ONLY = "integrity only, not zero-knowledge"
+WEIGHTS_SHOW = "inputs hidden, weights not"
 
 #: How a circuit shows its inputs (job key ``proof.inputs``).
 INPUT_MODES = ("public", "committed", "hashed")
@@ -98,6 +99,13 @@ class CircuitRequest:
         return self.bounded and self.inputs != "public"
 
 
+def caution_of(system: str, inputs: str) -> str:
+    """What must be said of such proofs wherever they are spoken of; "" where there is nothing to say."""
+    if system != "batch":
+        return ""
+    return INTEGRITY_ONLY if inputs == "public" else WEIGHTS_SHOW
+
+
 @dataclass(frozen=True)
 class Circuit:
     """A circuit that was set up for one model, with its keys in ``folder``.
@@ -139,7 +147,12 @@ class Circuit:
     @property
     def caution(self) -> str:
         """What must be said wherever this circuit's proofs are spoken of; "" where there is nothing to say."""
-        return INTEGRITY_ONLY if self.system == "batch" else ""
+        return caution_of(self.system, self.inputs)
+
+    @property
+    def masked(self) -> bool:
+        """Whether its proofs mask their inputs with an order's input key."""
+        return self.system == "batch" and self.inputs == "committed"
 
     @property
     def bound(self) -> str:
@@ -263,10 +276,11 @@ class Verdict:
 class Prover(Protocol):
     """Proves bundles in child processes, several at a time; no call blocks on a proof."""
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes) -> None:
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes, input_key: bytes = b"") -> None:
         """Queue rows (n <= B, *row_shape); ``timeout_s`` counts from when a child takes them up.
 
-        nonce: 32 bytes that name the order (``nonce.py``); a system that can, binds the proof to it.
+        nonce: 32 bytes that name the order (``nonce.py``); a system that can, binds the proof to it. input_key: of the order
+        (``input_key.py``), where the circuit masks its inputs with it.
         """
 
     def cancel(self, task: int) -> bool:
@@ -286,10 +300,11 @@ class Prover(Protocol):
 class Verifier(Protocol):
     """Verifies bundles against statements built from rank 0's own rows; no call blocks."""
 
-    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes) -> None:
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes,
+               input_key: bytes = b"") -> None:
         """Queue a check: rows (n, *row_shape) rank 0's own, float_outputs (n, D) float32 as gathered.
 
-        nonce: of what rank 0 ordered, not what the worker says; a system that binds proofs to it rejects any other.
+        nonce, input_key: of what rank 0 ordered, not what the worker says; a system that binds proofs to it rejects any other.
         """
 
     def poll(self) -> list[Verdict]:

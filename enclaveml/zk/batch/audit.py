@@ -57,7 +57,7 @@ class BatchAudit:
         return found
 
     def input_limit(self, wanted: BatchStatement) -> float | None:
-        """None: inputs are public, and whoever verifies sees their range."""
+        """None: inputs are public, and whoever verifies sees their range, or committed, and any numbers modulo p."""
         return None
 
     def auditor(self, wanted: BatchStatement, processes: int, data: bool, srs: Path | None,
@@ -84,9 +84,9 @@ def _statement(circuit_id: str, keys: CircuitKeys) -> BatchStatement:
             "system": ("batch", circuit.system, settings["system"]),
             "version": (statement.VERSION, circuit.version, settings["protocol"]),
             "circuit_id": (circuit_id, circuit.circuit_id),
-            "inputs": ("public", circuit.inputs, settings["inputs"]),
+            "inputs": ("committed" if key.masks else "public", circuit.inputs, settings["inputs"]),
             "padding": (PADDING, settings["padding"]),
-            "rows": (key.rows, circuit.rows),
+            "rows": (key.real_rows, circuit.rows),
             "outputs": (key.outputs, circuit.outputs),
             "row_shape": (settings["row_shape"], list(circuit.row_shape)),
             "inputs of a row": (key.width, width),
@@ -130,9 +130,10 @@ class BatchAuditor:
     def outstanding(self) -> int:
         return self._pool.outstanding
 
-    def submit(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes) -> None:
+    def submit(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes,
+               input_key: bytes = b"") -> None:
         self._serial += 1
-        self._pool.submit(self._steps(task, proof, shown, owned, nonce, f"{self._serial}-"), ready=True)
+        self._pool.submit(self._steps(task, proof, shown, owned, nonce, input_key, f"{self._serial}-"), ready=True)
 
     def wait(self, seconds: float) -> None:
         self._pool.wait(seconds)
@@ -145,15 +146,20 @@ class BatchAuditor:
         self._scratch.close()
 
     def _steps(self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes,
-               prefix: str) -> Steps[Checked]:
+               input_key: bytes, prefix: str) -> Steps[Checked]:
         started, error, (circuit, key) = time.monotonic(), "", (self.statement.circuit, self.statement.key)
         try:
-            if shown is None:
+            order, rows = {"nonce": statement.check_nonce(nonce)}, shown
+            if key.masks:  # nobody but the owner has rows to show
+                rows = owned
+                if rows is not None:
+                    order["input_key"] = statement.check_input_key(input_key, key)
+            elif shown is None:
                 raise FormatError("its input values are public, and not in the file")
-            if owned is not None and not np.array_equal(
+            elif owned is not None and not np.array_equal(
                     statement.inputs_of(owned, circuit, key), statement.inputs_of(shown, circuit, key)):
                 raise FormatError("its rows are not those of the inputs given")
-            yield from check(proof, shown, circuit, key, statement.check_nonce(nonce), self._scratch, prefix, self._key)
+            yield from check(proof, rows, circuit, key, order, self._scratch, prefix, self._key)
         except Exception as problem:  # whatever it is, it is no proof
             error = str(problem) or repr(problem)
         return Checked(task, error, owned is not None and not error, time.monotonic() - started)

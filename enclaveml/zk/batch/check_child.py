@@ -9,7 +9,7 @@ import numpy as np
 
 from enclaveml.zk import serve
 from enclaveml.zk.batch.format import VerificationKey
-from enclaveml.zk.batch.verify.api import verify, verify_weights
+from enclaveml.zk.batch.verify.api import KnownInputs, verify, verify_masked, verify_weights
 
 
 class Calls:
@@ -21,6 +21,16 @@ class Calls:
         x = np.fromfile(inputs, "<i2").reshape(known.rows, known.width)
         y = np.fromfile(outputs, "<i4").reshape(known.rows, known.outputs)
         verify(known, bytes.fromhex(nonce), x, y, Path(proof).read_bytes())
+        return {"valid": True}, b""
+
+    def verify_masked(self, key: str, outputs: str, proof: str, nonce: str, inputs: str = "", input_key: str = "") -> tuple[dict, bytes]:
+        """The same of a proof with mask rows, N without them: of these inputs (``input_key`` in hex), or of any."""
+        known = VerificationKey.from_bytes(Path(key).read_bytes())
+        y = np.fromfile(outputs, "<i4").reshape(known.real_rows, known.outputs)
+        given = None
+        if inputs:
+            given = KnownInputs(np.fromfile(inputs, "<i2").reshape(known.real_rows, known.width), bytes.fromhex(input_key))
+        verify_masked(known, bytes.fromhex(nonce), y, Path(proof).read_bytes(), given)
         return {"valid": True}, b""
 
     def verify_weights(self, key: str, proof: str) -> tuple[dict, bytes]:

@@ -66,16 +66,17 @@ class Calls:
         known = _key(key)
         return {}, prove_weights_range(known, read_weights(Path(weights), shapes_of(known)))
 
-    def prove(self, key: str, weights: str, inputs: str, nonce: str) -> tuple[dict, bytes]:
-        """Outputs (N, D) as int32, then the proof, in the block; inputs are int16 (N, K) in a file."""
+    def prove(self, key: str, weights: str, inputs: str, nonce: str, input_key: str = "") -> tuple[dict, bytes]:
+        """Outputs (N, D) as int32, then the proof, in the block; inputs are int16 (N, K) in a file. N without mask rows; where
+        there are some, ``input_key`` (hex) is what those of the inputs follow from."""
         from enclaveml.zk.batch.prove.api import BatchProver
 
         known = _key(key)
         prover = self._provers.get((key, weights))
         if prover is None:
             prover = self._provers[key, weights] = BatchProver(known, read_weights(Path(weights), shapes_of(known)))
-        x = np.fromfile(inputs, "<i2").reshape(known.rows, known.width)
-        y, proof = prover.prove(x, bytes.fromhex(nonce))
+        x = np.fromfile(inputs, "<i2").reshape(known.real_rows, known.width)
+        y, proof = prover.prove(x, bytes.fromhex(nonce), bytes.fromhex(input_key) or None)
         return {}, np.asarray(y).astype("<i4").tobytes() + proof
 
 

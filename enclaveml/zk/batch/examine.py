@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.quantise import Quantised, quantise
-from enclaveml.zk.batch.rows_of_a_proof import choose, peak_bytes
+from enclaveml.zk.batch.rows_of_a_proof import choose, peak_bytes, template
 from enclaveml.zk.batch.verify.api import proof_bytes
-from enclaveml.zk.interface import CircuitRequest, ModelFunction
+from enclaveml.zk.interface import CircuitRequest, ModelFunction, caution_of
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,19 @@ class Examination:
     rows: int = 0
     proof_bytes: int = 0
     peak_bytes: float = 0.0
+    caution: str = ""
 
 
 def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest) -> Examination:
     """Quantise a model on sample rows (S, *row_shape), and size a proof."""
     try:
         found = quantise(function, rows, request)
-        roots = (bytes(32),) * len(found.model.layers)
-        n = choose(request, found.model.key(4, roots))
+        sized = template(found.model, request)
+        n = choose(request, sized)
     except JobError as error:
         return Examination(str(error))
-    key = found.model.key(n, roots)
-    return Examination("", found, n, proof_bytes(key), peak_bytes(key, n))
+    key = replace(sized, rows=n)
+    return Examination("", found, key.real_rows, proof_bytes(key), peak_bytes(key, n), caution_of("batch", request.inputs))
 
 
 def document(found: Examination, rows: int, samples: int) -> dict[str, object]:
@@ -59,7 +60,7 @@ def text(found: Examination, rows: int, samples: int) -> str:
     widths = " to ".join(str(n) for n in [told["layers"][0][0], *(m for _, m in told["layers"])])  # type: ignore[index, union-attr]
     low, high = told["input_range"]  # type: ignore[misc]
     return "\n".join([
-        "the model can be proved in batches: integrity only, not zero-knowledge", "",
+        f"the model can be proved in batches: {found.caution}", "",
         f"layers: dense, {widths}; weights int8, activations 8 bits; inputs from {low:g} to {high:g} in steps of 2^-{told['input_scale']}",
         f"beside the float model on {samples} sample rows: off by {told['deviation']:.3g} at most (tolerance {told['tolerance']:.3g}), argmax "
         f"agreement {told['agreement']:.4f}",

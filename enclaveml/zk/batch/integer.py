@@ -127,10 +127,11 @@ class IntegerModel:
             low, high = 0, ACTIVATION_MAX
         return found
 
-    def key(self, rows: int, roots: tuple[bytes, ...]) -> VerificationKey:
-        """The verification key of proofs of so many rows. Raises ValueError where the protocol has no such key."""
+    def key(self, rows: int, roots: tuple[bytes, ...], masks: int = 0) -> VerificationKey:
+        """The verification key of proofs of so many rows, ``masks`` of them mask rows. Raises ValueError where the protocol has
+        no such key."""
         shapes = tuple(Layer(each.matrix.shape[0] - len(BIAS_CONSTANTS), each.matrix.shape[1], each.shift) for each in self.layers)
-        return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots)
+        return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots, masks)
 
 
 def quantised(rows: np.ndarray, scale: int) -> np.ndarray:

@@ -24,11 +24,11 @@ from enclaveml.zk.batch.files import (
     canonical,
     write_weights,
 )
-from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.format import INPUT_KEY, VerificationKey
 from enclaveml.zk.batch.programs import PROVER, VERIFIER
 from enclaveml.zk.batch.prover import proof_of
 from enclaveml.zk.batch.quantise import Quantised, quantise
-from enclaveml.zk.batch.rows_of_a_proof import choose
+from enclaveml.zk.batch.rows_of_a_proof import choose, template
 from enclaveml.zk.batch.verifier import TIMEOUT_S
 from enclaveml.zk.batch.verify.api import proof_bytes
 from enclaveml.zk.export import model_hash
@@ -73,6 +73,7 @@ def prepare(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRe
         "row_shape": list(function.row_shape), "dtype": str(np.dtype(function.dtype)), "tolerance": request.tolerance,
         "agreement": request.agreement, "rows_per_proof": request.rows_per_proof, "size": size,
         "jax2onnx": metadata.version("jax2onnx"), "jax": metadata.version("jax"),
+        **({} if request.inputs == "public" else {"inputs": request.inputs}),
     })
 
     def build(folder: Path) -> None:
@@ -91,21 +92,22 @@ def prepare(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRe
 
 def check_request(request: CircuitRequest) -> None:
     """Raise JobError for what batch proofs cannot do yet; a job file is refused before it comes to that."""
-    if request.inputs != "public" or request.bounded or request.srs is not None or request.scale is not None:
-        raise JobError("batch proofs are for integrity only: inputs are public, and there is neither an SRS nor a scale to be given")
+    if request.inputs not in ("public", "committed") or request.bounded or request.srs is not None or request.scale is not None:
+        raise JobError("inputs of batch proofs are public or committed, the circuit does not bound them, and there is neither an SRS "
+                       "nor a scale to be given")
 
 
 def lay(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Scratch) -> Laid:
     """Quantise the model on rows (S, *row_shape), commit to its weights, and choose the rows of a proof."""
     found = quantise(function, rows, request)
     matrices = [each.matrix for each in found.model.layers]
-    roots = (bytes(32),) * len(matrices)
-    n = choose(request, found.model.key(4, roots))
+    sized = template(found.model, request)
+    n = choose(request, sized)
     write_weights(scratch.file(WEIGHTS), matrices)
     reply = process.wait(child, "commit", request.setup_timeout_s, weights=str(scratch.file(WEIGHTS)),
                          shapes=[list(matrix.shape) for matrix in matrices])
-    key = found.model.key(n, tuple(bytes.fromhex(root) for root in reply.value["roots"]))
-    return Laid(found, key, statement.settings_of(found.model, tuple(function.row_shape), str(np.dtype(function.dtype))))
+    key = found.model.key(n, tuple(bytes.fromhex(root) for root in reply.value["roots"]), sized.masks)
+    return Laid(found, key, statement.settings_of(found.model, tuple(function.row_shape), str(np.dtype(function.dtype)), request.inputs))
 
 
 def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> None:
@@ -131,14 +133,14 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         version=statement.VERSION,
         circuit_id=laid.circuit_id,
         model_hash=found.model_hash,
-        rows=key.rows,
+        rows=key.real_rows,
         outputs=key.outputs,
         row_shape=tuple(function.row_shape),
         dtype=laid.settings["dtype"],
         input_scale=model.input_scale,
         output_scale=model.output_scale,
         tolerance=found.tolerance,
-        inputs="public",
+        inputs=request.inputs,
         inputs_bounded=False,
         deviation=found.measured.deviation,
         agreement=found.measured.agreement,
@@ -146,7 +148,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         logrows=key.rows.bit_length() - 1,
         proof_bytes=proof_bytes(key),
         srs_origin="none",
-        settings={**laid.settings, "zero_knowledge": False, "weights": found.weights, "range_bits": key.range_bits,
+        settings={**laid.settings, "zero_knowledge": key.masks > 0, "mask_rows": key.masks, "weights": found.weights, "range_bits": key.range_bits,
                   "input_range": [key.input_low, key.input_high],
                   "layers": [[layer.inputs, layer.outputs, layer.shift] for layer in key.layers]},
         measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in FILES)},
@@ -155,7 +157,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
     )
     (folder / MANIFEST).write_text(json.dumps(circuit.manifest(), indent=1), encoding="utf-8")
     progress(f"circuit {circuit.circuit_id[:16]}: {_plan(key)}, deviation {circuit.deviation:.2g} (tolerance {circuit.tolerance:g}), argmax "
-             f"agreement {circuit.agreement:.4f} on {len(rows)} rows, one proof {measured['prove_cpu_seconds']:.2g} CPU s for {key.rows} rows")
+             f"agreement {circuit.agreement:.4f} on {len(rows)} rows, one proof {measured['prove_cpu_seconds']:.2g} CPU s for {key.real_rows} rows")
 
 
 def _prove_once(
@@ -164,10 +166,12 @@ def _prove_once(
 ) -> dict[str, float]:
     """Prove the first sample rows twice (once to compile), compare with the reference, verify. Returns what it took."""
     model = laid.quantised.model
-    some = rows[: key.rows]
-    x = padded(np.clip(model.quantise(some), key.input_low, key.input_high), key.rows)
-    inputs = scratch.write("inputs", x.astype("<i2").tobytes())
-    call = {"key": path[KEY], "weights": path[WEIGHTS], "inputs": inputs, "nonce": _NONCE.hex()}
+    some = rows[: key.real_rows]
+    x = padded(np.clip(model.quantise(some), key.input_low, key.input_high), key.real_rows)
+    about = {"key": path[KEY], "inputs": scratch.write("inputs", x.astype("<i2").tobytes()), "nonce": _NONCE.hex()}
+    if key.masks:
+        about["input_key"] = bytes(INPUT_KEY).hex()
+    call = {**about, "weights": path[WEIGHTS]}
     compiled = process.wait(prover, "prove", limit, memory, **call)
     made = process.wait(prover, "prove", limit, memory, **call)
     proof = proof_of(made.block, key)
@@ -176,7 +180,7 @@ def _prove_once(
     if len(proof.computation) != proof_bytes(key):
         raise ProofError(f"a proof of {len(proof.computation)} bytes, where this key's have {proof_bytes(key)}")
     checked = process.wait(
-        checker, "verify", TIMEOUT_S, key=path[KEY], inputs=inputs, nonce=_NONCE.hex(),
+        checker, "verify_masked" if key.masks else "verify", TIMEOUT_S, **about,
         outputs=scratch.write("outputs", proof.outputs.astype("<i4").tobytes()), proof=scratch.write("proof", proof.computation))
     return {
         "witness_seconds": 0.0, "compile_seconds": compiled.seconds - made.seconds, "prove_seconds": made.seconds,
@@ -188,4 +192,5 @@ def _prove_once(
 def _plan(key: VerificationKey) -> str:
     widths = "-".join(map(str, [key.width, *(layer.outputs for layer in key.layers)]))
     shifts = ",".join(str(layer.shift) for layer in key.hidden) or "none"
-    return f"batch B={key.rows} layers={widths} shifts={shifts} range={key.range_bits}"
+    masks = f" masks={key.masks}" if key.masks else ""
+    return f"batch B={key.real_rows}{masks} layers={widths} shifts={shifts} range={key.range_bits}"

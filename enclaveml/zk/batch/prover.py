@@ -13,7 +13,7 @@ from enclaveml.zk.batch.files import KEY, WEIGHTS
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.programs import PROVER
 from enclaveml.zk.batch.integer import quantised
-from enclaveml.zk.batch.statement import check_nonce, inputs_of, out_of_range
+from enclaveml.zk.batch.statement import check_input_key, check_nonce, inputs_of, out_of_range
 from enclaveml.zk.interface import Proof, ProofResult, load_circuit
 from enclaveml.zk.pool import Pool, Steps
 from enclaveml.zk.process import Call, Reply
@@ -41,9 +41,10 @@ class BatchChildProver:
         """Process ids of the children that run."""
         return self._pool.pids
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes) -> None:
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes, input_key: bytes = b"") -> None:
         self._serial += 1
-        self._running[task] = self._steps(task, np.array(rows), timeout_s, check_nonce(nonce), f"{self._serial}-inputs")
+        order = {"nonce": check_nonce(nonce), "input_key": check_input_key(input_key, self._key)}
+        self._running[task] = self._steps(task, np.array(rows), timeout_s, order, f"{self._serial}-inputs")
         self._pool.submit(self._running[task])
 
     def cancel(self, task: int) -> bool:
@@ -63,7 +64,7 @@ class BatchChildProver:
         self._pool.close()
         self._scratch.close()
 
-    def _steps(self, task: int, rows: np.ndarray, timeout_s: float, nonce: str, name: str) -> Steps[ProofResult]:
+    def _steps(self, task: int, rows: np.ndarray, timeout_s: float, order: dict[str, str], name: str) -> Steps[ProofResult]:
         circuit, key = self.circuit, self._key
         try:
             if rows.shape[1:] == circuit.row_shape and (out := out_of_range(quantised(rows, circuit.input_scale), key)):
@@ -72,7 +73,7 @@ class BatchChildProver:
                                    0.0, 0.0, out)
             x = inputs_of(rows, circuit, key)
             made: Reply = yield Call("prove", {
-                "key": str(circuit.folder / KEY), "weights": str(circuit.folder / WEIGHTS), "nonce": nonce,
+                "key": str(circuit.folder / KEY), "weights": str(circuit.folder / WEIGHTS), **order,
                 "inputs": self._scratch.write(name, x.tobytes()),
             }, timeout_s)
             if made.error:
@@ -86,6 +87,6 @@ class BatchChildProver:
 
 def proof_of(block: bytes, key: VerificationKey) -> Proof:
     """What the child's ``prove`` answers, as a proof."""
-    end = 4 * key.rows * key.outputs
-    outputs = np.frombuffer(block[:end], "<i4").reshape(key.rows, key.outputs)
+    end = 4 * key.real_rows * key.outputs
+    outputs = np.frombuffer(block[:end], "<i4").reshape(key.real_rows, key.outputs)
     return Proof(block[end:], b"", outputs.astype(np.int64))

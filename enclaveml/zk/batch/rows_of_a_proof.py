@@ -1,4 +1,7 @@
-"""How many rows one proof has: enough that a proof's fixed cost is small, few enough for the memory and the job."""
+"""How many rows one proof has: enough that a proof's fixed cost is small, few enough for the memory and the job.
+
+Where inputs are committed, a fixed number of them are mask rows: a job's ``rows_per_proof`` are the others.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from dataclasses import replace
 
 from enclaveml.errors import JobError
 from enclaveml.round_size import ROUND_ROWS
-from enclaveml.zk.batch.format import MOST_ROWS, VerificationKey
+from enclaveml.zk.batch.format import LEAST_MASKS, MOST_ROWS, VerificationKey
+from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.interface import CircuitRequest
 
 #: Least and most rows that are chosen; beyond the most a row hardly gets cheaper, and a lost proof costs more.
@@ -20,25 +24,45 @@ FIXED_ROWS = 7600
 SHARE = 0.7
 
 
+def masks_of(request: CircuitRequest) -> int:
+    """m, how many rows of a proof are mask rows: none, or as few as hide what a proof shows."""
+    return LEAST_MASKS if request.inputs == "committed" else 0
+
+
+def template(model: IntegerModel, request: CircuitRequest) -> VerificationKey:
+    """The model's key with mask rows as the request has them, of the fewest rows and of no weights.
+
+    Raises JobError for a model whose inputs cannot be hidden.
+    """
+    masks = masks_of(request)
+    if masks and len(model.layers) == 1:
+        raise JobError("proof.inputs: found 'committed', and the model has no hidden layer; allowed with such a model: public, or "
+                       "proof.system: ezkl")
+    return model.key(max(LEAST, 2 * masks), (bytes(32),) * len(model.layers), masks)
+
+
 def choose(request: CircuitRequest, key: VerificationKey) -> int:
-    """N for a job's request; ``key`` is the network's at any number of rows.
+    """N, mask rows included, for a job's request; ``key`` is its ``template``.
 
     Raises JobError where the job gives rows per proof that no proof has, or that the memory does not hold.
     """
-    given = request.rows_per_proof
+    given, least = request.rows_per_proof, max(LEAST, 2 * key.masks)
     if given is not None:
-        if given & (given - 1) or not LEAST <= given <= MOST_ROWS:
-            near = 1 << max(2, round(math.log2(given)))
-            raise JobError(f"proof.rows_per_proof: found {given}; a batch proof has a power of two of rows, {LEAST} or more: {near}, say")
-        if peak_bytes(key, given) * request.children > request.memory_gb * 1e9:
-            raise JobError(f"proof.rows_per_proof: {given} rows a proof take about {peak_bytes(key, given) / 1e9:.1f} GB, and a rank has "
+        n = given + key.masks
+        if n & (n - 1) or not least <= n <= MOST_ROWS:
+            near = max(least, 1 << max(2, round(math.log2(n)))) - key.masks
+            words = f"a power of two of rows, {LEAST} or more" if not key.masks else (
+                f"a power of two of rows less {key.masks} that mask them, {least - key.masks} or more")
+            raise JobError(f"proof.rows_per_proof: found {given}; a batch proof has {words}: {near}, say")
+        if peak_bytes(key, n) * request.children > request.memory_gb * 1e9:
+            raise JobError(f"proof.rows_per_proof: {given} rows a proof take about {peak_bytes(key, n) / 1e9:.1f} GB, and a rank has "
                            f"{request.memory_gb:.1f} GB for {request.children}; give fewer rows or more memory")
-        return given
+        return n
     ranks = max(1, request.cores // max(1, request.children))
     share = max(1, math.ceil(min(request.expected_rows, ROUND_ROWS) / ranks / max(1, request.children)))
-    found = [n for n in (1 << b for b in range(LEAST.bit_length() - 1, MOST.bit_length()))
-             if n == LEAST or peak_bytes(key, n) * request.children <= SHARE * request.memory_gb * 1e9]
-    return min(found, key=lambda n: (math.ceil(share / n) * (n + FIXED_ROWS), n))
+    found = [n for n in (1 << b for b in range(least.bit_length() - 1, MOST.bit_length()))
+             if n == least or peak_bytes(key, n) * request.children <= SHARE * request.memory_gb * 1e9]
+    return min(found, key=lambda n: (math.ceil(share / (n - key.masks)) * (n + FIXED_ROWS), n))
 
 
 def peak_bytes(key: VerificationKey, rows: int) -> float:

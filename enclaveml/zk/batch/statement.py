@@ -14,7 +14,7 @@ import numpy as np
 from enclaveml.errors import FormatError
 from enclaveml.nonce import NONCE_BYTES
 from enclaveml.zk.batch.files import canonical
-from enclaveml.zk.batch.format import DOMAIN, VerificationKey
+from enclaveml.zk.batch.format import DOMAIN, INPUT_KEY, VerificationKey
 from enclaveml.zk.batch.integer import IntegerModel, quantised
 from enclaveml.zk.interface import PADDING, Circuit, Proof
 from enclaveml.zk.rows import padded
@@ -23,9 +23,9 @@ from enclaveml.zk.rows import padded
 VERSION = DOMAIN.decode()
 
 
-def settings_of(model: IntegerModel, row_shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
-    """What fixes the statement beside the key: how rows and outputs stand for whole numbers."""
-    return {"system": "batch", "protocol": VERSION, "inputs": "public", "padding": PADDING, "input_scale": model.input_scale,
+def settings_of(model: IntegerModel, row_shape: tuple[int, ...], dtype: str, inputs: str = "public") -> dict[str, Any]:
+    """What fixes the statement beside the key: how rows and outputs stand for whole numbers, and whether the rows are shown."""
+    return {"system": "batch", "protocol": VERSION, "inputs": inputs, "padding": PADDING, "input_scale": model.input_scale,
             "output_scale": model.output_scale, "row_shape": list(row_shape), "dtype": dtype}
 
 
@@ -72,6 +72,13 @@ def outputs_of(proof: Proof, circuit: Circuit) -> np.ndarray:
 def dequantised(outputs: np.ndarray, scale: int) -> np.ndarray:
     """What whole outputs stand for, float64; exact."""
     return outputs.astype(np.float64) * 2.0**-scale
+
+
+def check_input_key(given: bytes, key: VerificationKey) -> str:
+    """An order's input key in hex, "" where inputs are public. Raises ValueError where one is missing, or none is used."""
+    if len(given) != (INPUT_KEY if key.masks else 0):
+        raise ValueError(f"an input key of {len(given)} bytes; committed inputs have one of {INPUT_KEY}, public ones none")
+    return given.hex()
 
 
 def check_nonce(nonce: bytes) -> str:

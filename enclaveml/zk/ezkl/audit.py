@@ -184,7 +184,8 @@ class EzklAuditor:
         return self._pool.outstanding
 
     def submit(
-        self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes = b""
+        self, task: int, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, nonce: bytes = b"",
+        input_key: bytes = b"",
     ) -> None:
         """See ``auditing.Auditor``; an ezkl proof is bound to no nonce."""
         self._serial += 1

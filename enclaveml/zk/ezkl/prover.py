@@ -46,7 +46,7 @@ class EzklProver:
         """Process ids of the children that run (the peak of their memory is in /proc)."""
         return self._pool.pids
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes = b"") -> None:
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes = b"", input_key: bytes = b"") -> None:
         """See ``interface.Prover``; an ezkl circuit has no place for a nonce, which is left out."""
         self._serial += 1
         self._running[task] = self._steps(task, np.array(rows), timeout_s, self._serial)

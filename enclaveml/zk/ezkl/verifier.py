@@ -40,7 +40,8 @@ class EzklVerifier:
         return self._pool.pids
 
     def submit(
-        self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes = b""
+        self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes = b"",
+        input_key: bytes = b"",
     ) -> None:
         """See ``interface.Verifier``; an ezkl proof is bound to no nonce, and none is looked at."""
         self._serial += 1
