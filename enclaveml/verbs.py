@@ -177,9 +177,12 @@ def _hash(args: argparse.Namespace) -> int:
         if args.srs or args.like:
             raise JobError("--srs and --like are for --circuit")
         return print_hash(args.job, tuple(args.overrides))
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.log import setup
 
     setup(0)
+    if args.like is not None:
+        check_readable(args.like)
     return print_hash(args.job, tuple(args.overrides), True, args.srs, args.like)
 
 
@@ -288,9 +291,11 @@ def _digest(text: str) -> str:
 
 def _audit(args: argparse.Namespace) -> int:
     from enclaveml.audit import AuditOptions, print_audit
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.log import setup
 
     setup(0)
+    check_readable(args.results)
     keys = args.key or []
     return print_audit(
         AuditOptions(
@@ -392,8 +397,11 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.report import report
 
+    for path in args.results:
+        check_readable(path)
     return report(args.results, args.output, "markdown" if args.markdown else "json" if args.json else "html")
 
 

@@ -23,7 +23,7 @@ job_layers job_checks
 job
 capacity sbatch_nodes
 comm devices hdf5 csv_table read_ahead
-together dataset_sources seal_leaves
+hdf5_probe together dataset_sources seal_leaves
 seal
 dataset_folder
 datasets
