@@ -71,12 +71,14 @@ class CircuitRequest:
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
     at a time, over all ranks. processors: how many of those get a core of their own, fewer where ranks
     crowd a node (0: all, or this machine's where each rank has one child). bounded: committed or
-    hashed inputs are bounded by the circuit itself. srs: a ceremony's file (None: made here).
+    hashed inputs are bounded by the circuit itself. srs: a ceremony's file (None: made here). slices: into how many linked
+    slices the model is cut (SLICES.md); 1: not at all; None: into as few as fit memory, where the whole does not.
     """
 
     inputs: str = "public"
     bounded: bool = False
     srs: SrsFile | None = None
+    slices: int | None = 1
     tolerance: float | None = None
     agreement: float = 0.995
     rows_per_proof: int | None = None

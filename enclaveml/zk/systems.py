@@ -18,6 +18,10 @@ def system_of(name: str) -> ProofSystem:
         from enclaveml.zk.ezkl.system import EzklSystem
 
         return EzklSystem()
+    if name == "ezkl-slices":
+        from enclaveml.zk.ezkl.slices.system import SlicesSystem
+
+        return SlicesSystem()
     if name == "batch":
         from enclaveml.zk.batch.system import BatchSystem
 
@@ -31,6 +35,10 @@ def audit_system(name: object) -> AuditSystem:
         from enclaveml.zk.ezkl.audit import EzklAudit
 
         return EzklAudit()
+    if name == "ezkl-slices":
+        from enclaveml.zk.ezkl.slices.audit import SlicesAudit
+
+        return SlicesAudit()
     if name == "batch":
         from enclaveml.zk.batch.audit import BatchAudit
 

@@ -23,12 +23,16 @@ class EzklVerifier:
     """See ``interface.Verifier``. Files are checked against the circuit's digests here, once."""
 
     def __init__(self, circuit: Circuit, processes: int) -> None:
-        circuit.check_files((SETTINGS, VK, VERIFIER_SRS, *((SRS,) if circuit.inputs == "committed" else ())))
         self.circuit = circuit
+        circuit.check_files(self._files())
         self._path = {name: str(circuit.folder / name) for name in circuit.files}
         self._scratch = Scratch()
         self._pool: Pool[Verdict] = Pool(EZKL, processes, 1, ahead=1)
         self._serial = 0
+
+    def _files(self) -> tuple[str, ...]:
+        """The files of the circuit's folder that verifying reads."""
+        return SETTINGS, VK, VERIFIER_SRS, *((SRS,) if self.circuit.inputs == "committed" else ())
 
     @property
     def outstanding(self) -> int:
