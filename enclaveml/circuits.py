@@ -63,7 +63,7 @@ def request_for(job: JobSpec, rows: int, memory_gb: float, cores: int, children:
     """
     proof, replicas = job.proof, job.split.replicas if job.split.strategy == "redundant" else 1
     return CircuitRequest(
-        inputs=proof.inputs, bounded=proof.bounded_inputs, srs=proof.srs_file, tolerance=proof.tolerance,
+        inputs=proof.inputs, bounded=proof.bounded_inputs, srs=proof.srs_file, slices=proof.slices_asked, tolerance=proof.tolerance,
         agreement=proof.agreement, rows_per_proof=proof.rows_per_proof, scale=proof.scale,
         expected_rows=math.ceil(rows * replicas * proof.coverage), memory_gb=memory_gb, cores=cores, children=children,
     )

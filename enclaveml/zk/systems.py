@@ -43,4 +43,4 @@ def audit_system(name: object) -> AuditSystem:
         from enclaveml.zk.batch.audit import BatchAudit
 
         return BatchAudit()
-    raise FormatError(f"its manifest says system {str(name)[:40]!r}; ezkl and batch are known")
+    raise FormatError(f"its manifest says system {str(name)[:40]!r}; ezkl, ezkl-slices and batch are known")
