@@ -212,7 +212,7 @@ class _Audit:
                 "circuit": circuit_id, "role": circuit.role, "rows": len(proved.get(circuit_id, ())),
                 "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
-                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}",
+                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}" + (f", {circuit.slices} linked slices" if circuit.slices > 1 else ""),
             })
             if circuit.caution:
                 report.facts["kind_of_proof"] = circuit.caution

@@ -108,7 +108,8 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
     proof = job.proof
     serving = [
         c for c in circuits_of(model_key(package.to_bytes(), shape, dtype))
-        if c.system == proof.system and c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
+        if c.system in (proof.system, f"{proof.system}-slices") and proof.slices in ("auto", str(c.slices))
+        and c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
         and proof.rows_per_proof in (None, c.rows)
         and bool(c.bound) == (proof.bounded_inputs and proof.inputs != "public")
     ]

@@ -148,6 +148,11 @@ class Circuit:
         """How the circuit bounds its inputs, as its ``circuit_id`` has it; "" where it does not."""
         return str(self.settings.get("bound", ""))
 
+    @property
+    def slices(self) -> int:
+        """Of how many linked slices the circuit is; 1 for a whole one."""
+        return len(self.settings.get("slices", ())) or 1
+
     def manifest(self) -> dict[str, Any]:
         """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""
         document = asdict(self)
