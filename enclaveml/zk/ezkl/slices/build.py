@@ -26,10 +26,9 @@ from enclaveml.zk.ezkl.document import text
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.slices import format
-from enclaveml.zk.ezkl.slices.bench import Whole, benches_of
-from enclaveml.zk.ezkl.slices.plan import Part, plan_chain, refuse_too_large
-from enclaveml.zk.ezkl.layouts import TooLarge
+from enclaveml.zk.ezkl.slices.bench import Whole
 from enclaveml.zk.ezkl.slices.format import Slice, file_of
+from enclaveml.zk.ezkl.slices.plan import Part, cut, plan_chain
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
@@ -50,35 +49,11 @@ def build_slices(
             return stack.enter_context(contextlib.closing(Scratch()))
 
         try:
-            cuts = _cuts(whole, rows, request, child, scratch, progress)
-            benches = benches_of(whole, cuts, request.inputs, child, [scratch() for _ in range(len(cuts) + 1)])
             truth = float_outputs(function, rows, min(64, max(2, len(rows))))
-            parts = plan_chain(benches, rows, truth, request, progress)
+            parts = plan_chain(cut(whole, rows, request, child, scratch, progress), rows, truth, request, progress)
             _set_up(folder, whole, parts, rows, truth, request, cache, progress)
         except ProofError as error:
             raise JobError(f"the model cannot be made a circuit in slices: {error}") from error
-
-
-def _cuts(whole: Whole, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Any, progress: Progress) -> list[str]:
-    """Where the model is cut: into as many slices as asked for, or as few as fit memory one at a time."""
-    graph = whole.graph()
-    if request.slices is not None:
-        return graph.names(request.slices)
-    most = min(format.MOST, len(graph.places) + 1)
-    problem: TooLarge | None = None
-    for count in range(2, most + 1):
-        cuts = graph.names(count)
-        benches = benches_of(whole, cuts, request.inputs, child, [scratch() for _ in range(count)])
-        try:
-            refuse_too_large(benches, request, rows)
-        except TooLarge as error:
-            problem = error
-            continue
-        progress(f"cut into {count} slices, at {', '.join(cuts)}")
-        return cuts
-    if problem is None:
-        raise TooLarge("the model cannot be cut: there is no value through which everything flows, but its input and output")
-    raise TooLarge(f"cut into {most} slices, the most that this model can be, it is too large all the same: {problem}")
 
 
 def _set_up(

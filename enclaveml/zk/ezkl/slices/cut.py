@@ -55,7 +55,7 @@ class Graph:
 
     @cached_property
     def places(self) -> list[Place]:
-        """Where the model can be cut, in order."""
+        """Where the model can be cut, in order: there are weights on both sides."""
         graph = self.model.graph
         uses = Counter(name for node in graph.node for name in set(node.input))
         uses.update(value.name for value in graph.output)
@@ -76,7 +76,7 @@ class Graph:
                 place = Place(name, math.prod(self.shape(name)[1:]), weights + numbers)
                 if weights not in found or place.width < found[weights].width:
                     found[weights] = place
-        return list(found.values())
+        return [place for held, place in found.items() if 0 < held < weights]
 
     @property
     def total(self) -> int:

@@ -14,20 +14,23 @@ cheapest at.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from enclaveml.errors import JobError, ProofError
+from enclaveml.zk import process
 from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.layouts import Layouts, TooLarge
 from enclaveml.zk.ezkl.onnx_run import run
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Candidate, Progress, work_of
 from enclaveml.zk.ezkl.probes import Probe
 from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, SCALES, Search
-from enclaveml.zk.ezkl.slices.bench import SliceBench
+from enclaveml.zk.ezkl.slices import format
+from enclaveml.zk.ezkl.slices.bench import SliceBench, Whole, benches_of
 from enclaveml.zk.interface import CircuitRequest
+from enclaveml.zk.scratch import Scratch
 
 #: Parts of the tolerance, over the slices, that each of them is searched with, in order.
 SHARES = (1.0, 1 / 16)
@@ -75,6 +78,38 @@ def refuse_too_large(benches: Sequence[SliceBench], request: CircuitRequest, row
             raise TooLarge(f"slice {number + 1} of {len(benches)}: {error}") from error
 
 
+def cut(
+    whole: Whole, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Callable[[], Scratch], progress: Progress
+) -> list[SliceBench]:
+    """A bench for each slice: as many as asked for, or as few as fit memory one at a time.
+
+    Raises TooLarge where no slice's layout fits, JobError where the model cannot be cut so.
+    """
+    graph = whole.graph()
+
+    def benches(count: int) -> list[SliceBench]:
+        return benches_of(whole, graph.names(count), request.inputs, child, [scratch() for _ in range(count)])
+
+    if request.slices is not None:
+        found = benches(request.slices)
+        refuse_too_large(found, request, rows)
+        return found
+    most = min(format.MOST, len(graph.places) + 1)
+    problem: TooLarge | None = None
+    for count in range(2, most + 1):
+        found = benches(count)
+        try:
+            refuse_too_large(found, request, rows)
+        except TooLarge as error:
+            problem = error
+            continue
+        progress(f"cut into {count} slices, at {', '.join(bench.end for bench in found[:-1])}")
+        return found
+    if problem is None:
+        raise TooLarge("the model cannot be cut: there is no value through which everything flows, but its input and output")
+    raise TooLarge(f"in {most} slices, the most that this model can be cut into, it is too large all the same: {problem}")
+
+
 def plan_chain(
     benches: Sequence[SliceBench], rows: np.ndarray, truth: np.ndarray, request: CircuitRequest, progress: Progress
 ) -> list[Part]:
@@ -83,7 +118,6 @@ def plan_chain(
     rows: (S, *row_shape) sample rows. truth: (S, D) float64, what the float model says of them.
     Raises JobError where none holds the sample rows within tolerance, agreement and memory.
     """
-    refuse_too_large(benches, request, rows)
     limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
     best: tuple[float, float, list[Part]] | None = None
     for share in SHARES:
