@@ -67,10 +67,15 @@ zk.ezkl.srs zk.ezkl.tie zk.ezkl.bench
 zk.ezkl.probes
 zk.ezkl.layouts
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
-zk.ezkl.plan_table zk.ezkl.examine
-zk.ezkl.build
-zk.ezkl.fallback
+zk.ezkl.plan_table
+zk.ezkl.slices.cut zk.ezkl.slices.packed zk.ezkl.slices.format
+zk.ezkl.slices.bench zk.ezkl.slices.prover zk.ezkl.slices.verifier
+zk.ezkl.slices.plan
+zk.ezkl.build zk.ezkl.examine
+zk.ezkl.fallback zk.ezkl.slices.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
+zk.ezkl.slices.prepare zk.ezkl.slices.rebuild zk.ezkl.slices.audit
+zk.ezkl.slices.system
 zk.ezkl.system
 zk.systems
 circuit_index forecast_costs
@@ -106,7 +111,7 @@ cli
 __main__
 """
 LEVEL = {name: i for i, line in enumerate(LEVELS.split("\n")) for name in line.split()}
-PACKAGES = {"", "zk", "zk.batch", "zk.batch.prove", "zk.batch.verify", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
+PACKAGES = {"", "zk", "zk.batch", "zk.batch.prove", "zk.batch.verify", "zk.ezkl", "zk.ezkl.slices"}  # their __init__ hold nothing but a docstring and the version
 
 #: Library to the modules that may import it, anywhere in their text.
 OWNERS = {
@@ -114,7 +119,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
+    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},
