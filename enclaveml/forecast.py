@@ -30,7 +30,7 @@ from enclaveml.forecast_costs import (
 from enclaveml.job import JobSpec
 from enclaveml.round_size import WIDE_BYTES, rows_of_a_round
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Work
-from enclaveml.zk.interface import Circuit
+from enclaveml.zk.interface import SLICED, Circuit
 
 #: A verifier's process, in bytes; bytes at rank 0 for a row's place in its tables.
 VERIFIER_BYTES, TABLE_BYTES = 60e6, 40.0
@@ -108,7 +108,7 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
     proof = job.proof
     serving = [
         c for c in circuits_of(model_key(package.to_bytes(), shape, dtype))
-        if c.system in (proof.system, f"{proof.system}-slices") and proof.slices in ("auto", str(c.slices))
+        if (SLICED if c.slices > 1 else proof.system) == c.system and proof.slices in ("auto", str(c.slices))
         and c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
         and proof.rows_per_proof in (None, c.rows)
         and bool(c.bound) == (proof.bounded_inputs and proof.inputs != "public")

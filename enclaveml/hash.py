@@ -12,7 +12,7 @@ from enclaveml.circuits import prepare_circuits
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.job import load_job
 from enclaveml.prepare import load_function, request_of
-from enclaveml.zk.interface import PRIMARY
+from enclaveml.zk.interface import PRIMARY, SLICED
 from enclaveml.zk.systems import system_of
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
 
             found[rebuilt_id(function, samples, request_of(job, n, 1), _rows(manifest, like))] = PRIMARY
             continue
-        if manifest.get("system") == slices.SYSTEM:
+        if manifest.get("system") == SLICED:
             rebuilt, part = slices.rebuilt_id(function, manifest, settings, srs, progress)
         else:
             rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress,

@@ -12,9 +12,11 @@ from zk_case import B1, ROWS, W1, W2, drain, outputs, prepare, verdict
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.results_reader import CircuitKeys
 from enclaveml.zk.ezkl import field
-from enclaveml.zk.ezkl.slices.format import SYSTEM, Slice, parts_of, slices_of
+from enclaveml.zk.ezkl.budget import budget_of
+from enclaveml.zk.ezkl.slices import format
+from enclaveml.zk.ezkl.slices.format import Slice, parts_of, slices_of
 from enclaveml.zk.ezkl.slices.packed import pack, unpack
-from enclaveml.zk.interface import REJECTED, VERIFIED, Circuit, Proof, circuit_from_manifest, load_circuit
+from enclaveml.zk.interface import REJECTED, SLICED, VERIFIED, Circuit, Proof, circuit_from_manifest, load_circuit
 from enclaveml.zk.systems import audit_system, system_of
 
 pytestmark = pytest.mark.ezkl
@@ -75,7 +77,7 @@ def keys_of(circuit: Circuit, manifest: dict | None = None, **files: bytes) -> C
 @pytest.fixture(scope="module")
 def auditor(case):
     keys = keys_of(case.circuit)
-    made = audit_system(SYSTEM).auditor(audit_system(SYSTEM).statement(case.circuit.circuit_id, keys), 1, True, None, print)
+    made = audit_system(SLICED).auditor(audit_system(SLICED).statement(case.circuit.circuit_id, keys), 1, True, None, print)
     yield made
     made.close()
 
@@ -103,6 +105,22 @@ def test_the_circuit_is_of_slices_that_meet(case) -> None:
     } | {"srs", "verifier.srs"}
     assert circuit.deviation <= circuit.tolerance and circuit.agreement == 1.0
     assert load_circuit(circuit.folder) == circuit
+
+
+def test_private_weights_count_what_the_links_open(case) -> None:
+    """Beside the columns of weights, four openings of values between slices."""
+    slices = tuple(with_weights(each, 10_000) for each in case.slices)
+    circuit = replace(case.circuit, settings={**case.circuit.settings, "slices": format.manifest_of(slices)})
+    most = []
+    for each in slices:
+        settings = json.loads((circuit.folder / each.file("settings.json")).read_text())
+        columns = -(-settings["total_const_size"] // format.room_for(circuit.logrows))
+        most.append(int(0.5 * 10_000 * 8 / (254 * (max(1, columns) + 4))))
+    assert budget_of((circuit,), True).most == min(most) > 0
+
+
+def with_weights(each: Slice, count: int) -> Slice:
+    return replace(each, settings={**each.settings, "weights": count})
 
 
 def test_honest_proofs_hold(case, verifier, auditor) -> None:
@@ -187,7 +205,7 @@ def test_altered_outputs(case, verifier, auditor) -> None:
 def test_rows_without_a_witness_are_named(case) -> None:
     rows = case.rows.copy()
     rows[1] = 1e9
-    prover = system_of(SYSTEM).prover(case.circuit.folder, 1)
+    prover = system_of(SLICED).prover(case.circuit.folder, 1)
     try:
         prover.submit(0, rows, 120)
         (result,) = drain(prover)
@@ -203,14 +221,14 @@ def test_a_damaged_key_is_found_before_a_proof(case, tmp_path) -> None:
     with open(folder / "slice2-proving.key", "r+b") as handle:
         handle.write(b"\xff")
     with pytest.raises(EnvironmentFault, match="slice2-proving.key: SHA-256 is"):
-        system_of(SYSTEM).prover(folder, 1)
+        system_of(SLICED).prover(folder, 1)
 
 
 # -- what an auditor holds against the keys of a results file ---------------------
 
 def refused(circuit: Circuit, keys: CircuitKeys) -> str:
     with pytest.raises(FormatError) as problem:
-        audit_system(SYSTEM).statement(circuit.circuit_id, keys)
+        audit_system(SLICED).statement(circuit.circuit_id, keys)
     return str(problem.value)
 
 
@@ -247,7 +265,7 @@ def test_an_auditor_refuses_another_manifest(case, name: str) -> None:
 
 def test_an_auditor_refuses_other_keys(case) -> None:
     circuit = case.circuit
-    files = system_of(SYSTEM).auditor_files(circuit)
+    files = system_of(SLICED).auditor_files(circuit)
     one, two = unpack(files["vk"], 2)
     flipped = bytearray(two)
     flipped[len(two) // 2] ^= 1

@@ -31,6 +31,9 @@ VERIFIED, REJECTED, INCONSISTENT = 1, 2, 3
 SYSTEMS = ("ezkl", "batch")
 INTEGRITY_ONLY = "integrity only, not zero-knowledge"
 
+#: ``Circuit.system`` of what ``proof.system: ezkl`` makes of a model that is cut into slices (SLICES.md).
+SLICED = "ezkl-slices"
+
 #: How a circuit shows its inputs (job key ``proof.inputs``).
 INPUT_MODES = ("public", "committed", "hashed")
 
@@ -151,7 +154,7 @@ class Circuit:
     @property
     def slices(self) -> int:
         """Of how many linked slices the circuit is; 1 for a whole one."""
-        return len(self.settings.get("slices", ())) or 1
+        return len(self.settings["slices"]) if self.system == SLICED else 1
 
     def manifest(self) -> dict[str, Any]:
         """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enclaveml.errors import FormatError
-from enclaveml.zk.interface import SYSTEMS
+from enclaveml.zk.interface import SLICED, SYSTEMS
 
 if TYPE_CHECKING:
     from enclaveml.zk.auditing import AuditSystem
@@ -18,7 +18,7 @@ def system_of(name: str) -> ProofSystem:
         from enclaveml.zk.ezkl.system import EzklSystem
 
         return EzklSystem()
-    if name == "ezkl-slices":
+    if name == SLICED:
         from enclaveml.zk.ezkl.slices.system import SlicesSystem
 
         return SlicesSystem()
@@ -35,7 +35,7 @@ def audit_system(name: object) -> AuditSystem:
         from enclaveml.zk.ezkl.audit import EzklAudit
 
         return EzklAudit()
-    if name == "ezkl-slices":
+    if name == SLICED:
         from enclaveml.zk.ezkl.slices.audit import SlicesAudit
 
         return SlicesAudit()

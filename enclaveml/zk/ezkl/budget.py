@@ -19,8 +19,8 @@ from enclaveml.errors import EnvironmentFault, JobError
 from enclaveml.zk import keys
 from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.files import SETTINGS
-from enclaveml.zk.ezkl.slices.format import SYSTEM as SLICED, slices_of
-from enclaveml.zk.interface import Circuit
+from enclaveml.zk.ezkl.slices.format import slices_of
+from enclaveml.zk.interface import SLICED, Circuit
 
 #: Bits of one opened value: the scalar field's.
 OPENED_BITS = 254

@@ -10,7 +10,7 @@ from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.prover import EzklProver
 from enclaveml.zk.ezkl.verifier import EzklVerifier
-from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction
+from enclaveml.zk.interface import SLICED, Circuit, CircuitRequest, ModelFunction
 
 
 class EzklSystem:
@@ -43,9 +43,7 @@ class EzklSystem:
         progress: Progress = lambda line: None,
     ) -> Circuit | None:
         """A wider circuit for what ``primary`` cannot prove, or None (see ``fallback.py``)."""
-        from enclaveml.zk.ezkl.slices.format import SYSTEM
-
-        if primary.system == SYSTEM:
+        if primary.system == SLICED:
             progress("no fallback circuit: there is none for a circuit in slices")
             return None
         from enclaveml.zk.ezkl.prepare import prepare_fallback

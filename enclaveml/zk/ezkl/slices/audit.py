@@ -26,9 +26,9 @@ from enclaveml.zk.ezkl.document import pack
 from enclaveml.zk.ezkl.files import SETTINGS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS
 from enclaveml.zk.ezkl.slices import packed
-from enclaveml.zk.ezkl.slices.format import SYSTEM, Slice, check_links, parts_of, slices_of
+from enclaveml.zk.ezkl.slices.format import Slice, check_links, parts_of, slices_of
 from enclaveml.zk.ezkl.slices.verifier import instances_of
-from enclaveml.zk.interface import Circuit, Proof, circuit_from_manifest
+from enclaveml.zk.interface import SLICED, Circuit, Proof, circuit_from_manifest
 from enclaveml.zk.pool import Steps
 
 
@@ -57,7 +57,7 @@ class SlicesAudit:
         """
         circuit = circuit_from_manifest(keys.manifest, Path(circuit_id))
         where = f"circuit {circuit_id[:16]}"
-        if circuit.system != SYSTEM or circuit.circuit_id != circuit_id:
+        if circuit.system != SLICED or circuit.circuit_id != circuit_id:
             raise FormatError(f"{where}: its manifest is of system {str(circuit.system)[:40]!r} and circuit {str(circuit.circuit_id)[:16]}")
         slices = slices_of(circuit)
         vks = packed.unpack(keys.vk, len(slices))

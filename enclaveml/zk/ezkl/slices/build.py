@@ -30,7 +30,7 @@ from enclaveml.zk.ezkl.slices.bench import Whole
 from enclaveml.zk.ezkl.slices.format import Slice, file_of
 from enclaveml.zk.ezkl.slices.plan import Part, cut, plan_chain
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
-from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunction
+from enclaveml.zk.interface import MANIFEST, SLICED, Circuit, CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.scratch import Scratch
 
@@ -115,7 +115,7 @@ def _set_up(
                       "weights": bench.weights},
         ))
     circuit = Circuit(
-        system=format.SYSTEM,
+        system=SLICED,
         version=version,
         circuit_id=format.circuit_id([each.circuit_id for each in slices]),
         model_hash=hashlib.sha256(whole.document(HASH_BATCH)).hexdigest(),

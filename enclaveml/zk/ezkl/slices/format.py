@@ -20,10 +20,7 @@ from enclaveml.errors import FormatError
 from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.files import FILES, SRS, VERIFIER_SRS
 from enclaveml.zk.ezkl.statement import COMMITMENT_BYTES, SECTION_BYTES
-from enclaveml.zk.interface import Circuit
-
-#: The name of such circuits in manifests and results files.
-SYSTEM = "ezkl-slices"
+from enclaveml.zk.interface import SLICED, Circuit
 
 #: Most slices of a circuit.
 MOST = 64

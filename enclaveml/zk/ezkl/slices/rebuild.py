@@ -16,11 +16,9 @@ from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.rebuild import choice_of, id_of, srs_for
 from enclaveml.zk.ezkl.slices.bench import Whole, benches_of
-from enclaveml.zk.ezkl.slices.format import SYSTEM, circuit_id, slices_of
+from enclaveml.zk.ezkl.slices.format import circuit_id, slices_of
 from enclaveml.zk.interface import ModelFunction, circuit_from_manifest
 from enclaveml.zk.scratch import Scratch
-
-__all__ = ["SYSTEM", "rebuilt_id"]
 
 
 def rebuilt_id(
