@@ -163,6 +163,7 @@ NOT = "with proof.system batch, which is for integrity only, not zero-knowledge"
     ({"private_weights": True}, f"proof.private_weights: found true {NOT}: its proofs do not hide the weights; allowed: false, or "
                                 "proof.system: ezkl"),
     ({"scale": 12}, f"proof.scale: found 12 {NOT}: its scales are calibrated on sample rows; allowed: leave it out, or proof.system: ezkl"),
+    ({"slices": 2}, f"proof.slices: found '2' {NOT}: its proofs are not cut; allowed: 1, or proof.system: ezkl"),
     ({"rows_per_proof": 100}, "proof.rows_per_proof: found 100 with proof.system batch; allowed: a power of two from 4 to 65536"),
     ({"system": "groth16"}, "proof.system: found 'groth16'; allowed: ezkl, batch"),
 ])
