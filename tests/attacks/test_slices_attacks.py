@@ -19,6 +19,7 @@ from audit_case import changed, findings, run
 from test_audit import envelopes, with_envelopes
 
 from enclaveml.envelope import decode, encode
+from enclaveml.report import report
 from enclaveml.zk.ezkl.slices.format import parts_of, slices_of
 from enclaveml.zk.interface import Circuit
 
@@ -62,6 +63,11 @@ def test_the_audit_takes_the_file(played) -> None:
     (circuit,) = report.circuits
     assert circuit["system"].endswith(", 2 linked slices") and circuit["system"].startswith("ezkl-slices ")
     assert f"{len(played.job.rows)} of {len(played.job.rows)} rows proved" in report.verdict
+
+
+def test_the_report_says_so(played, capsys) -> None:
+    assert report(played.job.results, markdown=True) == 0
+    assert ", 2 linked slices | " in capsys.readouterr().out
 
 
 def test_the_audit_with_the_inputs_and_the_circuit(played) -> None:
