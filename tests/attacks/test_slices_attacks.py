@@ -66,7 +66,7 @@ def test_the_audit_takes_the_file(played) -> None:
 
 
 def test_the_report_says_so(played, capsys) -> None:
-    assert report(played.job.results, markdown=True) == 0
+    assert report([played.job.results], None, "markdown") == 0
     assert ", 2 linked slices | " in capsys.readouterr().out
 
 

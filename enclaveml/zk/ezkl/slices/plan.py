@@ -2,9 +2,9 @@
 
 Each slice is searched for as a model of its own (``search.py``), its sample rows what the slice before gives on
 the sample rows *in fixed point*, at the scale at which that gives them: nothing is rounded between slices, so that the
-field elements are the same on both sides. How far a slice may deviate is its part of the tolerance; that is a
-guide and no more, for what counts is the end of the chain beside the float model, on every sample row. Where that is
-too far off, the parts are made smaller (SHARES), and scales get finer.
+field elements are the same on both sides. A slice is at first let deviate as a whole model is, from what it should give on those
+rows; that is a guide and no more, for what counts is the end of the chain beside the float model, on every sample row. Where
+that is too far off, slices are searched for with a part of the tolerance (SHARES), and scales get finer.
 
 Commitments to the same values are equal only in circuits of the same domain, so all slices have the same 2^k rows; and a
 bundle is the same rows in each, so they have the same B. Of these pairs the one is taken that the whole chain is
@@ -32,7 +32,7 @@ from enclaveml.zk.ezkl.slices.bench import SliceBench, Whole, benches_of
 from enclaveml.zk.interface import CircuitRequest
 from enclaveml.zk.scratch import Scratch
 
-#: Parts of the tolerance, over the slices, that each of them is searched with, in order.
+#: Parts of the tolerance that each slice is searched with, in order.
 SHARES = (1.0, 1 / 16)
 
 #: Values between slices are given on as float64 while planning: below 2^MIDDLE_BITS in fixed point, headroom included.
@@ -121,7 +121,7 @@ def plan_chain(
     limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
     best: tuple[float, float, list[Part]] | None = None
     for share in SHARES:
-        parts = _numerics(benches, rows, request, limit * share / len(benches), progress)
+        parts = _numerics(benches, rows, request, limit * share, progress)
         gap = np.abs(parts[-1].outputs - truth)
         off = float(gap.max(initial=0.0)) if np.isfinite(gap).all() else math.inf
         agreed = float((parts[-1].outputs.argmax(axis=1) == truth.argmax(axis=1)).mean())
