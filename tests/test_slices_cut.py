@@ -138,3 +138,25 @@ def test_slices_asked_for_that_do_not_fit(bench) -> None:
     whole, rows, child, scratch = bench
     with pytest.raises(TooLarge, match=r"slice 1 of 2: no circuit for this model fits 0\.001 GB"):
         cut(whole, rows, replace(REQUEST, slices=2, memory_gb=1e-3), child, scratch, lambda line: None)
+
+
+def test_a_convolutional_model_is_cut_between_its_layers() -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernels = {"k": RNG.normal(size=(3, 1, 3, 3)), "l": RNG.normal(size=(2, 3, 3, 3)), "w": RNG.normal(size=(32, 3))}
+    shapes = {"to": np.array([2, 1, 6, 6]), "flat": np.array([2, 32])}
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "to"], ["v0"]), helper.make_node("Conv", ["v0", "k"], ["v1"], pads=[1, 1, 1, 1]),
+         helper.make_node("Relu", ["v1"], ["v2"]), helper.make_node("Conv", ["v2", "l"], ["v3"]), helper.make_node("Relu", ["v3"], ["v4"]),
+         helper.make_node("Reshape", ["v4", "flat"], ["v5"]), helper.make_node("MatMul", ["v5", "w"], ["y"])], "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 36])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
+        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in kernels.items()]
+        + [numpy_helper.from_array(v.astype(np.int64), name) for name, v in shapes.items()],
+    )
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    cuts = Graph(whole)
+    assert [(place.name, place.width) for place in cuts.places] == [("v1", 108), ("v3", 32)]
+    rows = values = RNG.normal(size=(4, 36)).astype(np.float32)
+    for start, end, shape in (("", "v1", (3, 6, 6)), ("v1", "v3", (2, 4, 4)), ("v3", "", (3,))):
+        values = run(cuts.slice(start, end), values.astype(np.float32)).reshape(len(rows), *shape)
+    assert np.allclose(values, run(whole, rows), atol=1e-4)

@@ -40,11 +40,13 @@ class Graph:
     def __init__(self, document: bytes) -> None:
         import onnx
 
-        self.model = onnx.shape_inference.infer_shapes(onnx.load_from_string(document))
+        self.model = onnx.shape_inference.infer_shapes(onnx.load_from_string(document), data_prop=True)
         graph = self.model.graph
         values = (*graph.input, *graph.value_info, *graph.output)
         self._values = {value.name: value for value in values}
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        floats = (tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+        self.weights = {tensor.name: math.prod(tensor.dims) for tensor in floats}
         self.batch = self.shape(graph.input[0].name)[0]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -62,7 +64,7 @@ class Graph:
         moving = {graph.input[0].name}  # values that depend on the rows
         live, weights, numbers, found = {graph.input[0].name}, 0, 0, {}
         for number, node in enumerate(graph.node):
-            weights += sum(math.prod(self.tensors[name].dims) for name in set(node.input) if name in self.tensors)
+            weights += sum(self.weights.get(name, 0) for name in set(node.input))
             for name in set(node.input):
                 uses[name] -= 1
                 if not uses[name]:
@@ -83,7 +85,7 @@ class Graph:
         """Weights of the model and numbers of one row."""
         graph = self.model.graph
         values = sum(math.prod(self.shape(name)[1:]) for node in graph.node for name in node.output if self.shape(name)[:1] == (self.batch,))
-        return sum(math.prod(tensor.dims) for tensor in graph.initializer) + values
+        return sum(self.weights.values()) + values
 
     def _divides(self, name: str, later: list[onnx.NodeProto]) -> bool:
         """Whether a value holds rows of floats, and what reads it begins a layer."""

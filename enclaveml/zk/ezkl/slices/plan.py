@@ -90,10 +90,14 @@ def cut(
     def benches(count: int) -> list[SliceBench]:
         return benches_of(whole, graph.names(count), request.inputs, child, [scratch() for _ in range(count)])
 
+    def told(found: list[SliceBench]) -> list[SliceBench]:
+        progress(f"cut into {len(found)} slices, at {', '.join(bench.end for bench in found[:-1])}")
+        return found
+
     if request.slices is not None:
         found = benches(request.slices)
         refuse_too_large(found, request, rows)
-        return found
+        return told(found)
     most = min(format.MOST, len(graph.places) + 1)
     problem: TooLarge | None = None
     for count in range(2, most + 1):
@@ -103,8 +107,7 @@ def cut(
         except TooLarge as error:
             problem = error
             continue
-        progress(f"cut into {count} slices, at {', '.join(bench.end for bench in found[:-1])}")
-        return found
+        return told(found)
     if problem is None:
         raise TooLarge("the model cannot be cut: there is no value through which everything flows, but its input and output")
     raise TooLarge(f"in {most} slices, the most that this model can be cut into, it is too large all the same: {problem}")
