@@ -80,7 +80,8 @@ zk.ezkl.system
 zk.systems
 circuit_index forecast_costs
 envelope combine inference weights model_class program_cache
-checkpoints preprocessing
+checkpoints preprocess_function
+preprocessing
 job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows beacon
@@ -234,6 +235,14 @@ def test_no_mpi_and_no_jax_come_with(module: str) -> None:
                                     "zk.interface", "comm"])
 def test_no_hdf5_comes_with(module: str) -> None:
     assert "h5py" not in loaded_with(module)
+
+
+@pytest.mark.parametrize("module, libraries", [
+    ("run", {"yaml", "h5py"}), ("models", {"yaml", "h5py"}), ("inference", {"yaml", "h5py"}), ("program_cache", {"yaml", "h5py"}),
+    ("aggregator", {"h5py"}), ("begin", {"h5py"}), ("finish", {"h5py"})])
+def test_no_rank_waits_for_them_before_its_first_row(module: str, libraries: set[str]) -> None:
+    """Workers need no YAML, and nobody HDF5: rank 0 where its data are HDF5, and for the results at the end."""
+    assert not loaded_with(module) & libraries
 
 
 def test_the_order_is_that_of_the_design() -> None:
