@@ -60,8 +60,8 @@ zk.batch.system
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.files zk.ezkl.program
 zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_norms zk.ezkl.onnx_ids zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
-zk.ezkl.statement zk.ezkl.plan zk.ezkl.child
-doctor_machine doctor_world
+zk.ezkl.statement zk.ezkl.plan
+zk.ezkl.child doctor_machine doctor_world
 zk.ezkl.srs_reduce
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.bench
 zk.ezkl.probes
