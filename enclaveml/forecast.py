@@ -219,9 +219,11 @@ def limits(circuit: Circuit, data: Data, target: Target) -> tuple[Limit, ...]:
     found = [
         Limit("rank 0's thread", thread, f"{spent.root_bundle * 1e3:.2g} ms a bundle and "
               f"{spent.root_rank * 1e6:.2g} us a rank and tick, on one core"),
-        Limit("verification", target.verifiers / spent.verify / rank_rate,
-              f"{spent.verify * 1e3:.3g} CPU ms a proof on {target.verifiers} cores of rank 0's node; {target.ranks} ranks "
-              f"need {math.ceil(spent.verify * rank_rate * target.ranks)} there (--root-cores)"),
+        Limit("verification", target.verify_cores / spent.verify / rank_rate,
+              f"{spent.verify * 1e3:.3g} CPU ms a proof on the {target.verifiers} cores of rank 0's node"
+              + (f", which {target.provers_beside} provers share" if target.provers_beside else "")
+              + f"; {target.ranks} ranks need {math.ceil(spent.verify * rank_rate * target.ranks)} cores of a node of its own "
+              "(--root-cores)"),
         Limit("gathers", target.link / (spent.envelope_bytes + spent.order_bytes) / rank_rate,
               f"{spent.envelope_bytes + spent.order_bytes:.0f} bytes a bundle through rank 0's link"),
         Limit("HDF5 and journal", target.disk / (2 * spent.envelope_bytes) / rank_rate,
