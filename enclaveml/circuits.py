@@ -21,7 +21,8 @@ plan's doing and nobody's lie, so such a row is proved at a second, wider circui
     ``inconsistent`` where a proof showed it to be, else ``lost``, when no rank is left that may take it.
 
 Which circuit a bundle is for stands in its order, its envelope, its journal record and the results file; admission and
-verification go by rank 0's own record of it. The verifier, and each rank's prover, of the fallback start when first needed.
+verification go by rank 0's own record of it. A model that is cut into slices (SLICES.md) has one circuit here, of several keys, and no
+fallback. The verifier, and each rank's prover, of the fallback start when first needed.
 """
 
 from __future__ import annotations

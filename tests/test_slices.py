@@ -245,6 +245,7 @@ CHANGES = {
     "other width": (lambda m, s: s[1].update(width=5), "numbers between slices: its slices say"),
     "other scale": (lambda m, s: s[1].update(input_scale=7), "scales between slices: its slices say"),
     "other domain": (lambda m, s: s[1].update(logrows=9), "logrows: its slices say"),
+    "a domain that is none": (lambda m, s: m.update(logrows=[8]), "logrows: its slices say"),
     "inputs in the clear": (lambda m, s: s[1].update(inputs="public"), "inputs of the slices: its slices say"),
     "an id of its own": (lambda m, s: s[1].update(circuit_id="0" * 64), "circuit_id: its slices say"),
     "both sides agree on another scale": (lambda m, s: (s[0].update(output_scale=9), s[1].update(input_scale=9)), "slice 1: its manifest says output_scale"),
