@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import DEGREE, P
+from enclaveml.zk.batch.format import DEGREE, P, power_of_two
 from enclaveml.zk.batch.prove import code, columns, extension, field, multilinear
+from enclaveml.zk.batch.prove.chunks import CELLS
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed, draw_positions, send_combinations, send_leaves
 from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, plus, times
 from enclaveml.zk.batch.prove.linear import combination
@@ -61,7 +62,9 @@ def open_masked(transcript: Transcript, opened: Masked, combine: Callable[[Exten
 
 def combined(values: np.ndarray, gamma: Extended, theta: Extended, threads: Pool) -> Combinations:
     """The two combinations of columns uint32 [n, c], plain."""
-    return columns.combine([[values]], columns.coefficients([(gamma, theta)], [False]), threads)
+    size = min(len(values), power_of_two(-(-CELLS // values.shape[1])))
+    chunks = [[values[start : start + size]] for start in range(0, len(values), size)]
+    return columns.combine(chunks, columns.coefficients([(gamma, theta)], [False]), threads)
 
 
 def _check_rank(opened: Masked, positions: np.ndarray) -> None:
