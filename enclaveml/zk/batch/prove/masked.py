@@ -1,4 +1,4 @@
-"""The proof of a batch that shows nothing of inputs and activations, step by step as PROTOCOL.md, "Masked proofs", numbers them."""
+"""The proof of a batch that shows nothing of inputs and activations, step by step as PROTOCOL.md, "The masked proof", numbers them."""
 
 from __future__ import annotations
 

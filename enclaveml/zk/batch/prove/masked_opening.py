@@ -1,4 +1,4 @@
-"""Openings that show nothing of a column but the claim (PROTOCOL.md, "Masked opening")."""
+"""Openings that show nothing of a column but the claim (PROTOCOL.md, "The masked proof")."""
 
 from __future__ import annotations
 

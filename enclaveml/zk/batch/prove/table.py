@@ -1,4 +1,4 @@
-"""The multiplicities of a masked proof: a committed matrix, and their sum-check (PROTOCOL.md, "Masked proofs", 1 and 5b)."""
+"""The multiplicities of a masked proof: a committed matrix, and their sum-check (PROTOCOL.md, "The masked proof", 1 and 5)."""
 
 from __future__ import annotations
 
