@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.machine import REPORTS, machine
-from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import VERIFIED, Circuit
+from enclaveml.zk.systems import system_of
 
 
 class WrongResult(Exception):
@@ -177,14 +177,12 @@ class Planned:
 
     def __init__(self, name: str, circuit: Circuit, data: Data, children: int, limit: float, warm: bool = True) -> None:
         self.circuit, self.data, self.children, self.limit = circuit, data, children, limit
-        used = circuit.settings
-        detail = (
-            f"{circuit.rows} rows a proof, logrows {circuit.logrows}, scales {used['input_scale']}+"
-            f"{used['param_scale']}, decomposition {used['decomp_base']}^{used['decomp_legs']}, columns "
-            f"{used['num_inner_cols']}x{used['blocks']}, key {circuit.measured['key_bytes'] / 1e6:.0f} MB"
-        )
+        slices = [each["settings"] for each in circuit.settings.get("slices", ())]
+        layouts = ("slice after slice: " if slices else "") + "; ".join(map(_layout, slices or [circuit.settings]))
+        detail = (f"{circuit.rows} rows a proof, logrows {circuit.logrows}, {layouts}, key"
+                  f"{'s' if slices else ''} {circuit.measured['key_bytes'] / 1e6:.0f} MB")
         self.result = Result(name, detail, setup_seconds=circuit.measured["setup_seconds"])
-        system = EzklSystem()
+        system = system_of(circuit.system)
         self._prover = system.prover(circuit.folder, children)
         self._verifier = system.verifier(circuit)
         if warm:
@@ -219,6 +217,11 @@ class Planned:
     def close(self) -> None:
         self._prover.close()
         self._verifier.close()
+
+
+def _layout(used: Mapping[str, Any]) -> str:
+    return (f"scales {used['input_scale']}+{used['param_scale']}, decomposition {used['decomp_base']}^{used['decomp_legs']}, columns "
+            f"{used['num_inner_cols']}x{used['blocks']}")
 
 
 def _cpu(pids: Sequence[int]) -> float:

@@ -98,16 +98,16 @@ def _short(found: Forecast) -> dict[str, Any]:
 
 
 def curves() -> list[dict[str, Any]]:
-    """Rows a second over ranks of 4 cores, 4 to a node."""
+    """Rows a second over ranks of 4 cores, 4 to a node: rank 0 beside three of them, or on a node of its own."""
     data, circuits = data_of(load_job(JOB), CURVE_ROWS)
     found = []
-    for cores, root in ((4, None),):
+    for cores, root in ((4, None), (4, 64)):
         target = Target(ranks=2, cores_per_rank=cores, ranks_per_node=4, device=DEVICES["h100"], memory_gb=64.0,
                         root_cores=root)
         points = curve(data, circuits, target)
         last = predict(data, circuits, replace(target, ranks=1024))
         found.append({
-            "cores_per_rank": cores, "root_cores": root or 4 * cores, "stops_at": stops_at(points),
+            "cores_per_rank": cores, "root_cores": root, "stops_at": stops_at(points),
             "limits_at_1024": [[limit.name, limit.ranks, limit.text] for limit in last.limits],
             "points": [{"ranks": p, "seconds": o.seconds, "rows_per_second": data.proved / o.seconds,
                         "root_busy": o.root_busy, "verify_busy": o.verify_busy, "prove_busy": o.prove_busy,
@@ -120,8 +120,8 @@ def svg(found: list[dict[str, Any]]) -> str:
     """A log-log plot of rows a second over ranks, with the line of perfect scaling from the first point."""
     import math
 
-    width, height, left, bottom, top = 760, 460, 70, 400, 20
-    right = width - 190
+    width, height, left, bottom, top = 800, 460, 70, 400, 20
+    right = width - 230
     points = [(p["ranks"], p["rows_per_second"]) for one in found for p in one["points"]]
     x0, x1 = (math.log2(f(p for p, _ in points)) for f in (min, max))
     low = math.floor(math.log10(min(r for _, r in points)))
@@ -152,8 +152,12 @@ def svg(found: list[dict[str, Any]]) -> str:
                    f'y2="{y(ideal):.1f}" stroke="{colour}" stroke-dasharray="4 4" opacity="0.5"/>'
                    f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
                    f'<text x="{right + 8}" y="{y(last["rows_per_second"]) + 4:.1f}" fill="{colour}">'
-                   f'{one["cores_per_rank"]} cores a rank, {one["root_cores"]} at rank 0</text>')
+                   f'{one["cores_per_rank"]} cores a rank, rank 0 {_place(one)}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _place(one: dict[str, Any]) -> str:
+    return f"on {one['root_cores']} of its own" if one["root_cores"] else "beside 3 others"
 
 
 def markdown(job: str, lines: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
@@ -179,7 +183,7 @@ def markdown(job: str, lines: list[dict[str, Any]], found: list[dict[str, Any]])
     ]
     for one in found:
         stop = f"from {one['stops_at']} ranks on a rank brings less than half" if one["stops_at"] else "it scales to 4,096"
-        text += [f"### {one['cores_per_rank']} cores a rank, {one['root_cores']} cores at rank 0: {stop}", "", "```",
+        text += [f"### {one['cores_per_rank']} cores a rank, rank 0 {_place(one)}: {stop}", "", "```",
                  table(["ranks", "rows/s", "provers busy %", "rank 0's thread %", "verifiers %", "binds first"],
                        [[p["ranks"], p["rows_per_second"], 100 * p["prove_busy"], 100 * p["root_busy"],
                          100 * p["verify_busy"], p["binds_first"]] for p in one["points"]]), "```", "",

@@ -1,5 +1,7 @@
 """``python -m benchmarks.large_mlp``: MLPs of 21,000 and 250,000 parameters; what does not fit says so before it starts.
 
+``--slices 2 784-640-780-10`` proves a million parameters, cut into slices; that has a report of its own.
+
 Weights are random with a fixed seed: cost does not depend on them. The bar is the deviation from the
 float model. What the plan predicts of memory, key and time stands beside what was measured.
 """
@@ -11,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import sys
 import time
 
 import numpy as np
@@ -26,6 +29,7 @@ MODELS = {
     "100-100-100-10": ((100, 100, 100, 10), 200),
     "400-400-200-50": ((400, 400, 200, 50), 16),
     "1200-1000-10": ((1200, 1000, 10), 32),
+    "784-640-780-10": ((784, 640, 780, 10), 16),
 }
 SEED = 7
 SAMPLES = 32
@@ -58,16 +62,16 @@ def parameters(widths: tuple[int, ...]) -> int:
     return sum((a + 1) * b for a, b in itertools.pairwise(widths))
 
 
-def measure(name: str, memory_gb: float, children: int) -> dict[str, object]:
+def measure(name: str, memory_gb: float, children: int, slices: int = 1, scale: int | None = None) -> dict[str, object]:
     """One model's plan, predictions and measurements; ``refused`` where it does not fit."""
     widths, expected = MODELS[name]
     function = mlp(widths)
     rows = np.random.Generator(np.random.PCG64(SEED + 1)).random((SAMPLES, widths[0]), np.float32)
     request = CircuitRequest(
         tolerance=TOLERANCE, agreement=0.0, expected_rows=expected, cores=children, children=children,
-        memory_gb=memory_gb,
+        memory_gb=memory_gb, slices=slices, scale=scale,
     )
-    line: dict[str, object] = {"model": name, "parameters": parameters(widths), "memory_gb": memory_gb}
+    line: dict[str, object] = {"model": name, "parameters": parameters(widths), "memory_gb": memory_gb, "slices": slices}
     began = time.monotonic()
     try:
         circuit = EzklSystem().prepare(function, rows, request, lambda text: print(text, flush=True))
@@ -101,18 +105,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--memory-gb", type=float, default=12.0, help="what the provers may take together")
     parser.add_argument("--children", type=int, default=2)
-    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--slices", type=int, default=1, help="into how many slices each model is cut")
+    parser.add_argument("--scale", type=int, help="bits; the plan's choice if left out")
+    parser.add_argument("models", nargs="*", default=list(MODELS)[:3], metavar="MODEL", help=f"of {', '.join(MODELS)}")
     options = parser.parse_args()
     here = machine()
     found = []
     for name in options.models:
-        found.append(measure(name, options.memory_gb, options.children))
+        found.append(measure(name, options.memory_gb, options.children, options.slices, options.scale))
         print(json.dumps(found[-1]), flush=True)
+    title = "large_mlp" if options.slices == 1 else "large_mlp_slices"
+    command = " ".join(["python -m benchmarks.large_mlp", *sys.argv[1:]])
+    cut = f" Each model is cut into {options.slices} linked slices, of which a prover holds one key at a time." if options.slices > 1 else ""
     lines = [
-        "# large_mlp", "",
-        f"MLPs with random weights (`python -m benchmarks.large_mlp`), {options.children} provers that may take "
+        f"# {title}", "",
+        f"MLPs with random weights (`{command}`), {options.children} provers that may take "
         f"{options.memory_gb:g} GB together, on {here['cores']} cores of {here['cpu']}, {here['memory_gb']} GB. Deviation "
-        f"from the float model at most {TOLERANCE:g}; every proof verified inside the timed turn.", "",
+        f"from the float model at most {TOLERANCE:g}; every proof verified inside the timed turn.{cut}", "",
         "| model | parameters | rows proved | s a row | CPU s a row | verifying, ms a row | deviation | load | "
         "CPU s a proof, predicted | key | set-up s | peak of set-up | of one proof | predicted with margin | plan |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -133,9 +142,9 @@ def main() -> None:
             f"{line['setup_seconds']:.0f} | {gb['setup']} | {gb['prove']} | {gb['predicted']} | {line['plan']} |"
         )
     REPORTS.mkdir(exist_ok=True)
-    document = {"benchmark": "large_mlp", "machine": here, "load_after": os.getloadavg()[0], "results": found}
-    (REPORTS / "large_mlp.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (REPORTS / "large_mlp.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    document = {"benchmark": title, "machine": here, "load_after": os.getloadavg()[0], "results": found}
+    (REPORTS / f"{title}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (REPORTS / f"{title}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

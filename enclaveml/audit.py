@@ -38,8 +38,13 @@ from enclaveml.audit_report import Report
 from enclaveml.audit_rows import check_job, check_rows, job_of
 from enclaveml.datasets import Dataset, open_dataset
 from enclaveml.errors import FormatError, JobError
+<<<<<<< HEAD
 from enclaveml.input_key import order_key
 from enclaveml.preprocessing import digest, preprocessed
+=======
+from enclaveml.preprocess_function import digest
+from enclaveml.preprocessing import preprocessed
+>>>>>>> main
 from enclaveml.progress import Progress
 from enclaveml.provenance import preprocessing, preprocessing_words
 from enclaveml.results_check import check_structure
@@ -216,7 +221,7 @@ class _Audit:
                 "circuit": circuit_id, "role": circuit.role, "rows": len(proved.get(circuit_id, ())),
                 "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
-                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}",
+                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}" + (f", {circuit.slices} linked slices" if circuit.slices > 1 else ""),
             })
             if circuit.caution:
                 report.facts["kind_of_proof"] = circuit.caution

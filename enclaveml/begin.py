@@ -11,7 +11,7 @@ from enclaveml.errors import EnvironmentFault, Fault, JobError
 from enclaveml.job import JobSpec, journal_path
 from enclaveml.journal import Journal, holds_nothing
 from enclaveml.options import RunOptions
-from enclaveml.preprocessing import digest
+from enclaveml.preprocess_function import digest
 from enclaveml.provenance import utc_now, versions
 from enclaveml.resume import Resume, ResumeState
 from enclaveml.roster import Member

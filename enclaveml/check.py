@@ -74,11 +74,12 @@ def document(found: Examination, request: CircuitRequest, parts: Sequence[Output
         "samples": samples,
         "tolerance": number(found.limit),
         "outputs": [] if found.truth is None else _outputs(found, parts),
-        "plan": None if found.candidate is None else str(found.candidate),
+        "plan": str(found.plans[0]) if len(found.plans) == 1 else None,
+        "slices": [str(plan) for plan in found.slices],
         "layers_at": found.layers_at or None,
-        "rows_per_proof": None if found.candidate is None else found.candidate.choice.rows,
+        "rows_per_proof": found.plans[0].choice.rows if found.plans else None,
         "cpu_seconds_a_row": number(found.row_seconds),
-        "cpu_seconds_a_proof": None if found.candidate is None else found.candidate.prove_seconds,
+        "cpu_seconds_a_proof": number(found.proof_seconds),
         "wall_seconds": number(job_seconds(found, request)),
         "processors": request.cores,
         "key_bytes": number(found.key_bytes),
@@ -135,12 +136,13 @@ def text(report: dict[str, Any]) -> str:
                   table(["nodes", "value", "circuit rows", "%", "new tables", "einsum cells"], body)]
         if len(report["layers"]) > _SHOWN:
             lines.append(f"and {len(report['layers']) - _SHOWN} more (--json has all)")
-    if report["plan"]:
-        lines += ["", f"plan: {report['plan']}",
+    if report["plan"] or report["slices"]:
+        lines += ["", *([f"plan: {report['plan']}"] if report["plan"] else
+                        [f"plan, slice {i + 1} of {len(report['slices'])}: {plan}" for i, plan in enumerate(report["slices"])]),
                   f"predicted: {significant(report['cpu_seconds_a_row'])} CPU s a row, {significant(report['cpu_seconds_a_proof'])} "
                   f"CPU s a proof; {report['rows']:,} rows in about {significant(report['wall_seconds'])} s on "
                   f"{report['processors']} cores like this machine's",
-                  f"predicted: key {report['key_bytes'] / 1e6:,.0f} MB, peak memory of one prover {report['memory_bytes'] / 1e9:.2f} GB"]
+                  f"predicted: key{'s' if report['slices'] else ''} {report['key_bytes'] / 1e6:,.0f} MB, peak memory of one prover {report['memory_bytes'] / 1e9:.2f} GB"]
     if report["model_hash"]:
         lines.append(f"model hash: {report['model_hash']}")
     return "\n".join(lines) + "\n"

@@ -21,7 +21,8 @@ plan's doing and nobody's lie, so such a row is proved at a second, wider circui
     ``inconsistent`` where a proof showed it to be, else ``lost``, when no rank is left that may take it.
 
 Which circuit a bundle is for stands in its order, its envelope, its journal record and the results file; admission and
-verification go by rank 0's own record of it. The verifier, and each rank's prover, of the fallback start when first needed.
+verification go by rank 0's own record of it. A model that is cut into slices (SLICES.md) has one circuit here, of several keys, and no
+fallback. The verifier, and each rank's prover, of the fallback start when first needed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def request_for(job: JobSpec, rows: int, memory_gb: float, cores: int, children:
     """
     proof, replicas = job.proof, job.split.replicas if job.split.strategy == "redundant" else 1
     return CircuitRequest(
-        inputs=proof.inputs, bounded=proof.bounded_inputs, srs=proof.srs_file, tolerance=proof.tolerance,
+        inputs=proof.inputs, bounded=proof.bounded_inputs, srs=proof.srs_file, slices=proof.slices_asked, tolerance=proof.tolerance,
         agreement=proof.agreement, rows_per_proof=proof.rows_per_proof, scale=proof.scale,
         expected_rows=math.ceil(rows * replicas * proof.coverage), memory_gb=memory_gb, cores=cores, children=children,
     )

@@ -41,6 +41,10 @@ BULK_BYTES = 1 << 20
 # (bytes a second, about half of what shared memory gives): a transfer that is under way moves only so.
 SPIN_RATE = 2e9
 
+# A rank that has waited this many seconds for others, who are at work then, does work of its own until they come. Not while many
+# bytes move: they move only when the library is called.
+SPARE_S = 2e-3
+
 # A peer that does not come to a collective within this many seconds is taken for stuck.
 # Ranks come by every fraction of a second unless they compile or prepare keys.
 PATIENCE_S = 3600.0
@@ -118,6 +122,8 @@ class World:
         self.host = node_name()
         self.patience_s = PATIENCE_S
         self.idle: Callable[[], None] = lambda: None
+        #: Some work that this rank may do meanwhile, as long as it takes; whether there was any.
+        self.spare: Callable[[], bool] = lambda: False
         # Buffers of requests that a lost rank left behind: MPI may still write into them.
         self._orphans: list[object] = []
         self.hosts = self._gather_hosts()
@@ -180,6 +186,9 @@ class World:
                     os.sched_yield()
                     continue
                 self.idle()
+                if not bulk and time.monotonic() - began > SPARE_S and self.spare():
+                    delay = 5e-5
+                    continue
                 time.sleep(delay)
                 delay = min(delay * 1.5, longest)
                 if time.monotonic() - began > limit:

@@ -1,4 +1,8 @@
-"""The end of a run on rank 0: combine what is verified, write the file, say how it went."""
+"""The end of a run on rank 0: combine what is verified, write the file, say how it went.
+
+What writes and reads results files is imported at the end, where it is needed: with h5py it takes a tenth of a
+second, for which all ranks would wait before their first row.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,6 @@ from enclaveml.job import JobSpec, journal_path
 from enclaveml.journal import Journal
 from enclaveml.progress import table
 from enclaveml.provenance import utc_now
-from enclaveml.results import build_results, read_results, short_answer
 from enclaveml.results_schema import FileStatus, RowStatus
 from enclaveml.roster import Fate, Member
 from enclaveml.together import describe, exit_code_of
@@ -36,6 +39,8 @@ def finished_before(job: JobSpec) -> int | None:
     """The exit status of a job that is to go on and has ended. None if there is something to do."""
     if not job.output.path.exists() or journal_path(job.output.path).exists():
         return None
+    from enclaveml.results import read_results
+
     with read_results(job.output.path) as results:
         code = int(results.attribute("exit_code"))
         log.info("%s is finished already: %s, exit status %d", job.output.path, results.status.value, code)
@@ -103,6 +108,8 @@ class Finish:
 
     def write(self, status: FileStatus, code: int, message: str) -> None:
         """End the journal, make the results file from it, and the short answer if asked for."""
+        from enclaveml.results import build_results
+
         aggregator, job = self._aggregator, self._job
         combined, each = combine_job(job, aggregator)
         labels = self._dataset.labels()
@@ -152,6 +159,8 @@ class Finish:
         }
 
     def _write_json(self) -> None:
+        from enclaveml.results import read_results, short_answer
+
         with read_results(self._job.output.path) as results:
             answer = short_answer(results)
         part = self._json_path.with_name(self._json_path.name + ".tmp")
@@ -190,9 +199,10 @@ class Finish:
         log.info("results: %s", os.path.relpath(self._job.output.path))
         log.log(logging.INFO if code == 0 else logging.ERROR, "%s (exit status %d): %s", status.value, code, message)
 
-
     def _say_samples(self) -> None:
         """What the draws say of each rank's rows, as the file has it, and what rank 0 recomputed."""
+        from enclaveml.results import read_results
+
         asked = self._job.proof.audit
         with read_results(self._job.output.path) as results:
             for line in results.ranks:

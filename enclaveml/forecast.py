@@ -30,7 +30,7 @@ from enclaveml.forecast_costs import (
 from enclaveml.job import JobSpec
 from enclaveml.round_size import WIDE_BYTES, rows_of_a_round
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Work
-from enclaveml.zk.interface import Circuit
+from enclaveml.zk.interface import SLICED, Circuit
 
 #: A verifier's process, in bytes; bytes at rank 0 for a row's place in its tables.
 VERIFIER_BYTES, TABLE_BYTES = 60e6, 40.0
@@ -108,7 +108,8 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
     proof = job.proof
     serving = [
         c for c in circuits_of(model_key(package.to_bytes(), shape, dtype))
-        if c.system == proof.system and c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
+        if (SLICED if c.slices > 1 else proof.system) == c.system and proof.slices in ("auto", str(c.slices))
+        and c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
         and proof.rows_per_proof in (None, c.rows)
         and bool(c.bound) == (proof.bounded_inputs and proof.inputs != "public")
     ]
@@ -218,9 +219,11 @@ def limits(circuit: Circuit, data: Data, target: Target) -> tuple[Limit, ...]:
     found = [
         Limit("rank 0's thread", thread, f"{spent.root_bundle * 1e3:.2g} ms a bundle and "
               f"{spent.root_rank * 1e6:.2g} us a rank and tick, on one core"),
-        Limit("verification", target.verifiers / spent.verify / rank_rate,
-              f"{spent.verify * 1e3:.3g} CPU ms a proof on {target.verifiers} cores of rank 0's node; {target.ranks} ranks "
-              f"need {math.ceil(spent.verify * rank_rate * target.ranks)} there (--root-cores)"),
+        Limit("verification", target.verify_cores / spent.verify / rank_rate,
+              f"{spent.verify * 1e3:.3g} CPU ms a proof on the {target.verifiers} cores of rank 0's node"
+              + (f", which {target.provers_beside} provers share" if target.provers_beside else "")
+              + f"; {target.ranks} ranks need {math.ceil(spent.verify * rank_rate * target.ranks)} cores of a node of its own "
+              "(--root-cores)"),
         Limit("gathers", target.link / (spent.envelope_bytes + spent.order_bytes) / rank_rate,
               f"{spent.envelope_bytes + spent.order_bytes:.0f} bytes a bundle through rank 0's link"),
         Limit("HDF5 and journal", target.disk / (2 * spent.envelope_bytes) / rank_rate,

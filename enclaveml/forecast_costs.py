@@ -16,7 +16,7 @@ from enclaveml.zk.interface import Circuit
 #: CPU seconds of rank 0's thread, on the machine of the benchmark: a tick, more for each rank (the exchange's and
 #: the aggregator's loops over ranks), and a bundle (order, report, admission, journal, verdict), of which 48 and 64
 #: were verified. Of two runs at a load of 4 the dearer one.
-ROOT_TICK_S, ROOT_RANK_S, ROOT_BUNDLE_S = 3.5e-3, 7.0e-6, 2.65e-3
+ROOT_TICK_S, ROOT_RANK_S, ROOT_BUNDLE_S = 3.5e-3, 7.0e-6, 1.95e-3
 
 #: Proving with one core to itself takes this times the CPU seconds of the proof at preparation.
 PROVE_FACTOR = 1.0
@@ -61,7 +61,7 @@ DEVICES = {
 class Target:
     """The machine that the job will run on. memory_gb: of a rank. core_speed: of a core, relative to this
     machine's. latency in s, link and disk in bytes/s. start_s: from ``srun`` or ``mpirun`` to the first rank.
-    years: mean time until a rank is lost. root_cores: of rank 0's node, for its verifiers. cores_of_node: where ranks crowd a node, all that they
+    years: mean time until a rank is lost. root_cores: of a node that rank 0 has to itself, where it verifies; None: it shares a node as the others do. cores_of_node: where ranks crowd a node, all that they
     share."""
 
     ranks: int
@@ -83,11 +83,16 @@ class Target:
 
     @property
     def node_cores(self) -> int:
-        return self.cores_of_node or self.cores_per_rank * min(self.ranks_per_node, self.ranks)
+        return self.cores_of_node or self.cores_per_rank * min(self.ranks_per_node, self._sharing)
 
     @property
     def nodes(self) -> int:
-        return math.ceil(self.ranks / self.ranks_per_node)
+        return math.ceil(self._sharing / self.ranks_per_node) + (self.root_cores is not None)
+
+    @property
+    def _sharing(self) -> int:
+        """Ranks on the nodes that ranks share; 1 at least."""
+        return max(1, self.ranks - (self.root_cores is not None))
 
     @property
     def first(self) -> int:
@@ -97,14 +102,26 @@ class Target:
     @property
     def children(self) -> int:
         """Provers of a rank, as ``rollcall.children_of`` has it: of a full node, or of rank 0's if there is but one."""
-        working = min(self.ranks_per_node, self.ranks)
-        if self.nodes == 1:
+        working = min(self.ranks_per_node, self._sharing)
+        if self.nodes == 1 and self.root_cores is None:
             working -= self.first
         return max(1, self.node_cores // max(1, working))
 
     @property
     def verifiers(self) -> int:
         return self.root_cores or self.node_cores
+
+    @property
+    def provers_beside(self) -> int:
+        """Provers on rank 0's node, which share its cores with its verifiers."""
+        if self.root_cores is not None:
+            return self.children * (self.first == 0)
+        return self.children * (min(self.ranks_per_node, self.ranks) - self.first)
+
+    @property
+    def verify_cores(self) -> float:
+        """What the verifiers have of the cores of rank 0's node when all of them are busy."""
+        return self.verifiers * min(1.0, self.verifiers / (self.verifiers + self.provers_beside))
 
 
 def target_of(ranks: int, cores_per_rank: int, ranks_per_node: int, device: str, memory_gb: float,
@@ -151,4 +168,5 @@ def plant(target: Target) -> Plant:
         ranks=target.ranks, first=target.first, ranks_per_node=min(target.ranks_per_node, target.ranks),
         node_cores=target.node_cores, children=target.children, verifiers=target.verifiers, latency=target.latency,
         link=target.link, jitter=target.jitter, slow=target.slow, failures=1 / (target.years * year),
+        root_cores=float(target.root_cores or 0),
     )

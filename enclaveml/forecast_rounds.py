@@ -45,6 +45,7 @@ class Plant:
     """The ranks: ``node_cores`` shared by the provers of ``ranks_per_node`` ranks, ``children`` of them a rank.
 
     first: the first rank that computes (1, or 0 where rank 0 does). verifiers: processes on rank 0's node.
+    root_cores: of a node that rank 0 has to itself; 0 where it shares one like all others.
     latency, link: of the network, s and bytes/s. jitter: relative spread of ranks' speeds; slow: the share of
     ranks at half speed; failures: lost ranks per rank and second, each of which takes ``recovery`` s.
     """
@@ -61,6 +62,13 @@ class Plant:
     slow: float = 0.0
     failures: float = 0.0
     recovery: float = 1.0
+    root_cores: float = 0.0
+
+    def node_of(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers of the ranks' nodes; rank 0's is 0."""
+        if not self.root_cores:
+            return ids // self.ranks_per_node
+        return np.where(ids == 0, 0, 1 + (ids - 1) // self.ranks_per_node)
 
 
 @dataclass
@@ -129,8 +137,9 @@ class _Simulation:
         self.workers = len(ids)
         speed = np.exp(self.random.normal(0.0, plant.jitter, self.workers)) if plant.jitter else np.ones(self.workers)
         self.speed = np.where(self.random.random(self.workers) < plant.slow, 0.5 * speed, speed)
-        self.node_of = ids // plant.ranks_per_node
-        self.nodes = [_Node(plant.node_cores) for _ in range(-(-plant.ranks // plant.ranks_per_node))]
+        self.node_of = plant.node_of(ids)
+        last = int(plant.node_of(np.array([plant.ranks - 1]))[0])
+        self.nodes = [_Node(plant.root_cores or plant.node_cores), *(_Node(plant.node_cores) for _ in range(last))]
         self.alive = np.ones(self.workers, bool)
         self.backlog = np.zeros(self.workers, np.int64)  # inferred or to be, held at rank 0
         self.hand = np.zeros(self.workers, np.int64)  # ordered and not answered
@@ -178,7 +187,7 @@ class _Simulation:
         return until + ticks * period
 
     def _cores(self) -> float:
-        return max(1.0, len(self.nodes) * self.plant.node_cores)
+        return max(1.0, sum(self.nodes[i].cores for i in np.unique(self.node_of).tolist()))
 
     def _deaths(self) -> list[tuple[float, int]]:
         if not self.plant.failures:

@@ -15,14 +15,15 @@ from enclaveml.sbatch_nodes import plan_parts
 MOST_S = 24 * 3600.0
 
 
-def advised_time(job: JobSpec, ranks: int | None, nodes: int | None, cores: int | None) -> tuple[str, str] | None:
+def advised_time(job: JobSpec, ranks: int | None, nodes: int | None, cores: int | None,
+                 root_cores: int | None = None) -> tuple[str, str] | None:
     """(limit in Slurm's format, where it is from); None where nothing was measured or the job cannot be read."""
-    parts = plan_parts(job, ranks, nodes)
+    parts = plan_parts(job, ranks, nodes, root_cores)
     count = sum(part.nodes * part.tasks for part in parts)
     memory = min(part.memory_gb / part.tasks for part in parts)
     try:
         target = target_of(count, cores or DEFAULT_CORES, max(part.tasks for part in parts), "cpu", memory,
-                           aggregator_computes=bool(job.cluster.aggregator_computes))
+                           root_cores=root_cores, aggregator_computes=bool(job.cluster.aggregator_computes))
         found = predict(*data_of(job), target)
     except (EnclaveError, OSError):
         return None

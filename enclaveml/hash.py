@@ -12,7 +12,8 @@ from enclaveml.circuits import prepare_circuits
 from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.job import load_job
 from enclaveml.prepare import load_function, request_of
-from enclaveml.zk.interface import PRIMARY
+from enclaveml.zk.interface import PRIMARY, SLICED
+from enclaveml.zk.systems import system_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
     srs = srs or job.proof.srs
     wanted = _like(like) if like else []
     from enclaveml.zk.ezkl import rebuild
-    from enclaveml.zk.ezkl.files import SETTINGS
+    from enclaveml.zk.ezkl.slices import rebuild as slices
 
     def progress(line: str) -> None:
         log.info("%s", line)
@@ -54,7 +55,7 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
         circuits = prepare_circuits(job, function, samples, n, request_of(job, n, 1))
         if job.proof.system == "batch" or srs is None or srs == job.proof.srs:
             return {circuit.circuit_id: circuit.role for circuit in circuits}
-        wanted = [(circuit.manifest(), b"", (circuit.folder / SETTINGS).read_bytes()) for circuit in circuits]
+        wanted = [(circuit.manifest(), b"", system_of(circuit.system).auditor_files(circuit)["settings"]) for circuit in circuits]
     found: dict[str, str] = {}
     for manifest, there, settings in wanted:
         if manifest.get("system") == "batch":
@@ -62,8 +63,11 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
 
             found[rebuilt_id(function, samples, request_of(job, n, 1), _rows(manifest, like))] = PRIMARY
             continue
-        rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress,
-                                           like=_mapping(settings))
+        if manifest.get("system") == SLICED:
+            rebuilt, part = slices.rebuilt_id(function, manifest, settings, srs, progress)
+        else:
+            rebuilt, part = rebuild.rebuilt_id(function, rebuild.choice_of(manifest), manifest["inputs"], srs, progress,
+                                               like=_mapping(settings))
         if there and part != there:
             raise EnvironmentFault(f"{like}: was made with another SRS than {srs or 'the one of this machine'}: "
                                    f"give the one that the aggregator used with --srs")

@@ -83,6 +83,7 @@ class ProofSpec:
     beacon_wait_s: float = 3600.0
     recheck: float = 0.0
     system: str = "ezkl"
+    slices: str = "1"
     inputs: str = "public"
     bounded_inputs: bool = False
     private_weights: bool = False
@@ -96,6 +97,11 @@ class ProofSpec:
     strict: bool = True
     rows_per_proof: int | None = None
     scale: int | None = None
+
+    @property
+    def slices_asked(self) -> int | None:
+        """Into how many slices the model is to be cut; None: into as few as fit memory, where the whole does not."""
+        return None if self.slices == "auto" else int(self.slices)
 
     @property
     def srs_file(self) -> SrsFile | None:

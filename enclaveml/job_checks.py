@@ -127,6 +127,7 @@ _NOT_BATCH = {
     "proof.srs": (None, "it needs no SRS"),
     "proof.srs_sha256": (None, "it needs no SRS"),
     "proof.scale": (None, "its scales are calibrated on sample rows"),
+    "proof.slices": ("1", "its proofs are not cut"),
 }
 
 

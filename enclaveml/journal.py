@@ -45,6 +45,9 @@ REMEDIES = {
     errno.EACCES: "writing there is not permitted: give another output with -o",
 }
 
+#: A record's parts of fewer bytes are copied into one piece and written at once.
+JOINED_BYTES = 1 << 20
+
 
 class Journal:
     """The writing end. One process at a time has it open (an advisory lock on the file)."""
@@ -155,7 +158,9 @@ class Journal:
         for piece in (header, *body):
             digest.update(piece)
         start = preamble(len(header), length, digest.digest())
-        self._write([start + header, *body])
+        pieces = [start + header, *body]
+        # One call of the kernel for a small record: a thousand ranks give rank 0 hundreds a second.
+        self._write([b"".join(pieces)] if length < JOINED_BYTES else pieces)
 
     def flush(self) -> None:
         """Force everything appended to the disk. After a failure here the journal takes no more records,

@@ -67,6 +67,7 @@ class Loop:
             pump()
 
         self._world.idle = idle
+        self._world.spare = self._guarded(self._worker.infer_meanwhile)
         # Longer than a stuck rank has until its guard kills it. One that even SIGKILL does not
         # end (an uninterruptible wait in the kernel) is lost to nobody: the others end here.
         self._world.patience_s = STUCK_S + 120
@@ -81,7 +82,7 @@ class Loop:
                 self._tick()
         finally:
             self._watchdog.disarm()
-            self._world.idle = lambda: None
+            self._world.idle, self._world.spare = lambda: None, lambda: False
         if self._failure is not None:
             raise mark_agreed(self._failure)  # the stop order told everybody
 
@@ -89,14 +90,18 @@ class Loop:
         """Tell the guard that all is well."""
         self._watchdog.arm(STUCK_S, 0.0 if self._world.is_root else IDLE_S)
 
-    def _guarded(self, call: Callable[[], None]) -> Callable[[], None]:
-        """``call``, with a failure kept for rank 0 instead of raised: this rank must still come to the ticks."""
-        def guarded() -> None:
+    def _guarded(self, call: Callable[[], object]) -> Callable[[], bool]:
+        """``call``, with a failure kept for rank 0 instead of raised: this rank must still come to the ticks.
+
+        Returns whether ``call`` gave anything that is true.
+        """
+        def guarded() -> bool:
             if self._failure is None:
                 try:
-                    call()
+                    return bool(call())
                 except Exception as error:
                     self._fail(error)
+            return False
         return guarded
 
     def _fail(self, error: Exception) -> None:

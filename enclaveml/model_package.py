@@ -11,13 +11,15 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enclaveml.errors import Fault, FormatError, JobError
-from enclaveml.job import JobSpec
 from enclaveml.model_class import PREPROCESS, ModelSource
 from enclaveml.checkpoints import read_checkpoint
 from enclaveml.weights import FORMATS, write_weights
+
+if TYPE_CHECKING:
+    from enclaveml.job import JobSpec
 
 _MAGIC = b"EMLMODEL"
 _BLOBS = ("source", "weights", "preprocess_source")  # in the order in which they follow the header

@@ -21,7 +21,7 @@ from enclaveml.errors import Fault, JobError
 from enclaveml.flax_state import Parts, take_apart
 from enclaveml.model_class import ModelSource, load_class, user_code
 from enclaveml.model_package import ModelPackage, package_model
-from enclaveml.preprocessing import Preprocess, check_rows_alone, load_preprocess
+from enclaveml.preprocess_function import Preprocess, check_rows_alone, load_preprocess
 from enclaveml.weights import match_weights, read_weights
 from enclaveml.zk.interface import ModelFunction
 
@@ -130,7 +130,8 @@ def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job
         module, shapes = construct(abstract=False)
     layout = _layout(*shapes, source)
     state = module.state if found is None else match_weights(module.state, found, package.weights_name)
-    return Model(module.kind, {name: jnp.asarray(a) for name, a in state.items()}, row_shape, dtype, layout,
+    # Put there as they are: jnp.asarray compiles a program for each shape.
+    return Model(module.kind, {name: jax.device_put(a) for name, a in state.items()}, row_shape, dtype, layout,
                  found is None, lambda state, rows: module.call(state, *split(rows)), _digest(package))
 
 

@@ -4,21 +4,16 @@ Inside (``model.preprocess_proved``, the default) every rank builds the model as
 what is exported, hashed and proved, and a verified row speaks of the job's own rows. Outside, rank 0 alone applies the function, with numpy, as
 it reads: what it makes are the job's rows to everything behind it, and a verified row speaks of those.
 
-Letters: B rows. The function takes the inputs as the model would, an array (B, ...) for each of ``input.key``, and returns the
-model's inputs: an array (B, ...), or a tuple of them. It must treat each row by itself.
+What the function is, ``preprocess_function`` says. Letters: B rows.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,84 +21,15 @@ from enclaveml.dataset_sources import Source
 from enclaveml.datasets import Dataset, from_json, open_dataset
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec
-from enclaveml.model_class import PREPROCESS, ModelSource, load_module, user_code
+from enclaveml.model_class import PREPROCESS, ModelSource
+from enclaveml.preprocess_function import check_rows_alone, load_preprocess
 
 #: Bytes of rows, and rows at most, that a function outside of the proof gets at once. Always the same rows together: libraries
 #: may round a row differently in a batch of another size, and every reading must give the same bits.
 _TILE_BYTES, _TILE_ROWS = 1 << 20, 1024
 
-#: Rows on which a function is held against itself alone, and how far the results may be apart (rounding).
-_PROBED, _ROUNDING = 3, 1e-4
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """A function that was loaded: ``name`` as the job writes it, ``where`` its file or module."""
-
-    name: str
-    where: str
-    filename: str
-    call: Callable[..., Any]
-
-    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """The model's inputs, of the rows' inputs (B, ...) each. Raises JobError for whatever goes wrong in it."""
-        count = inputs[0].shape[0]
-        shapes = ", ".join(f"{tuple(i.shape)} {i.dtype}" for i in inputs)
-        with user_code(self.where, f"running {self.name} on {shapes}", self.filename, PREPROCESS):
-            made = self.call(*inputs)
-        found = tuple(made) if isinstance(made, tuple | list) else (made,)
-        for each in found:
-            shape = getattr(each, "shape", None)
-            if not shape or shape[0] != count or 0 in shape:
-                what = f"an array of shape {tuple(shape)}" if shape is not None else f"a {type(each).__name__}"
-                raise JobError(Fault(self.where, PREPROCESS, f"{self.name} makes {what} of {count} rows; allowed: arrays whose "
-                                     "first axis is the rows, one for each input of the model"))
-        if not found:
-            raise JobError(Fault(self.where, PREPROCESS, f"{self.name} returns no array"))
-        return found
-
-
-def load_preprocess(name: str, code: bytes | None, job_folder: Path | None) -> Preprocess:
-    """Import the function that ``model.preprocess`` names, from the bytes of its file or an installed package. Raises JobError."""
-    source = ModelSource.parse(name, PREPROCESS)
-    module = load_module(source, code, job_folder, PREPROCESS)
-    found = getattr(module, source.name, None)
-    if not callable(found):
-        what = f"{source.name} is a {type(found).__name__}, and" if found is not None else f"has no {source.name}, which"
-        raise JobError(Fault(source.where, PREPROCESS, f"{what} must be a function of the rows"))
-    filename = source.filename(job_folder) if code is not None else str(getattr(module, "__file__", ""))
-    return Preprocess(name, source.where, filename, found)
-
-
-def digest(name: str, job_folder: Path) -> str:
-    """SHA-256 (hex) of the file in which the function is; "" for a package whose file cannot be found."""
-    source = ModelSource.parse(name, PREPROCESS)
-    path: Path | None = job_folder / source.file
-    if not source.file:
-        try:
-            spec = importlib.util.find_spec(source.module)
-        except (ImportError, ValueError):
-            spec = None
-        path = Path(spec.origin) if spec is not None and spec.origin else None
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
-    except OSError:
-        return ""
-
-
-def check_rows_alone(function: Preprocess, inputs: Sequence[Any]) -> None:
-    """Raise JobError where a row becomes another one among others: the function must treat each row by itself.
-
-    inputs: a few rows of each input, (B, ...).
-    """
-    together = function(inputs)
-    for row in range(len(inputs[0])):
-        alone = function([each[row:row + 1] for each in inputs])
-        for one, other in zip(together, alone, strict=False):
-            a, b = np.asarray(one)[row:row + 1].astype(np.float64), np.asarray(other).astype(np.float64)
-            if len(together) != len(alone) or a.shape != b.shape or not np.allclose(a, b, _ROUNDING, _ROUNDING, equal_nan=True):
-                raise JobError(Fault(function.where, PREPROCESS, f"{function.name} makes something else of a row alone than among "
-                                     "others; it must treat each row by itself. Statistics of the data are constants of the file"))
+#: Rows on which a function is held against itself alone.
+_PROBED = 3
 
 
 def open_rows(job: JobSpec) -> Dataset:

@@ -5,7 +5,8 @@ is this process's alone: JAX writes an entry in place, where a process that is k
 nobody would ever mend. What a process that ended well has made is renamed into the folder that all ranks and runs share. (A disk that
 was full meanwhile can leave part of an entry all the same: JAX warns of it at each start and compiles anew, until it is removed.)
 
-On the CPU only. XLA compiles for the very CPU, whose features its cache does not ask for: each kind has a folder.
+On the CPU only. XLA compiles for the very CPU, whose features its cache does not ask for: each kind has a folder, and in it
+each model, so that a rank finds a few entries and not those of every job that ever was.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Programs of one kind of CPU that are kept at most, those that were made last; one takes 10 kB to some MB.
-MOST = 200
+#: Models of one kind of CPU whose programs are kept at most, those that ran last, and programs of one model, those that
+#: were made last; one takes 10 kB to some MB.
+MOST_MODELS, MOST = 100, 20
 #: What a killed process left behind goes after so many seconds.
 STALE_S = 24 * 3600.0
 #: JAX's name for an entry ends so.
@@ -43,8 +45,8 @@ def cpu_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 @contextlib.contextmanager
-def kept_programs(root: Path) -> Iterator[None]:
-    """What JAX compiles inside for the CPU is taken from ``root``/programs, or put there.
+def kept_programs(root: Path, model: str) -> Iterator[None]:
+    """What JAX compiles inside for the CPU is taken from ``root``/programs, or put there, under the model's name (a digest).
 
     Where that cannot be (no such folder, one that others may write to, a full disk, a system that tells nothing of its
     CPU, a cache that the user gave JAX) everything goes on without.
@@ -53,7 +55,7 @@ def kept_programs(root: Path) -> Iterator[None]:
     from jax.experimental.compilation_cache import compilation_cache
 
     kind = cpu_kind()
-    mine = _own_folder(root, root / "programs" / kind) if kind and not jax.config.jax_compilation_cache_dir else None
+    mine = _own_folder(root, root / "programs" / kind / model) if kind and not jax.config.jax_compilation_cache_dir else None
     if mine is None:
         yield
         return
@@ -85,11 +87,12 @@ def _configure(settings: dict[str, object]) -> None:
 
 def _own_folder(root: Path, shared: Path) -> Path | None:
     """A folder with links to what is shared. None where there can be none."""
+    kind = shared.parent
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (shared.parent, shared):
+        for folder in (kind.parent, kind, shared):
             folder.mkdir(exist_ok=True, mode=0o700)
-        for folder in (root, shared.parent, shared):
+        for folder in (root, kind.parent, kind, shared):
             found = folder.stat()
             if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:  # what is in there is run
                 log.debug("compiled programs are not kept: others may write to %s", folder)
@@ -98,6 +101,7 @@ def _own_folder(root: Path, shared: Path) -> Path | None:
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > STALE_S:
                     shutil.rmtree(left, ignore_errors=True)
+        os.utime(shared)  # it ran last
         mine = Path(tempfile.mkdtemp(prefix=".run-", dir=shared))
         for entry in shared.glob(ENTRY):
             with contextlib.suppress(OSError):  # removed meanwhile, or no links here: compiled anew
@@ -118,3 +122,7 @@ def _share(mine: Path) -> None:
         made = sorted(shared.glob(ENTRY), key=lambda entry: entry.stat().st_mtime, reverse=True)
         for entry in made[MOST:]:
             entry.unlink(missing_ok=True)
+        models = sorted((each for each in shared.parent.iterdir() if each.is_dir()),
+                        key=lambda each: each.stat().st_mtime, reverse=True)
+        for each in models[MOST_MODELS:]:
+            shutil.rmtree(each, ignore_errors=True)

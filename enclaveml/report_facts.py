@@ -24,6 +24,7 @@ from enclaveml.provenance import preprocessing
 from enclaveml.results_reader import Results, read_results
 from enclaveml.results_schema import RowStatus
 from enclaveml.seal import check_seal
+from enclaveml.zk.interface import SLICED
 
 #: A confusion matrix of more classes than this is not readable.
 MOST_CLASSES = 20
@@ -140,6 +141,9 @@ def _circuit(results: Results, name: str) -> dict[str, Any]:
         value = manifest.get(key)
         found[key] = value if type(value) in (int, float) and math.isfinite(value) else None
     found["inputs_bounded"] = manifest.get("inputs_bounded") is True
+    settings = manifest.get("settings")
+    slices = settings.get("slices") if isinstance(settings, dict) and manifest.get("system") == SLICED else None
+    found["slices"] = len(slices) if isinstance(slices, list) else 1
     return found | {key: str(manifest.get(key, "unknown")) for key in ("system", "version", "srs_origin")}
 
 

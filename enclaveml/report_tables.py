@@ -97,7 +97,7 @@ def _circuits(d: Mapping[str, Any]) -> Table:
     def told(value: float | None, form: str = "") -> str:
         return "unknown" if value is None else format(value, form)
 
-    rows = [[c["circuit_id"][:16], f"{c['system']} {c['version']}", str(c["proofs"]), told(c["rows"]),
+    rows = [[c["circuit_id"][:16], f"{c['system']} {c['version']}" + (f", {c['slices']} linked slices" if c["slices"] > 1 else ""), str(c["proofs"]), told(c["rows"]),
              f"2^{told(c['logrows'])}", told(c["tolerance"], ".3g"),
              f"{told(c['deviation'], '.3g')} on {told(c['samples'])}", told(c["agreement"], ".4f"),
              "yes" if c["inputs_bounded"] else "no", c["srs_origin"]] for c in d["circuits"]]

@@ -226,10 +226,12 @@ class _Story:
         me.device, self._device_gb = device.kind, device.memory_gb
         memory_gb = min(device.memory_gb, me.memory_gb) if declared else device.memory_gb
 
+        from enclaveml.circuit_index import model_key
         from enclaveml.program_cache import kept_programs
         from enclaveml.zk.keys import cache_root
 
-        with kept_programs(cache_root()) if device.kind == "cpu" else contextlib.nullcontext():
+        key = model_key(package, brief.row_shape, np.dtype(brief.dtype))
+        with kept_programs(cache_root(), key) if device.kind == "cpu" else contextlib.nullcontext():
             return self._infer(me, members, brief, package, job, memory_gb)
 
     def _infer(self, me: Member, members: tuple[Member, ...], brief: Brief, package: bytes, job: JobSpec | None,

@@ -38,6 +38,7 @@ def script(
     ranks: int | None = None,
     nodes: int | None = None,
     cores: int | None = None,
+    root_cores: int | None = None,
     time: str | None = None,
     venv: str | None = None,
     forecast: tuple[str, str] | None = None,
@@ -49,7 +50,7 @@ def script(
         folder: where the job runs and its log goes; "": where it is submitted.
         ranks: how many; default: those that ``cluster.ranks`` describes, else 4.
         nodes: over how many nodes of one kind; default: the hosts that are named there, else 1.
-        cores: for each rank; default 4.
+        cores: for each rank; default 4. root_cores: of a node that rank 0 has to itself; None: it shares one.
         time: limit of one part, in Slurm's format.
         forecast: the limit where ``time`` is None, and a line that says where it is from; without either,
             DEFAULT_TIME.
@@ -58,7 +59,7 @@ def script(
     Raises:
         JobError: a time that is none or leaves no time to stop, ranks that cannot be placed.
     """
-    parts = plan_parts(job, ranks, nodes)
+    parts = plan_parts(job, ranks, nodes, root_cores)
     cores = DEFAULT_CORES if cores is None else cores
     limit = time or (forecast[0] if forecast else DEFAULT_TIME)
     _check_time(limit)
@@ -105,8 +106,9 @@ def _wishes(job: JobSpec, part: Part, cores: int) -> list[str]:
     if part.hosts:
         lines.append(f"#SBATCH --nodelist={','.join(part.hosts)}")
     lines += [
+        "# Rank 0 verifies every proof, and proves nothing." if part.cores else
         "# A rank runs as many provers as it has cores: more is faster.",
-        f"#SBATCH --cpus-per-task={cores}",
+        f"#SBATCH --cpus-per-task={part.cores or cores}",
     ]
     if job.cluster.ranks:
         lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enclaveml.errors import Fault, JobError
 from enclaveml.job import JobSpec, RankSpec
@@ -18,7 +18,7 @@ HOST_GB = 8
 class Part:
     """Nodes of one kind: ``nodes`` of them with ``tasks`` ranks each, ``gpus`` and ``memory_gb`` of a node.
 
-    ``hosts`` names them, or is empty where any node will do.
+    ``hosts`` names them, or is empty where any node will do. ``cores`` of each rank, where not those of all ranks.
     """
 
     nodes: int
@@ -26,13 +26,16 @@ class Part:
     gpus: int
     memory_gb: int
     hosts: tuple[str, ...] = ()
+    cores: int | None = None
 
 
-def plan_parts(job: JobSpec, ranks: int | None = None, nodes: int | None = None) -> tuple[Part, ...]:
+def plan_parts(job: JobSpec, ranks: int | None = None, nodes: int | None = None,
+               root_cores: int | None = None) -> tuple[Part, ...]:
     """The nodes to ask for, a part for each kind; the first has rank 0.
 
     Hosts that ``cluster.ranks`` names are asked for by name. Without names the ranks share
-    ``nodes`` nodes of one kind, each big enough for the largest share.
+    ``nodes`` nodes of one kind, each big enough for the largest share. With ``root_cores`` rank 0 has a node to itself,
+    of so many cores: it verifies every proof, which takes more than a share of a node where hundreds of ranks prove.
     """
     described = job.cluster.ranks
     for rank in described:
@@ -70,8 +73,23 @@ def plan_parts(job: JobSpec, ranks: int | None = None, nodes: int | None = None)
                 "--nodes is for a job that names no hosts; cluster.ranks names "
                 f"{len(set(hosts))}: {', '.join(dict.fromkeys(hosts))}"
             )
-        return _named_parts(chosen)
-    nodes = nodes or 1
+        if root_cores is None:
+            return _named_parts(chosen)
+        if hosts[0] in hosts[1:] or len(hosts) < 2:
+            raise JobError(Fault(
+                job.where("cluster.ranks"), "cluster.ranks",
+                f"gives rank 0's host {hosts[0]} to {hosts.count(hosts[0])} of {len(hosts)} ranks; with --root-cores it must be "
+                "rank 0's alone, and others prove"))
+        return (replace(_part(chosen[:1], 1), hosts=(hosts[0],), cores=root_cores), *_named_parts(chosen[1:]))
+    if root_cores is None:
+        return _shared(chosen, count, nodes or 1)
+    if count < 2:
+        raise JobError("--root-cores: rank 0 is the job's only rank; allowed: where others prove")
+    return (replace(_part(chosen[:1], 1), cores=root_cores), *_shared(chosen[1:], count - 1, nodes or 1))
+
+
+def _shared(chosen: Sequence[RankSpec], count: int, nodes: int) -> tuple[Part, ...]:
+    """``count`` ranks, the first of them described, on nodes of one kind."""
     if count % nodes:
         raise JobError(
             f"{count} ranks do not share {nodes} nodes evenly; allowed for --nodes: "

@@ -190,6 +190,10 @@ KEYS: tuple[Key, ...] = (
         "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers with ReLU in 8 "
         "bits; integrity only unless proof.inputs is committed, and the weights are never hidden; new, and audited by nobody)",
         choices=("ezkl", "batch")),
+    Key("proof.slices", "text", "1", "",
+        "a model too large for one circuit is cut at layers into so many slices, each with a key and a proof of its own and linked by "
+        "KZG commitments (SLICES.md); auto: as few as fit memory, where the whole model does not",
+        check=Pattern(re.compile("auto|[1-9]|[1-5][0-9]|6[0-4]"), "auto, or a whole number from 1 to 64")),
     Key("proof.inputs", "text", "public", "",
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
         "inputs that are easily guessed can be found from a commitment or hash by trying; with proof.system batch values, or "

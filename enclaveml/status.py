@@ -60,8 +60,10 @@ class Watch:
 
 
 def _of_file(path: Path) -> JobState:
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.results_reader import read_results
 
+    check_readable(path)
     with read_results(path) as results:
         counts = np.bincount(results.row("status"), minlength=len(RowStatus))
         seconds = np.asarray(results.proofs("verify_seconds"), np.float64)

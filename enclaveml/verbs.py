@@ -177,9 +177,12 @@ def _hash(args: argparse.Namespace) -> int:
         if args.srs or args.like:
             raise JobError("--srs and --like are for --circuit")
         return print_hash(args.job, tuple(args.overrides))
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.log import setup
 
     setup(0)
+    if args.like is not None:
+        check_readable(args.like)
     return print_hash(args.job, tuple(args.overrides), True, args.srs, args.like)
 
 
@@ -222,6 +225,10 @@ def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
         "--cpus-per-task", metavar="C", type=_positive, help="cores of each rank (default: 4)"
     )
     parser.add_argument(
+        "--root-cores", metavar="C", type=_positive, help="give rank 0, which verifies every proof, a node of its own with so "
+        "many cores; `forecast` says how many a job needs (default: it shares a node)"
+    )
+    parser.add_argument(
         "--time", metavar="LIMIT", help="time limit of one part, as sbatch takes it (default: the forecast, "
         "where a circuit of the model is in this machine's cache, else 01:00:00)"
     )
@@ -237,7 +244,7 @@ def _slurm(args: argparse.Namespace) -> int:
     if args.time is None:
         from enclaveml.forecast_slurm import advised_time
 
-        advice = advised_time(job, args.ranks, args.nodes, args.cpus_per_task)
+        advice = advised_time(job, args.ranks, args.nodes, args.cpus_per_task, args.root_cores)
     text = script(
         job,
         str(args.job),
@@ -246,6 +253,7 @@ def _slurm(args: argparse.Namespace) -> int:
         ranks=args.ranks,
         nodes=args.nodes,
         cores=args.cpus_per_task,
+        root_cores=args.root_cores,
         time=args.time,
         venv=args.venv,
         forecast=advice,
@@ -292,9 +300,11 @@ def _digest(text: str) -> str:
 
 def _audit(args: argparse.Namespace) -> int:
     from enclaveml.audit import AuditOptions, print_audit
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.log import setup
 
     setup(0)
+    check_readable(args.results)
     keys = args.key or []
     return print_audit(
         AuditOptions(
@@ -343,7 +353,7 @@ def _forecast_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--core-speed", metavar="X", type=float, default=1.0,
                         help="a core of the target as a multiple of one of this machine (default: 1)")
     parser.add_argument("--root-cores", metavar="C", type=_positive,
-                        help="cores of rank 0's node, where its verifiers run (default: as the other nodes)")
+                        help="cores of a node that rank 0 has to itself, where it verifies (default: it shares one with others)")
     parser.add_argument("--curve", action="store_true", help="a table over ranks to 4096 as well")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of stragglers and failures (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the forecast as JSON")
@@ -397,8 +407,11 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from enclaveml.hdf5_probe import check_readable
     from enclaveml.report import report
 
+    for path in args.results:
+        check_readable(path)
     return report(args.results, args.output, "markdown" if args.markdown else "json" if args.json else "html")
 
 
@@ -488,6 +501,7 @@ examples:
   enclaveml slurm job.yaml                         four ranks on one node; pipe it into sbatch
   enclaveml slurm job.yaml --ranks 16 --nodes 4 --time 04:00:00
   enclaveml slurm job.yaml --set cluster=configs/four-gpu-node.yaml --cpus-per-task 16
+  enclaveml slurm job.yaml --ranks 1025 --nodes 256 --root-cores 64
 """,
         _slurm_arguments,
         _slurm,

@@ -105,6 +105,17 @@ class Worker:
             self._outbox.put(Report("drained"))
             self._draining = False
 
+    def infer_meanwhile(self) -> bool:
+        """One batch of inference, while this rank waits for others that are at theirs. Whether there was any.
+
+        Only where nothing is proved: there ticks may take their time, since every rank has rows, and without it ranks
+        that tick together would wait for the slowest each time. Provers wait for orders.
+        """
+        if self._prover is not None or self.stopped or not self._to_infer:
+            return False
+        self._infer_some(0.0)
+        return True
+
     def pump(self) -> None:
         """Collect finished proofs and keep the children supplied. Cheap: also called while a tick waits."""
         if self._prover is None:
@@ -135,15 +146,16 @@ class Worker:
             raise ValueError(f"an order for circuit {str(meta['circuit'])[:16]}, which this rank has not")
         return self._circuit, self._prover
 
-    def _infer_some(self) -> None:
+    def _infer_some(self, slice_s: float = SLICE_S) -> None:
+        """Infer for so many seconds, one batch at least."""
         began = time.monotonic()
-        while self._to_infer and time.monotonic() - began < SLICE_S:
+        while self._to_infer:
             rows, data = self._to_infer.popleft()
             found = [self.infer(rows[: self._batch], data[: self._batch])]
             done = len(found[0])
             # One report of several batches: each costs rank 0 records in the journal.
             most = REPORT_BYTES // max(1, found[0][0].nbytes) - self._batch
-            while done < len(rows) and done <= most and time.monotonic() - began < SLICE_S:
+            while done < len(rows) and done <= most and time.monotonic() - began < slice_s:
                 found.append(self.infer(rows[done: done + self._batch], data[done: done + self._batch]))
                 done += len(found[-1])
             if done < len(rows):
@@ -153,6 +165,8 @@ class Worker:
                 self._held.update(zip(rows[:done].tolist(), zip(data[:done], outputs, strict=True), strict=True))
             self._outbox.put(Report("outputs", {}, rows[:done], outputs))
             self._stats["rows_inferred"] += done
+            if time.monotonic() - began >= slice_s:
+                break
         spent = time.monotonic() - began
         self._stats["infer_s"] += spent
         self._last += spent

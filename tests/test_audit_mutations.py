@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import audit_case
@@ -22,6 +23,9 @@ from enclaveml import hdf5, seal
 from enclaveml.errors import EnclaveError
 
 pytestmark = pytest.mark.ezkl
+
+#: Seconds without a verdict on one file after which its process is held to hang.
+HUNG_S = 120.0
 
 FLIPS = int(os.environ.get("ENCLAVEML_MUTATIONS", "150"))
 RESEALED = max(20, FLIPS // 20)
@@ -70,7 +74,7 @@ def judged(path: Path, original: dict[str, str]) -> str:
 
 
 def flip_some(source: str, folder: str, seed: int, number: int, outcome) -> None:
-    """In a process of its own: HDF5 may die of a damaged file, which is found too."""
+    """In a process of its own: HDF5 may die of a damaged file, or hang in it, which ``hdf5_probe`` finds too."""
     data = Path(source).read_bytes()
     original, rng, path = content(Path(source)), np.random.default_rng(seed), Path(folder) / f"flip-{seed}.h5"
     for _ in range(number):
@@ -92,12 +96,15 @@ def test_random_bytes(job, tmp_path) -> None:
         number = min(50, FLIPS - done)
         child = context.Process(target=flip_some, args=(str(job.results), str(tmp_path), seed, number, outcome))
         child.start()
-        results = {}
+        results, heard = {}, time.monotonic()
         while child.is_alive() or not outcome.empty():
             if outcome.empty():
                 child.join(0.05)
+                if time.monotonic() - heard > HUNG_S:
+                    child.kill()
                 continue
             at, what = outcome.get()
+            heard = time.monotonic()
             if what == "end":
                 break
             results[len(results) if what == "died" else len(results) - 1] = (at, what)

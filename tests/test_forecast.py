@@ -81,6 +81,17 @@ def test_rank_0s_thread_and_its_verifiers_bound_the_rate():
     assert verify.seconds == pytest.approx(250, rel=0.1) and verify.verify_busy > 0.9 and verify.queue > 20
 
 
+def test_rank_0_verifies_undisturbed_on_a_node_of_its_own():
+    """2 s a proof on all of 8 cores, on 4, or on 8 that 8 ranks' provers share for as long as they have bundles."""
+    costs = replace(FREE, verify=2.0)
+    shared = replace(PLANT, ranks=65, ranks_per_node=9, node_cores=8, verifiers=8)
+    own = replace(shared, root_cores=4, ranks_per_node=8)
+    assert own.node_of(np.arange(65)).tolist() == [0, *(1 + i // 8 for i in range(64))]
+    found = [simulate(640, 640, costs, plant).seconds for plant in (shared, own, replace(own, root_cores=8))]
+    assert found[1] == pytest.approx(640 * 2 / 4, rel=0.1) and found[2] == pytest.approx(640 * 2 / 8, rel=0.1)
+    assert 1.2 * found[2] < found[0] < found[1]
+
+
 def test_rounds_that_are_too_small_starve_provers():
     many = replace(PLANT, ranks=101)
     small, large = simulate(1000, 10, FREE, many), simulate(1000, 200, FREE, many)
@@ -106,6 +117,14 @@ SMALL = Target(ranks=4, cores_per_rank=4, ranks_per_node=4, device=DEVICES["cpu"
 JOB = Data(rows=10_000_000, proved=10_000_000, row_bytes=256, weights=2400)
 
 
+def test_a_target_with_a_node_for_rank_0():
+    target = target_of(9, 4, 4, "cpu", 8.0, root_cores=24)
+    assert (target.nodes, target.node_cores, target.children, target.verifiers, target.verify_cores) == (3, 16, 4, 24, 24)
+    beside = target_of(9, 4, 4, "cpu", 8.0)
+    assert (beside.nodes, beside.node_cores, beside.provers_beside, beside.verify_cores) == (3, 16, 12, 16 * 16 / 28)
+    assert target_of(2, 4, 4, "cpu", 8.0, root_cores=24).children == 4  # one rank on a node of 4
+
+
 @pytest.mark.parametrize(("ranks", "cores", "per_node", "children"), [
     (1, 2, 4, 2), (2, 2, 4, 4), (4, 4, 4, 5), (8, 4, 4, 4), (64, 16, 4, 16)])
 def test_provers_of_a_rank_are_as_in_a_run(ranks, cores, per_node, children):
@@ -115,13 +134,18 @@ def test_provers_of_a_rank_are_as_in_a_run(ranks, cores, per_node, children):
 
 def test_limits_are_where_the_arithmetic_says():
     found = {limit.name: limit for limit in limits(circuit(), JOB, SMALL)}
-    # 5 provers at 8.1 s: 0.617 bundles a second of a rank; 16 verifiers at 0.04 s: 400 proofs a second.
-    assert found["verification"].ranks == pytest.approx(400 * 8.1 / 5, rel=0.01)
+    # 5 provers at 8.1 s: 0.617 bundles a second of a rank; 16 verifiers at 0.04 s: 400 proofs a second, if 15 provers
+    # on the same cores left them alone.
+    assert found["verification"].ranks == pytest.approx(16 / 31 * 400 * 8.1 / 5, rel=0.01)
     assert found["rows of the job"].ranks == pytest.approx(10_000_000 / 40 / 5)
         # On full nodes a rank has 4 provers: 0.494 bundles a second.
     more = {limit.name: limit for limit in limits(circuit(), JOB, replace(SMALL, ranks=1000))}
-    assert more["verification"].text == ("40 CPU ms a proof on 16 cores of rank 0's node; 1000 ranks need 20 there "
-                                         "(--root-cores)")
+    assert more["verification"].text == ("40 CPU ms a proof on the 16 cores of rank 0's node, which 12 provers share; "
+                                         "1000 ranks need 20 cores of a node of its own (--root-cores)")
+    own = {limit.name: limit for limit in limits(circuit(), JOB, replace(SMALL, ranks=1000, root_cores=20))}
+    assert own["verification"].ranks == pytest.approx(20 / 0.04 * 8.1 / 4, rel=0.01)
+    assert own["verification"].text == ("40 CPU ms a proof on the 20 cores of rank 0's node; 1000 ranks need 20 cores of a "
+                                        "node of its own (--root-cores)")
     order = [limit.ranks for limit in limits(circuit(), JOB, SMALL)]
     assert order == sorted(order)
 

@@ -307,6 +307,8 @@ NOT_YAML = "not YAML: "
             "proof: {rows_per_proof: 1}",
             "5: proof.rows_per_proof: found 1; allowed: a whole number from 2 to 65536",
         ),
+        ("proof: {slices: 0}", "5: proof.slices: found 0; allowed: auto, or a whole number from 1 to 64"),
+        ("proof: {slices: 65}", "5: proof.slices: found 65; allowed: auto, or a whole number from 1 to 64"),
         ("proof: {scale: 31}", "5: proof.scale: found 31; allowed: a whole number from 1 to 30"),
         ("proof: {inputs: private}", "5: proof.inputs: found 'private'; allowed: public, committed, hashed"),
         (

@@ -23,7 +23,7 @@ job_layers job_checks
 job
 capacity sbatch_nodes
 comm devices hdf5 csv_table read_ahead
-together dataset_sources seal_leaves
+hdf5_probe together dataset_sources seal_leaves
 seal
 dataset_folder
 datasets
@@ -44,11 +44,14 @@ zk.batch.verify.layers
 zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.api
 zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.tree
+zk.batch.prove.masks zk.batch.prove.rank
 zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
+zk.batch.prove.round_masks zk.batch.prove.row_parts
 zk.batch.prove.columns zk.batch.prove.commitment zk.batch.prove.inference zk.batch.prove.layers zk.batch.prove.linear
-zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights
-zk.batch.prove.proof zk.batch.prove.weights_range
+zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights zk.batch.prove.masked_opening
+zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range
+zk.batch.prove.masked
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.integer zk.batch.chain zk.batch.files zk.batch.programs
@@ -60,22 +63,28 @@ zk.batch.system
 zk.ezkl.cost zk.ezkl.document zk.ezkl.field zk.ezkl.files zk.ezkl.program
 zk.ezkl.onnx_products
 zk.ezkl.onnx_lean zk.ezkl.onnx_norms zk.ezkl.onnx_ids zk.ezkl.onnx_run zk.ezkl.advice zk.ezkl.onnx_bound
-zk.ezkl.statement zk.ezkl.plan zk.ezkl.child
-doctor_machine doctor_world
+zk.ezkl.statement zk.ezkl.plan
+zk.ezkl.child doctor_machine doctor_world
 zk.ezkl.srs_reduce
 zk.ezkl.srs zk.ezkl.tie zk.ezkl.bench
 zk.ezkl.probes
 zk.ezkl.layouts
 zk.ezkl.search zk.ezkl.prover zk.ezkl.verifier zk.ezkl.layers
-zk.ezkl.plan_table zk.ezkl.examine
-zk.ezkl.build
-zk.ezkl.fallback
+zk.ezkl.plan_table
+zk.ezkl.slices.cut zk.ezkl.slices.packed zk.ezkl.slices.format
+zk.ezkl.slices.bench zk.ezkl.slices.prover zk.ezkl.slices.verifier
+zk.ezkl.slices.plan
+zk.ezkl.build zk.ezkl.examine
+zk.ezkl.fallback zk.ezkl.slices.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
+zk.ezkl.slices.prepare zk.ezkl.slices.rebuild zk.ezkl.slices.audit
+zk.ezkl.slices.system
 zk.ezkl.system
 zk.systems
 circuit_index forecast_costs
 envelope combine inference weights model_class program_cache
-checkpoints preprocessing
+checkpoints preprocess_function
+preprocessing
 job_vector flax_state model_package
 combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows beacon
@@ -106,7 +115,7 @@ cli
 __main__
 """
 LEVEL = {name: i for i, line in enumerate(LEVELS.split("\n")) for name in line.split()}
-PACKAGES = {"", "zk", "zk.batch", "zk.batch.prove", "zk.batch.verify", "zk.ezkl"}  # their __init__ hold nothing but a docstring and the version
+PACKAGES = {"", "zk", "zk.batch", "zk.batch.prove", "zk.batch.verify", "zk.ezkl", "zk.ezkl.slices"}  # their __init__ hold nothing but a docstring and the version
 
 #: Library to the modules that may import it, anywhere in their text.
 OWNERS = {
@@ -114,7 +123,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers"},
+    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},
@@ -229,6 +238,14 @@ def test_no_mpi_and_no_jax_come_with(module: str) -> None:
                                     "zk.interface", "comm"])
 def test_no_hdf5_comes_with(module: str) -> None:
     assert "h5py" not in loaded_with(module)
+
+
+@pytest.mark.parametrize("module, libraries", [
+    ("run", {"yaml", "h5py"}), ("models", {"yaml", "h5py"}), ("inference", {"yaml", "h5py"}), ("program_cache", {"yaml", "h5py"}),
+    ("aggregator", {"h5py"}), ("begin", {"h5py"}), ("finish", {"h5py"})])
+def test_no_rank_waits_for_them_before_its_first_row(module: str, libraries: set[str]) -> None:
+    """Workers need no YAML, and nobody HDF5: rank 0 where its data are HDF5, and for the results at the end."""
+    assert not loaded_with(module) & libraries
 
 
 def test_the_order_is_that_of_the_design() -> None:

@@ -17,7 +17,8 @@ from enclaveml.errors import JobError
 from enclaveml.job import load_job
 from enclaveml.model_package import ModelPackage, package_of
 from enclaveml.models import build_model, function_fingerprint
-from enclaveml.preprocessing import digest, open_rows
+from enclaveml.preprocess_function import digest
+from enclaveml.preprocessing import open_rows
 from enclaveml.report_facts import read_facts
 from enclaveml.report_words import summary
 from enclaveml.results import read_results

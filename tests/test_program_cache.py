@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from enclaveml import program_cache
 from enclaveml.program_cache import cpu_kind
 
 PROGRAM = '''\
@@ -32,7 +35,7 @@ class Model:
         found = jax.lax.conv_general_dilated(rows, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jax.nn.gelu(found).reshape(len(rows), -1)[:, ::7]
 
-with kept_programs(Path(sys.argv[1])):
+with kept_programs(Path(sys.argv[1]), "model"):
     infer = Inference(Model())
 assert jax.config.jax_compilation_cache_dir is None
 kept = len(compiled)
@@ -60,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not cpu_kind(), reason="THIS SYSTEM DOES NOT TELL ITS CPU'S KIND: no program is kept")
 def test_the_second_run_compiles_nothing_and_gives_the_same_bits(root: Path) -> None:
     first, outputs = compile_once(root)
-    folder = root / "programs" / cpu_kind()
+    folder = root / "programs" / cpu_kind() / "model"
     kept = sorted(path.name for path in folder.iterdir())
     assert first >= 1 and len(kept) == first and all(name.endswith("-cache") for name in kept)
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -68,11 +71,32 @@ def test_the_second_run_compiles_nothing_and_gives_the_same_bits(root: Path) -> 
     assert sorted(path.name for path in folder.iterdir()) == kept  # and nothing is left of a run
 
 
-@pytest.mark.parametrize("what", ["others may write", "a file in its place"])
+def test_models_and_programs_that_were_long_not_used_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_cache, "MOST_MODELS", 3)
+    monkeypatch.setattr(program_cache, "MOST", 2)
+    shared = [tmp_path / "programs" / "kind" / name for name in "abcd"]
+    for age, model in enumerate(shared):
+        (mine := program_cache._own_folder(tmp_path, model)).mkdir(exist_ok=True)
+        for i in range(3):
+            (mine / f"{i}-cache").write_text(model.name)
+            os.utime(mine / f"{i}-cache", (i, i))
+        program_cache._share(mine)
+        shutil.rmtree(mine)
+        os.utime(model, (age, age))
+        left = sorted(path.relative_to(model.parent).as_posix() for path in model.parent.rglob("*-cache"))
+        models = [each.name for each in shared[max(0, age - 2): age + 1]]
+        assert left == [f"{name}/{i}-cache" for name in models for i in (1, 2)]
+    shared[1].chmod(0o770)  # and never through a folder in which the group could leave a program
+    assert program_cache._own_folder(tmp_path, shared[1]) is None
+
+
+@pytest.mark.parametrize("what", ["others may write", "the group may write to the cache", "a file in its place"])
 def test_without_a_folder_of_its_own_it_goes_on(what: str, tmp_path: Path) -> None:
     if what == "others may write":
         (tmp_path / "programs").mkdir()
         (tmp_path / "programs").chmod(0o777)
+    elif what == "the group may write to the cache":
+        tmp_path.chmod(0o770)
     else:
         (tmp_path / "programs").write_text("")
     count, _ = compile_once(tmp_path)

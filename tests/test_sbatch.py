@@ -130,6 +130,33 @@ def test_named_hosts_of_one_kind_are_one_part(folder: Path) -> None:
     assert "--nodelist=n1,n2" in directives(script(spec, "job.yaml"))
 
 
+def test_rank_0_with_a_node_to_itself(folder: Path) -> None:
+    """Part 0 is rank 0's, with its cores; the others are as they were without it."""
+    parts = plan_parts(job(folder), 9, 2, 24)
+    assert parts == (Part(1, 1, 0, 8, cores=24), Part(2, 4, 0, 32))
+    spec = job(folder, "a cpu 6", "b cuda 40", "c cuda 40")
+    assert plan_parts(spec, root_cores=24) == (Part(1, 1, 0, 6, cores=24), Part(1, 2, 2, 16))
+    named = job(folder, "a cpu 4 n1", "b cpu 4 n2", "c cpu 4 n2")
+    assert plan_parts(named, root_cores=24) == (Part(1, 1, 0, 4, ("n1",), 24), Part(1, 2, 0, 8, ("n2",)))
+    text = script(job(folder), "job.yaml", ranks=9, nodes=2, root_cores=24, time="04:00:00")
+    assert directives(text)[5:] == [
+        "--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=24", "--mem=8G", "--time=04:00:00", "hetjob",
+        "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=4", "--mem=32G", "--time=04:00:00"]
+    assert "# Rank 0 verifies every proof, and proves nothing.\n#SBATCH --cpus-per-task=24\n" in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("ranks, count, words", [
+    ((), 1, "--root-cores: rank 0 is the job's only rank; allowed: where others prove"),
+    (("a cpu 4 n1", "b cpu 4 n1", "c cpu 4 n2"), None, "gives rank 0's host n1 to 2 of 3 ranks; with --root-cores it must be "
+     "rank 0's alone, and others prove"),
+])
+def test_rank_0_that_cannot_have_a_node_to_itself(folder: Path, ranks: tuple[str, ...], count: int | None, words: str) -> None:
+    with pytest.raises(JobError) as caught:
+        plan_parts(job(folder, *ranks), count, None, 24)
+    assert str(caught.value).endswith(words)
+
+
 def test_named_hosts_of_different_kind_are_a_heterogeneous_job(folder: Path) -> None:
     spec = job(folder, "a cpu 4 boss", "b cuda 80 g1", "c cuda 80 g1", "d cuda 80 g2", "e cuda 40 g2")
     text = script(spec, "job.yaml", time="30")

@@ -230,6 +230,28 @@ def test_without_a_prover_outputs_are_all_there_is(tmp_path):
     assert not bench.prover.closed
 
 
+def test_a_rank_that_waits_infers_meanwhile_a_batch_at_a_time(tmp_path):
+    bench = Bench(tmp_path, proves=False, batch=3)
+    assert not bench.worker.infer_meanwhile()
+    bench.give(0, 1, 2, 3, 4)
+    bench.give(5)
+    for rows in ([0, 1, 2], [3, 4], [5]):
+        assert bench.worker.infer_meanwhile()
+        (report,) = bench.work(0)
+        assert report.kind == "outputs" and report.rows.tolist() == rows
+        np.testing.assert_array_equal(report.outputs, model(DATA[rows]))
+    assert not bench.worker.infer_meanwhile() and bench.stat("rows_inferred") == 6
+    bench.give(6)
+    bench.worker.take(Order("stop"))
+    assert not bench.worker.infer_meanwhile()
+
+
+def test_a_rank_that_proves_waits_for_its_orders(tmp_path):
+    bench = Bench(tmp_path)
+    bench.give(0, 1)
+    assert not bench.worker.infer_meanwhile() and bench.worker.busy
+
+
 def test_close_ends_the_prover(tmp_path):
     bench = Bench(tmp_path)
     bench.worker.close()

@@ -95,6 +95,7 @@ class OfDigits:
     folder: Path
     model_hash: str = "ab" * 32
     logrows: int = 13
+    system: str = "ezkl"
     settings = {"weights": 2410, "param_scale": 16}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclaveml.zk import process
-from enclaveml.zk.ezkl import document, field
+from enclaveml.zk.ezkl import document, field, statement
 from enclaveml.zk.ezkl.program import EZKL
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -79,3 +79,12 @@ def test_the_text_of_a_document():
     text = document.text(b"\x01" + bytes(31) + b"\xff" * 32, b"\0\x7f\xff")
     assert text.startswith('{"protocol":null,"instances":[["01' + "00" * 31 + '","' + "ff" * 32 + '"]],"proof":[0,127,255],')
     assert json.loads(text)["proof"] == [0, 127, 255]
+
+
+@pytest.mark.parametrize("dtype", ["float32", ">f4", "int32"])
+def test_a_child_makes_the_statement_that_rank_0_would(dtype: str) -> None:
+    """From rows in their own type, fewer than a bundle, of any shape: the same instances and proof, byte for byte."""
+    rng = np.random.default_rng(7)
+    rows, outputs, proof = rng.normal(size=(3, 2, 5)).astype(dtype), rng.integers(-(2**40), 2**40, (4, 2)), b"a proof"
+    found = statement.parts_of_rows(statement.pack_rows(rows, outputs, proof), 3, 4, 2, 10, rows.dtype.str, 11)
+    assert found == statement.proof_parts("public", proof, outputs, felts=statement.input_felts(rows, 4, 11))

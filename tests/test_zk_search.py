@@ -79,7 +79,7 @@ def test_the_least_range_is_found_from_any_guess(bits: int, guess: int | None) -
 def test_a_large_model_is_probed_with_fewer_rows() -> None:
     for cells, rows in ((400, MOST_ROWS), (PROBE_CELLS // 20, 16), (PROBE_CELLS, MOST_ROWS // 4)):
         probing = Probing(Bench(cells=cells), ROWS, TRUTH)
-        probing.multipliers(13)
+        probing.multipliers(Numerics(13, 1, 13))
         assert probing.choice(Numerics(13, 1, 13)).rows == rows
 
 

@@ -32,6 +32,9 @@ SYSTEMS = ("ezkl", "batch")
 INTEGRITY_ONLY = "integrity only, not zero-knowledge"
 WEIGHTS_SHOW = "inputs hidden, weights not"
 
+#: ``Circuit.system`` of what ``proof.system: ezkl`` makes of a model that is cut into slices (SLICES.md).
+SLICED = "ezkl-slices"
+
 #: How a circuit shows its inputs (job key ``proof.inputs``).
 INPUT_MODES = ("public", "committed", "hashed")
 
@@ -72,12 +75,14 @@ class CircuitRequest:
     set-up, or the ``children`` of one rank together, may take. cores: how many children will prove
     at a time, over all ranks. processors: how many of those get a core of their own, fewer where ranks
     crowd a node (0: all, or this machine's where each rank has one child). bounded: committed or
-    hashed inputs are bounded by the circuit itself. srs: a ceremony's file (None: made here).
+    hashed inputs are bounded by the circuit itself. srs: a ceremony's file (None: made here). slices: into how many linked
+    slices the model is cut (SLICES.md); 1: not at all; None: into as few as fit memory, where the whole does not.
     """
 
     inputs: str = "public"
     bounded: bool = False
     srs: SrsFile | None = None
+    slices: int | None = 1
     tolerance: float | None = None
     agreement: float = 0.995
     rows_per_proof: int | None = None
@@ -158,6 +163,11 @@ class Circuit:
     def bound(self) -> str:
         """How the circuit bounds its inputs, as its ``circuit_id`` has it; "" where it does not."""
         return str(self.settings.get("bound", ""))
+
+    @property
+    def slices(self) -> int:
+        """Of how many linked slices the circuit is; 1 for a whole one."""
+        return len(self.settings["slices"]) if self.system == SLICED else 1
 
     def manifest(self) -> dict[str, Any]:
         """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""

@@ -73,14 +73,14 @@ class Scratch:
 
     def write(self, name: str, data: bytes | str) -> str:
         """Write a file, mode 0600, and return its path."""
-        path = self.path / name
+        path = f"{self.path}/{name}"
         descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as handle:
             handle.write(data.encode() if isinstance(data, str) else data)
-        return str(path)
+        return path
 
     def drop(self, *names: str) -> None:
         """Remove files of the folder, if they are there."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path / name)
+                os.unlink(f"{self.path}/{name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enclaveml.errors import FormatError
-from enclaveml.zk.interface import SYSTEMS
+from enclaveml.zk.interface import SLICED, SYSTEMS
 
 if TYPE_CHECKING:
     from enclaveml.zk.auditing import AuditSystem
@@ -18,6 +18,10 @@ def system_of(name: str) -> ProofSystem:
         from enclaveml.zk.ezkl.system import EzklSystem
 
         return EzklSystem()
+    if name == SLICED:
+        from enclaveml.zk.ezkl.slices.system import SlicesSystem
+
+        return SlicesSystem()
     if name == "batch":
         from enclaveml.zk.batch.system import BatchSystem
 
@@ -31,8 +35,12 @@ def audit_system(name: object) -> AuditSystem:
         from enclaveml.zk.ezkl.audit import EzklAudit
 
         return EzklAudit()
+    if name == SLICED:
+        from enclaveml.zk.ezkl.slices.audit import SlicesAudit
+
+        return SlicesAudit()
     if name == "batch":
         from enclaveml.zk.batch.audit import BatchAudit
 
         return BatchAudit()
-    raise FormatError(f"its manifest says system {str(name)[:40]!r}; ezkl and batch are known")
+    raise FormatError(f"its manifest says system {str(name)[:40]!r}; ezkl, ezkl-slices and batch are known")

@@ -29,6 +29,7 @@ from enclaveml.zk.batch.prover import BatchChildProver
 from enclaveml.zk.ezkl import prover as prover_module
 from enclaveml.zk.ezkl import system
 from enclaveml.zk.ezkl.prover import EzklProver
+from enclaveml.zk.ezkl.slices.format import parts_of, slices_of
 from enclaveml.zk.interface import PRIMARY, CircuitRequest, Proof, ProofResult
 
 ATTACKS: dict[str, Callable[[str], None]] = {}
@@ -249,6 +250,31 @@ def another_bundle(_: str) -> None:
         return outputs, first[0]
     say(lambda outputs, tolerance: outputs[np.arange(len(outputs)) % 4])
     seal(again)
+
+
+def _later_slice_of_the_first(link: Callable[[bytes, bytes], bytes]) -> None:
+    """One honest bundle; each further one is the first slice of its own and the second of that, as ``link`` joins them."""
+    first: list[Proof] = []
+
+    def joined(worker, data, outputs, proof):
+        mine, theirs = (parts_of(each.computation, slices_of(worker._circuit)) for each in (proof, *first, proof)[:2])
+        first.append(proof)
+        if len(first) == 1:
+            return outputs, proof
+        return outputs, replace(proof, computation=mine[0] + link(mine[0], theirs[1]), outputs=first[0].outputs)
+    seal(joined)
+
+
+@attack
+def mismatched_middle(_: str) -> None:
+    """Two valid slices' proofs, of two bundles."""
+    _later_slice_of_the_first(lambda mine, theirs: theirs)
+
+
+@attack
+def link_copied(_: str) -> None:
+    """The same, the second given the first one's commitment, so that the bytes agree."""
+    _later_slice_of_the_first(lambda mine, theirs: mine[:64] + theirs[64:])
 
 
 @attack

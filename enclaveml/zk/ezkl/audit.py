@@ -42,6 +42,11 @@ SETUP_S = 3600.0
 _VISIBILITY = {"Public": "public", "KZGCommit": "committed"}
 
 
+def mode_of(visibility: object) -> str:
+    """The input mode (``interface.INPUT_MODES``) that a visibility in ezkl's settings is. Raises KeyError, TypeError for none."""
+    return "hashed" if isinstance(visibility, dict) and "Hashed" in visibility else _VISIBILITY[visibility]  # type: ignore[index]
+
+
 @dataclass(frozen=True)
 class Statement:
     """What proofs of one circuit are checked against; each part agrees with every other and with its id.
@@ -69,7 +74,7 @@ class EzklAudit:
     def auditor(self, wanted: Statement, processes: int, data: bool, srs: Path | None,
                 progress: Callable[[str], None]) -> EzklAuditor:
         """An auditor; commitments to the data need the whole SRS, ``srs`` or this machine's own."""
-        whole = full_srs(wanted, srs, progress) if data and wanted.circuit.inputs == "committed" else None
+        whole = full_srs(wanted.circuit.logrows, wanted.srs, srs, progress) if data and wanted.circuit.inputs == "committed" else None
         return EzklAuditor(wanted, processes, whole)
 
     def version(self) -> str:
@@ -90,8 +95,7 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
         digests = {VK: _sha(vk), VERIFIER_SRS: _sha(srs_bytes)}
         found = statement.circuit_id(digests, document, circuit.version, circuit.bound)
         args, shapes = document["run_args"], document["model_instance_shapes"]
-        shown = args["input_visibility"]
-        inputs = "hashed" if isinstance(shown, dict) and "Hashed" in shown else _VISIBILITY[shown]
+        inputs = mode_of(args["input_visibility"])
         bundle, outputs = int(shapes[-1][0]), math.prod(shapes[-1]) // int(shapes[-1][0])
         values = bundle * math.prod(circuit.row_shape)
         sizes = {
@@ -140,26 +144,29 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
 
 def input_limit(wanted: Statement) -> float | None:
     """The largest magnitude of an input of a circuit that bounds its inputs; None for one that does not."""
-    circuit = wanted.circuit
+    return limit_of(wanted.circuit, wanted.settings)
+
+
+def limit_of(circuit: Circuit, settings: bytes) -> float | None:
+    """The same, by the canonical settings of the circuit that takes the inputs."""
     if not circuit.inputs_bounded:
         return None
-    return largest_input(circuit.bound, json.loads(wanted.settings)["run_args"]) * 2.0**-circuit.input_scale
+    return largest_input(circuit.bound, json.loads(settings)["run_args"]) * 2.0**-circuit.input_scale
 
 
-def full_srs(wanted: Statement, given: Path | None, progress: Callable[[str], None] = lambda line: None) -> Path:
+def full_srs(logrows: int, verifier: bytes, given: Path | None, progress: Callable[[str], None] = lambda line: None) -> Path:
     """The whole SRS that commitments of this circuit are made with: ``given``, or this machine's own.
 
     A larger one is reduced, once on this machine.
     Raises EnvironmentFault where there is none, or where it is another one than the file's, or too small.
     """
-    logrows = wanted.circuit.logrows
     path = given or keys.cache_root() / "srs" / f"own-{logrows}" / "srs"
     if not path.exists():
         raise EnvironmentFault(
             f"{path}: no such SRS; a commitment to the inputs needs the whole SRS of 2^{logrows} rows that the "
             f"aggregator used: give it with --srs"
         )
-    if verifier_srs(path) != wanted.srs:
+    if verifier_srs(path) != verifier:
         raise EnvironmentFault(f"{path}: is another SRS than the one that these proofs were made with; give that with --srs")
     return srs.part_of(keys.Cache(), logrows, SrsFile(path, keys.sha256_file(path)), SETUP_S, progress)
 
@@ -170,14 +177,17 @@ class EzklAuditor:
     def __init__(self, wanted: Statement, processes: int, whole_srs: Path | None = None) -> None:
         self.statement = wanted
         self._scratch = Scratch()
-        self._path = {
-            name: self._scratch.write(name, data)
-            for name, data in ((VK, wanted.vk), (SETTINGS, wanted.settings), (VERIFIER_SRS, wanted.srs))
-        }
-        if whole_srs is not None:
-            self._path[SRS] = str(whole_srs)
+        self._path = self._written(wanted.vk, wanted.settings, wanted.srs, whole_srs)
         self._pool: Pool[Checked] = Pool(EZKL, processes, 1, ahead=processes)
         self._serial = 0
+
+    def _written(self, vk: bytes, settings: bytes, srs_bytes: bytes, whole_srs: Path | None, prefix: str = "") -> dict[str, str]:
+        """Paths of the keys, which are written to the scratch folder."""
+        found = {
+            name: self._scratch.write(prefix + name, data)
+            for name, data in ((VK, vk), (SETTINGS, settings), (VERIFIER_SRS, srs_bytes))
+        }
+        return found if whole_srs is None else found | {SRS: str(whole_srs)}
 
     @property
     def outstanding(self) -> int:
@@ -215,6 +225,16 @@ class EzklAuditor:
     def _check(self, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, prefix: str) -> Steps[None]:
         circuit = self.statement.circuit
         outputs = statement.check_sections(proof, circuit.inputs, circuit.rows, circuit.outputs, circuit.proof_bytes)
+        felts = yield from self._inputs(proof, shown, owned, prefix)
+        parts = statement.proof_parts(
+            circuit.inputs, proof.computation, outputs, felts=felts, digest=proof.commitment,
+            commitment=proof.commitment,
+        )
+        yield from self._verify(pack(*parts), self._path, prefix)
+
+    def _inputs(self, proof: Proof, shown: np.ndarray | None, owned: np.ndarray | None, prefix: str) -> Steps[bytes]:
+        """The public inputs' field elements; what else ties the inputs is compared here. Raises FormatError, ValueError."""
+        circuit = self.statement.circuit
         felts = b""
         if circuit.inputs == "public":
             felts = self._felts(shown)
@@ -226,18 +246,18 @@ class EzklAuditor:
             raise FormatError("its commitment section is not the commitment in the proof")
         if circuit.inputs == "hashed" and int.from_bytes(proof.commitment, "little") >= field.MODULUS:
             raise FormatError("its hash is no canonical field element")
-        parts = statement.proof_parts(
-            circuit.inputs, proof.computation, outputs, felts=felts, digest=proof.commitment,
-            commitment=proof.commitment,
-        )
+        return felts
+
+    def _verify(self, packed: bytes, path: Mapping[str, str], prefix: str, what: str = "does not verify") -> Steps[None]:
+        """Have a proof, packed with its instances, verified by the key at these paths. Raises FormatError."""
         reply: Reply = yield Call(
             "verify_parts",
-            {"parts": self._scratch.write(f"{prefix}document", pack(*parts)), "settings": self._path[SETTINGS],
-             "vk": self._path[VK], "srs": self._path[VERIFIER_SRS]},
+            {"parts": self._scratch.write(f"{prefix}document", packed), "settings": path[SETTINGS], "vk": path[VK],
+             "srs": path[VERIFIER_SRS]},
             TIMEOUT_S,
         )
         if reply.error or reply.value.get("valid") is not True:
-            raise FormatError(f"does not verify: {reply.error or 'ezkl.verify returned False'}")
+            raise FormatError(f"{what}: {reply.error or 'ezkl.verify returned False'}")
 
     def _felts(self, rows: np.ndarray | None) -> bytes:
         """The instances of the rows, padding included; they are in range, or this raises ValueError."""

@@ -38,17 +38,23 @@ class Trial:
 class Bench:
     """Trials of ``function`` in one child, files in a private folder."""
 
-    def __init__(self, function: ModelFunction, inputs: str, child: process.Child, scratch: Scratch) -> None:
-        self.function, self.inputs, self.child, self.scratch = function, inputs, child, scratch
+    def __init__(
+        self, function: ModelFunction, inputs: str, child: process.Child, scratch: Scratch, outputs: str = "public"
+    ) -> None:
+        self.function, self.inputs, self.outputs, self.child, self.scratch = function, inputs, outputs, child, scratch
         self.timeout_s = 600.0
         self.spent = 0.0  # CPU seconds of ezkl's calls made here
         self._documents: dict[tuple[int, str], str] = {}
         self._settings: dict[Choice, dict[str, Any]] = {}
 
+    def exported(self, batch: int) -> bytes:
+        """The canonical document at a batch."""
+        return export(self.function, batch)
+
     @cached_property
     def canonical(self) -> bytes:
         """The canonical document; made when it is asked for, since a cached circuit needs none."""
-        return export(self.function, HASH_BATCH)
+        return self.exported(HASH_BATCH)
 
     @property
     def model_hash(self) -> str:
@@ -63,7 +69,7 @@ class Bench:
     def document(self, batch: int, bound: str = "") -> str:
         """Path of the lean ONNX document at a batch, its inputs bounded in that way."""
         if (batch, "") not in self._documents:
-            document = self.canonical if batch == HASH_BATCH else export(self.function, batch)
+            document = self.canonical if batch == HASH_BATCH else self.exported(batch)
             document = products(lean(merge_pools(fold_norms(one_hot_ids(document)))))
             self._documents[batch, ""] = self.scratch.write(f"model-{batch}.onnx", document)
         if (batch, bound) not in self._documents:
@@ -83,7 +89,7 @@ class Bench:
         if choice not in self._settings:
             reply = self._call(
                 "settings", model=self.document(choice.rows, choice.bound),
-                output=str(self.scratch.file("trial.json")), run_args=choice.run_args(self.inputs),
+                output=str(self.scratch.file("trial.json")), run_args=choice.run_args(self.inputs, self.outputs),
             )
             self._settings[choice] = statement.canonical_settings(reply.value["settings"])
         return self._settings[choice]

@@ -11,20 +11,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from enclaveml.errors import EnvironmentFault, JobError
 from enclaveml.zk import keys
 from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.files import SETTINGS
-from enclaveml.zk.interface import Circuit
+from enclaveml.zk.ezkl.slices.format import slices_of
+from enclaveml.zk.interface import SLICED, Circuit
 
 #: Bits of one opened value: the scalar field's.
 OPENED_BITS = 254
 
 #: Part of what the weights hold that proofs may show of them.
 PART = 0.5
+
+#: Openings of values between slices that a proof of a slice may be about, counted as if each told of its weights: what goes in
+#: and what comes out, each opened in two proofs.
+LINKS = 4
 
 _WIDTH = 20  # digits of a count, so that a new one overwrites the old
 
@@ -47,9 +53,14 @@ def budget_of(circuits: Sequence[Circuit], private: bool) -> Budget:
 
 
 def _allowed(circuit: Circuit) -> int:
-    settings = json.loads((circuit.folder / SETTINGS).read_text(encoding="utf-8"))
-    columns = cost.blocks(settings["total_const_size"], circuit.logrows)
-    return allowed(int(circuit.settings["weights"]), int(circuit.settings["param_scale"]), columns)
+    if circuit.system == SLICED:
+        return min(_allowed_of(circuit.folder / each.file(SETTINGS), circuit.logrows, each.settings, LINKS) for each in slices_of(circuit))
+    return _allowed_of(circuit.folder / SETTINGS, circuit.logrows, circuit.settings, 0)
+
+
+def _allowed_of(path: Path, logrows: int, settings: Mapping[str, Any], more: int) -> int:
+    constants = json.loads(path.read_text(encoding="utf-8"))["total_const_size"]
+    return allowed(int(settings["weights"]), int(settings["param_scale"]), cost.blocks(constants, logrows) + more)
 
 
 #: Stands for the proofs of another system, each of which shows the weights to whoever has it.

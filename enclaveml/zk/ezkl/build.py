@@ -46,7 +46,7 @@ def measure(
     return {"deviation": deviation(trial, truth), "agreement": 1 - flips(trial, truth) / len(rows)}
 
 
-def _tolerance(request: CircuitRequest, found: float, progress: Progress) -> float:
+def tolerance_of(request: CircuitRequest, found: float, progress: Progress) -> float:
     """The tolerance of the circuit: as asked, else 0.01, else twice what the sample rows need."""
     if request.tolerance is not None:
         if not found <= request.tolerance:
@@ -154,7 +154,7 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
     settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
     Path(path[SETTINGS]).write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
     found = measure(bench, path[COMPILED], settings, choice.rows, rows, search.truth)
-    tolerance = _tolerance(request, found["deviation"], progress)
+    tolerance = tolerance_of(request, found["deviation"], progress)
     if choice.bound:
         bench.check_bound(choice, path[COMPILED], settings, rows)
     child.kill()  # a fresh one, so that its peak memory is set-up's own

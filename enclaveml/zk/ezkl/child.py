@@ -80,9 +80,26 @@ class Calls:
 
     def verify_parts(self, parts: str, settings: str, vk: str, srs: str) -> tuple[dict, bytes]:
         """Verify a proof whose document is made here, of what ``document.pack`` put into the file ``parts``."""
-        path = Path(parts + ".json")
+        return self._verify_text(document.text(*document.unpack(Path(parts).read_bytes())), parts, settings, vk, srs)
+
+    def verify_rows(self, parts: str, of: dict[str, Any], settings: str, vk: str, srs: str) -> tuple[dict, bytes]:
+        """Verify a proof about rows, from what ``statement.pack_rows`` put into the file ``parts``; ``of`` says how many.
+
+        ``unfit`` is the reason why there is no statement about these rows, else "".
+        """
+        from enclaveml.zk.ezkl import statement  # numpy, which provers do without
+
         try:
-            path.write_text(document.text(*document.unpack(Path(parts).read_bytes())), encoding="ascii")
+            found = statement.parts_of_rows(Path(parts).read_bytes(), **of)
+        except ValueError as error:
+            return {"valid": False, "unfit": str(error)}, b""
+        answer, block = self._verify_text(document.text(*found), parts, settings, vk, srs)
+        return answer | {"unfit": ""}, block
+
+    def _verify_text(self, text: str, beside: str, settings: str, vk: str, srs: str) -> tuple[dict, bytes]:
+        path = Path(beside + ".json")
+        try:
+            path.write_text(text, encoding="ascii")
             return self.verify(str(path), settings, vk, srs)
         finally:
             path.unlink(missing_ok=True)

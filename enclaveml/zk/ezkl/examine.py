@@ -12,13 +12,15 @@ import numpy as np
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import JobError, ProofError
 from enclaveml.zk import process
-from enclaveml.zk.ezkl import cost
 from enclaveml.zk.ezkl.advice import Advice, advise
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.layers import Layer, layers
+from enclaveml.zk.ezkl.layouts import TooLarge
 from enclaveml.zk.ezkl.plan import Candidate, Progress, work_of
 from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.search import Search
+from enclaveml.zk.ezkl.slices.bench import Whole
+from enclaveml.zk.ezkl.slices.plan import cut, plan_chain
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.scratch import Scratch
@@ -35,7 +37,7 @@ class Examination:
     """What was found of one model.
 
     truth (S, D) float64: the float model's outputs on the sample rows. onnx (n, D): the exported document's
-    on the first n. proved (S, D): the witness's at the plan's scales. candidate: the plan that comes first.
+    on the first n. proved (S, D): the witness's at the plan's scales. candidate: the plan that comes first; slices: where the model is cut, each slice's plan instead.
     layers: at ``layers_at`` rows a proof. row_seconds: predicted CPU seconds a row. memory: predicted peak, bytes. wall: predicted seconds for the job.
     refused: why it cannot be proved, else ""; what follows is then missing where it was not reached.
     """
@@ -47,18 +49,30 @@ class Examination:
     onnx: np.ndarray | None = None
     proved: np.ndarray | None = None
     candidate: Candidate | None = None
+    slices: tuple[Candidate, ...] = ()
     key_bytes: float = math.nan
     layers: tuple[Layer, ...] = ()
     layers_at: int = 0
     limit: float = math.nan
 
     @property
+    def plans(self) -> tuple[Candidate, ...]:
+        """The plan, or those of the slices; none where there is none."""
+        return self.slices or (() if self.candidate is None else (self.candidate,))
+
+    @property
+    def proof_seconds(self) -> float:
+        """CPU seconds of one proof, of all slices."""
+        return sum(plan.prove_seconds for plan in self.plans) if self.plans else math.nan
+
+    @property
     def row_seconds(self) -> float:
-        return math.nan if self.candidate is None else self.candidate.row_seconds
+        return self.proof_seconds / self.plans[0].choice.rows if self.plans else math.nan
 
     @property
     def memory(self) -> float:
-        return cost.peak_bytes(self.key_bytes)
+        """A child holds one slice's key at a time."""
+        return max((plan.peak_bytes for plan in self.plans), default=math.nan)
 
 
 def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Examination:
@@ -79,6 +93,14 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
             progress("looking for a circuit: witnesses of the sample rows at several scales")
             search = Search(bench, request, rows, truth, progress)
             found = replace(found, limit=search.limit)
+            if request.slices is None:
+                try:
+                    search.refuse_too_large()
+                except TooLarge as error:
+                    progress(f"{error}; it is cut into slices (proof.slices: auto)")
+                    return _cut(found, function, rows, request, child, progress)
+            elif request.slices > 1:
+                return _cut(found, function, rows, request, child, progress)
             search.refuse_too_large()
             first = next(search.tried(search.candidates(search.accurate())), None)
             if first is None:
@@ -98,8 +120,20 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
 
 def job_seconds(examination: Examination, request: CircuitRequest) -> float:
     """Predicted wall seconds of proving the job, on the cores of the request."""
-    candidate = examination.candidate
-    return math.nan if candidate is None else candidate.prove_seconds * work_of(request).waves(candidate.choice.rows)
+    plans = examination.plans
+    return examination.proof_seconds * work_of(request).waves(plans[0].choice.rows) if plans else math.nan
+
+
+def _cut(
+    found: Examination, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, progress: Progress
+) -> Examination:
+    """The examination of the model in slices. Raises JobError, ProofError."""
+    assert found.truth is not None
+    with contextlib.ExitStack() as stack:
+        benches = cut(Whole(function), rows, request, child, lambda: stack.enter_context(contextlib.closing(Scratch())), progress)
+        parts = plan_chain(benches, rows, found.truth, request, progress)
+        plans = tuple(part.candidate for part in parts if part.candidate is not None)
+        return replace(found, proved=parts[-1].outputs, slices=plans, key_bytes=sum(plan.key_bytes for plan in plans))
 
 
 def _run(document: bytes, rows: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _needs(bench: Bench, choice: Choice, document: bytes) -> dict[str, int] | No
     try:
         reply = process.wait(
             bench.child, "settings", bench.timeout_s, model=bench.scratch.write("cut.onnx", document),
-            output=str(bench.scratch.file("cut.json")), run_args=choice.run_args(bench.inputs),
+            output=str(bench.scratch.file("cut.json")), run_args=choice.run_args(bench.inputs, bench.outputs),
         )
     except ProofError:
         return None

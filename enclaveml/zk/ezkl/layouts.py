@@ -21,6 +21,10 @@ MAX_LEGS = 5
 MAX_BOUND_TABLE = 1 << 14
 
 
+class TooLarge(JobError):
+    """No layout of a circuit for this model fits the memory at hand, or 2^MAX_LOGROWS rows."""
+
+
 class Layouts:
     """Layouts for one model and request; ``rows`` (S, ...) are the sample rows."""
 
@@ -80,10 +84,10 @@ class Layouts:
             return fitting
         given = f" at {request.rows_per_proof} rows per proof" if request.rows_per_proof else ""
         if not found:
-            raise JobError(f"no circuit for this model fits into 2^{plan.MAX_LOGROWS} rows{given}")
+            raise TooLarge(f"no circuit for this model fits into 2^{plan.MAX_LOGROWS} rows{given}")
         least = min(candidate.peak_bytes for candidate in found) * request.children
         each = f" for {request.children} provers at a time" if request.children > 1 else ""
-        raise JobError(
+        raise TooLarge(
             f"no circuit for this model fits {request.memory_gb:g} GB of memory{given}; the smallest {takes} "
             f"{least / 1e9:.3g} GB{each}, as predicted with a margin"
         )

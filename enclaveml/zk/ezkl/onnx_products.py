@@ -97,7 +97,7 @@ def products(document: bytes) -> bytes:
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
-        if node.op_type == "Conv" and _plain_conv(node, tensors) and node.input[0] in shapes:
+        if node.op_type == "Conv" and _plain_conv(node, tensors) and all(all(shapes.get(name, (0,))) for name in (node.input[0], node.output[0])):
             made, added = _product(node, shapes, tensors)
             nodes += made
             graph.initializer.extend(added)

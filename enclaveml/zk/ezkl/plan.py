@@ -62,8 +62,8 @@ class Choice:
     lookup: tuple[int, int] = (-2, 2)
     bound: str = ""
 
-    def run_args(self, inputs: str) -> dict[str, Any]:
-        """ezkl's ``PyRunArgs`` for this choice.
+    def run_args(self, inputs: str, outputs: str = "public") -> dict[str, Any]:
+        """ezkl's ``PyRunArgs`` for this choice; ``outputs`` committed: those of a slice that is not the last.
 
         ezkl's own range checks of inputs and outputs are left out: rank 0 fixes every input value and
         checks the range of every output itself; ``bound`` is in the graph (``onnx_bound.py``).
@@ -78,7 +78,7 @@ class Choice:
             "logrows": self.logrows,
             "lookup_range": list(self.lookup),
             "input_visibility": _VISIBILITY[inputs],
-            "output_visibility": "public",
+            "output_visibility": _VISIBILITY[outputs],
             "param_visibility": "fixed",
             "ignore_range_check_inputs_outputs": True,
         }

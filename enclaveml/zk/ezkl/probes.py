@@ -94,15 +94,15 @@ class Probing:
         """The wide choice at which these numerics are probed."""
         return Choice(numerics, *WIDE, inner=2, logrows=16, rows=max(2, min(self._most_rows, len(self.rows))))
 
-    def multipliers(self, scale: int) -> list[Multiplier]:
-        """The multipliers that give different circuits at this scale, fewest rows first.
+    def multipliers(self, like: Numerics) -> list[Multiplier]:
+        """The multipliers that give different circuits at these scales, fewest rows first.
 
         A larger multiplier means fewer divisions and wider values. Without lookups (whose tables
         wide values blow up) those with half as many rows again as the least come last.
         """
         found: dict[tuple, Multiplier] = {}
         for multiplier in MULTIPLIERS:
-            settings = self.bench.settings(self.choice(Numerics(scale, multiplier, scale)), rows=4)
+            settings = self.bench.settings(self.choice(replace(like, multiplier=multiplier)), rows=4)
             what = (settings["num_rows"], settings["model_output_scales"][0], str(settings["required_lookups"]))
             found.setdefault(what, Multiplier(multiplier, settings["num_rows"], len(settings["required_lookups"])))
         ordered = sorted(found.values(), key=lambda m: (m.rows, m.multiplier))

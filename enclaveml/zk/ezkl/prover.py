@@ -30,7 +30,7 @@ class EzklProver:
 
     def __init__(self, folder: Path, children: int, threads: int, scratch: Path | None) -> None:
         self.circuit = load_circuit(folder)
-        self.circuit.check_files((COMPILED, SETTINGS, PK, VK, SRS))
+        self.circuit.check_files(self._files())
         self._path = {name: str(self.circuit.folder / name) for name in self.circuit.files}
         self._scratch = Scratch(scratch)
         self._pool: Pool[ProofResult] = Pool(EZKL, children, threads, ahead=children)
@@ -69,14 +69,22 @@ class EzklProver:
         self._pool.close()
         self._scratch.close()
 
+    def _files(self) -> tuple[str, ...]:
+        """The files of the circuit's folder that proving reads."""
+        return COMPILED, SETTINGS, PK, VK, SRS
+
+    def _names(self, serial: int) -> dict[str, str]:
+        """The scratch files of a bundle."""
+        return {part: f"{serial}-{part}" for part in ("input", "witness", "proof", "felts")}
+
     def _steps(self, task: int, rows: np.ndarray, timeout_s: float, serial: int) -> Steps[ProofResult]:
         """Witness, check of its ranges, proof, and the section that ties the input."""
-        names = {part: f"{serial}-{part}" for part in ("input", "witness", "proof", "felts")}
+        names = self._names(serial)
         seconds = {"witness": 0.0, "prove": 0.0}
         proof, error, overflow = None, "", ()
         try:
             proof = yield from self._prove(rows, timeout_s, names, seconds)
-        except _NoWitness as problem:
+        except NoWitness as problem:
             error = str(problem)
             overflow = yield from self._without_witness(rows, timeout_s, names, seconds)
         except Exception as problem:  # one bundle's failure is not the queue's
@@ -101,13 +109,13 @@ class EzklProver:
             timeout_s - seconds["witness"],
         )
         seconds["prove"] = proved.seconds
-        _raise_error("prove", proved)
+        raise_error("prove", proved)
         section = b""
         if circuit.inputs == "committed":
             section = proved.block[: statement.COMMITMENT_BYTES]
         elif call := tie_call(circuit.inputs, felts, path, self._scratch, names["felts"], timeout_s):
             tied: Reply = yield call
-            _raise_error(call.name, tied)
+            raise_error(call.name, tied)
             section = tie_bytes(circuit.inputs, tied.value)
         return Proof(proved.block, section, outputs)
 
@@ -116,13 +124,13 @@ class EzklProver:
     ) -> Steps[tuple[bytes, np.ndarray]]:
         """Make the witness, its file in the scratch folder: the input's field elements, outputs (B, D) int64.
 
-        Raises _NoWitness where the circuit has none for these rows.
+        Raises NoWitness where the circuit has none for these rows.
         """
         circuit = self.circuit
         try:
             felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
         except ValueError as error:
-            raise _NoWitness(f"input: {error}") from error
+            raise NoWitness(f"input: {error}") from error
         made: Reply = yield Call(
             "witness",
             {
@@ -133,19 +141,19 @@ class EzklProver:
         )
         seconds["witness"] += made.seconds
         if made.ended:
-            _raise_error("witness", made)
+            raise_error("witness", made)
         if made.error:
-            raise _NoWitness(f"witness: {made.error}")
+            raise NoWitness(f"witness: {made.error}")
         low, high = circuit.settings["lookup_range"]
         if not low <= made.value["min_lookup"] <= made.value["max_lookup"] <= high:
-            raise _NoWitness(  # prove would never return
+            raise NoWitness(  # prove would never return
                 f"lookups reach {made.value['min_lookup']}..{made.value['max_lookup']}, "
                 f"the circuit's table is {low}..{high}"
             )
         try:
             outputs = field.from_felts(made.block)
         except ValueError as error:
-            raise _NoWitness(f"an output: {error}") from error
+            raise NoWitness(f"an output: {error}") from error
         return felts, outputs.reshape(circuit.rows, circuit.outputs)
 
     def _without_witness(
@@ -169,23 +177,23 @@ class EzklProver:
                 try:
                     yield from self._witness(rows[slice(*half)], timeout_s, names, seconds)
                     whole.append(half)
-                except _NoWitness:
+                except NoWitness:
                     parts.append(half)
-                except _Failed:  # time, memory or a crash: nothing is learnt of these rows
+                except Failed:  # time, memory or a crash: nothing is learnt of these rows
                     trials = TRIALS
                     parts.append((half[0], stop))
                     break
         return tuple(sorted(found))
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """A step that did not give what the next one needs."""
 
 
-class _NoWitness(Exception):
+class NoWitness(Exception):
     """The circuit has no witness for these rows: a value is out of its range."""
 
 
-def _raise_error(step: str, reply: Reply) -> None:
+def raise_error(step: str, reply: Reply) -> None:
     if reply.error:
-        raise _Failed(f"{step}: {reply.error}")
+        raise Failed(f"{step}: {reply.error}")

@@ -27,8 +27,8 @@ from enclaveml.zk.interface import ModelFunction
 from enclaveml.zk.scratch import Scratch
 
 
-def choice_of(manifest: Mapping[str, Any]) -> Choice:
-    """The settings that a circuit's manifest says it was made with.
+def choice_of(manifest: Mapping[str, Any], outputs: str = "public") -> Choice:
+    """The settings that a circuit's manifest says it was made with; ``outputs``: how it shows them.
 
     Raises FormatError for settings that this program never chooses (weights that are not fixed, say):
     an id is not to be had for those.
@@ -44,7 +44,7 @@ def choice_of(manifest: Mapping[str, Any]) -> Choice:
             int(args["decomp_base"]), int(args["decomp_legs"]), int(args["num_inner_cols"]), int(args["logrows"]), int(manifest["rows"]),
             (int(low), int(high)), bound,
         )
-        same = choice.run_args(manifest["inputs"]) == args and bound in ("", *BOUNDS)
+        same = choice.run_args(manifest["inputs"], outputs) == args and bound in ("", *BOUNDS)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"a circuit's manifest without its settings: {error!r}") from error
     if not same:
@@ -80,18 +80,29 @@ def rebuilt_id(function: ModelFunction, choice: Choice, inputs: str, given: Path
     with contextlib.ExitStack() as stack:
         child = stack.enter_context(contextlib.closing(process.Child(EZKL, os.cpu_count() or 1)))
         scratch = stack.enter_context(contextlib.closing(Scratch()))
-        whole = given or srs.own_srs(keys.Cache(), child, choice.logrows, timeout_s, progress)
-        part = verifier_srs(whole)
-        if (has := logrows_of(whole)) < choice.logrows:
-            raise EnvironmentFault(f"{whole}: has 2^{has} rows, the circuit needs 2^{choice.logrows}")
-        path = {name: str(scratch.file(name)) for name in (COMPILED, SETTINGS, PK, VK)}
-        try:
-            bench = Bench(function, inputs, child, scratch)
-            bench.compile(choice, counted_as(bench.settings(choice), like), path[COMPILED], path[SETTINGS])
-            process.wait(child, "setup", timeout_s, circuit=path[COMPILED], vk=path[VK], pk=path[PK], srs=str(whole))
-        except ProofError as error:
-            raise JobError(f"the model cannot be made this circuit: {error}") from error
-        settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
-        digests = {VK: keys.sha256_file(Path(path[VK])),
-                   VERIFIER_SRS: keys.sha256_file(Path(scratch.write(VERIFIER_SRS, part)))}
-        return statement.circuit_id(digests, settings, metadata.version("ezkl"), choice.bound), part
+        whole = srs_for(choice.logrows, given, child, timeout_s, progress)
+        return id_of(Bench(function, inputs, child, scratch), choice, like, whole, timeout_s), verifier_srs(whole)
+
+
+def srs_for(logrows: int, given: Path | None, child: process.Child, timeout_s: float, progress: Progress) -> Path:
+    """The SRS file ``given``, or this machine's own. Raises EnvironmentFault for one of fewer rows."""
+    whole = given or srs.own_srs(keys.Cache(), child, logrows, timeout_s, progress)
+    if (has := logrows_of(whole)) < logrows:
+        raise EnvironmentFault(f"{whole}: has 2^{has} rows, the circuit needs 2^{logrows}")
+    return whole
+
+
+def id_of(bench: Bench, choice: Choice, like: Mapping[str, Any], whole: Path, timeout_s: float) -> str:
+    """The id of the circuit that a bench's model is at a choice: set up anew. Raises JobError."""
+    scratch = bench.scratch
+    path = {name: str(scratch.file(name)) for name in (COMPILED, SETTINGS, PK, VK)}
+    try:
+        bench.compile(choice, counted_as(bench.settings(choice), like), path[COMPILED], path[SETTINGS])
+        process.wait(bench.child, "setup", timeout_s, circuit=path[COMPILED], vk=path[VK], pk=path[PK], srs=str(whole))
+    except ProofError as error:
+        raise JobError(f"the model cannot be made this circuit: {error}") from error
+    settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
+    digests = {VK: keys.sha256_file(Path(path[VK])),
+               VERIFIER_SRS: keys.sha256_file(Path(scratch.write(VERIFIER_SRS, verifier_srs(whole))))}
+    scratch.drop(PK)
+    return statement.circuit_id(digests, settings, metadata.version("ezkl"), choice.bound)

@@ -46,7 +46,8 @@ BUDGET = 300.0
 class Search:
     """The search for one model and request. ``rows`` (S, ...) sample rows, ``truth`` (S, D) float64.
 
-    headroom: bits that values on unseen rows may exceed those on the sample rows. thorough: probe every
+    headroom: bits that values on unseen rows may exceed those on the sample rows. input_scale: the inputs' scale, where
+    it is given and not the search's to choose. thorough: probe every
     multiplier, for a caller that lays out with other headroom. ``refused``: numerics that do not keep what is
     asked on all sample rows, and why; ``agreed``: the most that any of those that fell short of
     ``proof.agreement`` agreed; ``outputs``: of each numerics that hold all sample rows, the witnesses' (S, D).
@@ -55,8 +56,10 @@ class Search:
     def __init__(
         self, bench: Bench, request: CircuitRequest, rows: np.ndarray, truth: np.ndarray,
         progress: plan.Progress, headroom: int = plan.HEADROOM_BITS, thorough: bool = False,
+        input_scale: int | None = None,
     ) -> None:
         self.bench, self.request, self.progress = bench, request, progress
+        self.input_scale = input_scale
         self.rows, self.truth = rows, truth
         self.probing = Probing(bench, rows, truth)
         self.layouts = Layouts(bench, request, rows)
@@ -81,22 +84,25 @@ class Search:
         for one in self._ordered(scales):
             if self._enough(found, one.multiplier) or (self._spent(1) and math.isfinite(self._best)):
                 break
-            found += self._line([Numerics(scale, one.multiplier, scale) for scale in scales])
-        exact = exact_bits(self.rows)
+            found += self._line([self._numerics(scale, one.multiplier) for scale in scales])
+        exact = exact_bits(self.rows) if self.input_scale is None else None
         if scales is SCALES and exact is not None and exact < min(EXACT_SCALES) and not self._spent(1):
             # their values are never divided down to the inputs' coarse scale
             multiplier = math.ceil(MULTIPLIERS[-1] * max(EXACT_SCALES) / exact)
             found += self._line([Numerics(scale, multiplier, exact) for scale in EXACT_SCALES])
         return found
 
+    def _numerics(self, scale: int, multiplier: int) -> Numerics:
+        return Numerics(scale, multiplier, scale if self.input_scale is None else self.input_scale)
+
     def _ordered(self, scales: tuple[int, ...]) -> list[Multiplier]:
         """The multipliers, most promising first. With lookups that takes a look at each at the coarsest scale."""
-        several = self.probing.multipliers(scales[0])
+        several = self.probing.multipliers(self._numerics(scales[0], 1))
         if not any(one.lookups for one in several):
             return several
         rank: dict[int, float] = {}
         for one in several:
-            numerics = Numerics(min(scales), one.multiplier, min(scales))
+            numerics = self._numerics(min(scales), one.multiplier)
             if trial := self._look(numerics):
                 rank[one.multiplier] = self.layouts.least_seconds(numerics, trial.lookup, self.headroom)
         return sorted((one for one in several if one.multiplier in rank), key=lambda one: rank[one.multiplier])
@@ -259,7 +265,7 @@ class Search:
                 if self._spent(2):
                     self.progress(f"the search ends after {self.bench.spent:.0f} CPU s of trials")
                     return
-                problem = self._problem(candidate)
+                problem = self.problem(candidate)
                 if problem is None:
                     holds[values] = bits
                 else:
@@ -276,7 +282,7 @@ class Search:
                 candidate, settings = replace(candidate, choice=choice), self.bench.settings(choice)
             yield candidate, settings
 
-    def _problem(self, candidate: Candidate) -> tuple[str, bool] | None:
+    def problem(self, candidate: Candidate) -> tuple[str, bool] | None:
         """Why a candidate does not hold the sample rows with headroom, and whether more range would not help."""
         choice = candidate.choice
         # the same values in so much less range: the headroom over the sample rows

@@ -80,6 +80,26 @@ def proof_parts(
     return {"public": felts, "hashed": digest, "committed": b""}[inputs] + field.to_felts(outputs), computation
 
 
+def pack_rows(rows: np.ndarray, outputs: np.ndarray, computation: bytes) -> bytes:
+    """Rows (n, *row_shape) in their own type, proved outputs (B, D) int64 and a proof, for :func:`parts_of_rows`."""
+    return rows.tobytes() + np.ascontiguousarray(outputs, np.int64).tobytes() + computation
+
+
+def parts_of_rows(
+    data: bytes, rows: int, bundle: int, outputs: int, values: int, dtype: str, scale: int
+) -> tuple[bytes, bytes]:
+    """The parts of a document about public inputs, as :func:`proof_parts`, of what :func:`pack_rows` packed.
+
+    A verifier's child makes them: an eighth of the bytes goes there, and rank 0's own process has the rest of a
+    bundle's time. rows: n of ``values`` numbers each, filled up to ``bundle``; ``outputs`` is D.
+    Raises ValueError for rows that have no fixed-point value at this scale.
+    """
+    shown = rows * values * np.dtype(dtype).itemsize
+    proved = shown + 8 * bundle * outputs
+    felts = input_felts(np.frombuffer(data[:shown], dtype).reshape(rows, values), bundle, scale)
+    return proof_parts("public", data[proved:], np.frombuffer(data[shown:proved], np.int64), felts=felts)
+
+
 def proof_document(
     inputs: str, computation: bytes, outputs: np.ndarray, *, felts: bytes = b"", digest: bytes = b"",
     commitment: bytes = b"",

@@ -10,7 +10,7 @@ from enclaveml.zk.ezkl.files import auditor_files
 from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.prover import EzklProver
 from enclaveml.zk.ezkl.verifier import EzklVerifier
-from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction
+from enclaveml.zk.interface import SLICED, Circuit, CircuitRequest, ModelFunction
 
 
 class EzklSystem:
@@ -20,16 +20,32 @@ class EzklSystem:
         self, function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest,
         progress: Progress = lambda line: None,
     ) -> Circuit:
-        """Choose, set up and register a circuit, or take it from the cache (see ``prepare.py``)."""
+        """Choose, set up and register a circuit, or take it from the cache (see ``prepare.py``).
+
+        Of system ``ezkl-slices`` where the request asks for slices, or leaves that open and the whole is too large.
+        """
+        from enclaveml.zk.ezkl.layouts import TooLarge
         from enclaveml.zk.ezkl.prepare import prepare
 
-        return prepare(function, sample_rows, request, progress)
+        if request.slices == 1:
+            return prepare(function, sample_rows, request, progress)
+        from enclaveml.zk.ezkl.slices.prepare import prepare_slices
+
+        if request.slices is None:
+            try:
+                return prepare(function, sample_rows, request, progress)
+            except TooLarge as error:
+                progress(f"{error}; it is cut into slices (proof.slices: auto)")
+        return prepare_slices(function, sample_rows, request, progress)
 
     def prepare_fallback(
         self, function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, primary: Circuit,
         progress: Progress = lambda line: None,
     ) -> Circuit | None:
         """A wider circuit for what ``primary`` cannot prove, or None (see ``fallback.py``)."""
+        if primary.system == SLICED:
+            progress("no fallback circuit: there is none for a circuit in slices")
+            return None
         from enclaveml.zk.ezkl.prepare import prepare_fallback
 
         return prepare_fallback(function, sample_rows, request, primary, progress)

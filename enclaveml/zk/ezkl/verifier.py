@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from enclaveml.errors import FormatError
@@ -23,12 +25,16 @@ class EzklVerifier:
     """See ``interface.Verifier``. Files are checked against the circuit's digests here, once."""
 
     def __init__(self, circuit: Circuit, processes: int) -> None:
-        circuit.check_files((SETTINGS, VK, VERIFIER_SRS, *((SRS,) if circuit.inputs == "committed" else ())))
         self.circuit = circuit
+        circuit.check_files(self._files())
         self._path = {name: str(circuit.folder / name) for name in circuit.files}
         self._scratch = Scratch()
         self._pool: Pool[Verdict] = Pool(EZKL, processes, 1, ahead=1)
         self._serial = 0
+
+    def _files(self) -> tuple[str, ...]:
+        """The files of the circuit's folder that verifying reads."""
+        return SETTINGS, VK, VERIFIER_SRS, *((SRS,) if self.circuit.inputs == "committed" else ())
 
     @property
     def outstanding(self) -> int:
@@ -64,41 +70,54 @@ class EzklVerifier:
         except Exception as problem:  # whatever it is, it is no proof
             return rejection(task, len(rows), self.circuit.outputs, str(problem), spent.seconds)
         finally:
-            self._scratch.drop(*names)
+            self._scratch.drop(*names[self.circuit.inputs == "public":])
         circuit = self.circuit
         proved = field.dequantise(outputs, circuit.output_scale)[: len(rows)]
         return compare(task, proved, floats, circuit.tolerance, spent.seconds)
 
     def _check(self, rows: np.ndarray, proof: Proof, names: tuple[str, str]) -> Steps[np.ndarray]:
         """The proved outputs (B, D) int64 of a valid proof about these rows; else an exception."""
-        circuit, path = self.circuit, self._path
+        circuit = self.circuit
         outputs = statement.check_sections(
             proof, circuit.inputs, circuit.rows, circuit.outputs, circuit.proof_bytes
         )
         if rows.shape[1:] != circuit.row_shape:
             raise FormatError(f"rows of shape {rows.shape[1:]}, the circuit takes {circuit.row_shape}")
-        felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
-        own = b""
-        if call := tie_call(circuit.inputs, felts, path, self._scratch, names[0], TIMEOUT_S):
-            tied = yield from twice(call)
-            if tied.error:
-                raise FormatError(f"{call.name}: {tied.error}")
-            own = tie_bytes(circuit.inputs, tied.value)
-            if own != proof.commitment:
-                raise FormatError(f"the input's {call.name} is not that of these rows")
-            if circuit.inputs == "committed" and own != proof.computation[: len(own)]:
-                raise FormatError("the proof's own commitment is not that of these rows")
-        parts = statement.proof_parts(
-            circuit.inputs, proof.computation, outputs, felts=felts, digest=own, commitment=own
-        )
-        reply = yield from twice(Call(
-            "verify_parts",
-            {
-                "parts": self._scratch.write(names[1], document.pack(*parts)),
-                "settings": path[SETTINGS], "vk": path[VK], "srs": path[VERIFIER_SRS],
-            },
-            TIMEOUT_S,
-        ))
+        if circuit.inputs == "public":
+            call = self._about_rows(rows, proof, outputs, names[1])
+        else:
+            call = yield from self._about_tie(rows, proof, outputs, names)
+        reply = yield from twice(call)
+        if unfit := reply.value.get("unfit"):
+            raise FormatError(unfit)
         if reply.error or reply.value.get("valid") is not True:
             raise FormatError(f"verification: {reply.error or 'ezkl.verify returned False'}")
         return outputs
+
+    def _about_rows(self, rows: np.ndarray, proof: Proof, outputs: np.ndarray, name: str) -> Call:
+        """Public inputs: the statement is made of the rows themselves, by the child."""
+        circuit = self.circuit
+        of = {"rows": len(rows), "bundle": circuit.rows, "outputs": circuit.outputs, "values": math.prod(circuit.row_shape),
+              "dtype": rows.dtype.str, "scale": circuit.input_scale}
+        return self._call("verify_rows", name, statement.pack_rows(rows, outputs, proof.computation), of=of)
+
+    def _about_tie(self, rows: np.ndarray, proof: Proof, outputs: np.ndarray, names: tuple[str, str]) -> Steps[Call]:
+        """Committed or hashed inputs: the statement is made of rank 0's own commitment to, or hash of, its rows."""
+        circuit = self.circuit
+        felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
+        call = tie_call(circuit.inputs, felts, self._path, self._scratch, names[0], TIMEOUT_S)
+        tied = yield from twice(call)
+        if tied.error:
+            raise FormatError(f"{call.name}: {tied.error}")
+        own = tie_bytes(circuit.inputs, tied.value)
+        if own != proof.commitment:
+            raise FormatError(f"the input's {call.name} is not that of these rows")
+        if circuit.inputs == "committed" and own != proof.computation[: len(own)]:
+            raise FormatError("the proof's own commitment is not that of these rows")
+        parts = statement.proof_parts(circuit.inputs, proof.computation, outputs, digest=own, commitment=own)
+        return self._call("verify_parts", names[1], document.pack(*parts))
+
+    def _call(self, name: str, file: str, packed: bytes, **more: object) -> Call:
+        path = self._path
+        return Call(name, {"parts": self._scratch.write(file, packed), "settings": path[SETTINGS], "vk": path[VK],
+                           "srs": path[VERIFIER_SRS], **more}, TIMEOUT_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from checks import main
 
@@ -39,6 +41,29 @@ def check_bcast_is_cut_into_chunks() -> None:
     data = (np.arange(size) % 251).astype(np.uint8).tobytes()
     assert world.bcast_bytes(data if world.is_root else None, "a check") == data
     assert world.bcast_bytes(b"" if world.is_root else None, "a check") == b""
+
+
+def check_who_waits_for_others_works_meanwhile_but_not_while_many_bytes_move() -> None:
+    slow, begun = P - 1, 0
+
+    def work() -> bool:
+        nonlocal begun
+        begun += 1
+        if begun == 3 and world.is_root and P > 1:
+            world.comm.send("three", slow, tag=5)
+        return begun < 4  # then nothing is left, and it waits
+
+    world.spare = work
+    if world.rank == slow and P > 1:
+        world.comm.recv(source=0, tag=5)  # it comes when rank 0 has found work three times
+    assert world.allgather_array(np.array([world.rank]), "a check")[:, 0].tolist() == list(range(P))
+    assert not world.is_root or P == 1 or begun >= 3
+    begun = 0
+    if world.rank == slow:
+        time.sleep(0.1)
+    assert (world.bcast_array(np.full(comm.BULK_BYTES + 1, 7, np.uint8), "a check") == 7).all()
+    assert begun == 0
+    world.spare = lambda: False
 
 
 def check_local_ranks_count_up_on_a_node() -> None:

@@ -58,10 +58,13 @@ class Committed:
         n, width = self._cosets[0].shape
         return BLOWUP * n, width
 
-    def opened(self, position: int) -> bytes:
-        """A leaf, its salt and its siblings."""
-        leaf = self._cosets[position % BLOWUP][position // BLOWUP]
-        return leaf.tobytes() + self._salts[position].tobytes() + self._tree.path(position)
+    def opened(self, positions: np.ndarray) -> np.ndarray:
+        """Leaves, each with its salt and its siblings: uint8 [positions, .]."""
+        found = np.empty((len(positions), self.shape[1]), "<u4")
+        for c, coset in enumerate(self._cosets):
+            here = positions % BLOWUP == c
+            found[here] = coset[positions[here] // BLOWUP]
+        return np.concatenate([found.view(np.uint8), self._salts[positions], self._tree.paths(positions)], axis=1)
 
 
 def _block(columns: np.ndarray, start: int, width: int) -> np.ndarray:
@@ -90,11 +93,11 @@ def send_combinations(transcript: Transcript, found: Combinations) -> None:
         transcript.message(label, column.astype("<u4").tobytes())
 
 
-def draw_positions(transcript: Transcript, trees: Sequence[Committed]) -> list[int]:
-    """Which leaves are shown."""
-    return (transcript.words("positions", QUERIES) % np.uint64(trees[0].shape[0])).tolist()
+def draw_positions(transcript: Transcript, trees: Sequence[Committed]) -> np.ndarray:
+    """Which leaves are shown: int64 [Q]."""
+    return (transcript.words("positions", QUERIES) % np.uint64(trees[0].shape[0])).astype(np.int64)
 
 
-def send_leaves(transcript: Transcript, trees: Sequence[Committed], positions: Sequence[int]) -> None:
+def send_leaves(transcript: Transcript, trees: Sequence[Committed], positions: np.ndarray) -> None:
     """The leaves at the positions."""
-    transcript.message("leaves", b"".join(tree.opened(i) for i in positions for tree in trees))
+    transcript.message("leaves", np.concatenate([tree.opened(positions) for tree in trees], axis=1).tobytes())

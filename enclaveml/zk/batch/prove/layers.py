@@ -27,20 +27,22 @@ class Folded:
 
 
 #: Entries of the chunks that long vectors are worked on in, jitted; shorter ones are numpy's.
-_CHUNK = 1 << 14
+CHUNK = 1 << 14
 
 
 def sum_check(transcript: Transcript, labels: tuple[str, str], vectors: Sequence[Extended], claim: Element, degree: int,
-              summand: Callable[..., Extended], others: Sequence[Extended] = (), added: RoundMask | None = None) -> Folded:
+              summand: Callable[..., Extended], others: Sequence[Extended] = (), added: RoundMask | None = None,
+              chunk: int = CHUNK) -> Folded:
     """Prove that the sum of ``summand(operations, *vectors)``, of this degree, is ``claim``.
 
     A round sends g(0), g(2), ..., g(degree). The vectors are five uint32 [2^m] each; the summand works on them entry by entry, by
     the operations add, subtract and multiply of what it is given. ``others`` are only folded with them, and come after them.
     ``added`` is a random polynomial that is added to what is summed: then neither claim nor summand are with it, messages are.
+    Vectors longer than a ``chunk``, a power of two, are worked on in such.
     """
     rounds = _Rounds(transcript, labels, claim, [], added)
-    if len(vectors[0][0]) > _CHUNK:  # the cells of weights: there are no others there
-        vectors = _long_rounds(rounds, vectors, degree, summand)
+    if len(vectors[0][0]) > chunk:  # the cells of weights, and tables: there are no others there
+        vectors = _long_rounds(rounds, vectors, degree, summand, chunk)
     summed = len(vectors)
     state = np.stack([np.stack(vector) for vector in (*vectors, *others)], axis=1)  # [5, vectors, entries]
     while state.shape[-1] > 1:
@@ -86,10 +88,10 @@ def send_round(transcript: Transcript, labels: tuple[str, str], values: list[Ele
 
 
 def _long_rounds(rounds: _Rounds, vectors: Sequence[Extended], degree: int,
-                 summand: Callable[..., Extended]) -> Sequence[Extended]:
+                 summand: Callable[..., Extended], chunk: int) -> Sequence[Extended]:
     """The rounds until the vectors are a chunk long; returns them."""
-    chunks = [tuple(tuple(v[start : start + _CHUNK] for v in vector) for vector in vectors)
-              for start in range(0, len(vectors[0][0]), _CHUNK)]
+    chunks = [tuple(tuple(v[start : start + chunk] for v in vector) for vector in vectors)
+              for start in range(0, len(vectors[0][0]), chunk)]
     while len(chunks) > 1:
         pairs = list(zip(chunks[: len(chunks) // 2], chunks[len(chunks) // 2 :], strict=True))
         values = [ZERO] * degree

@@ -1,4 +1,4 @@
-"""The proof of a batch that shows nothing of inputs and activations, step by step as PROTOCOL.md, "Masked proofs", numbers them."""
+"""The proof of a batch that shows nothing of inputs and activations, step by step as PROTOCOL.md, "The masked proof", numbers them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked, combined,
 from enclaveml.zk.batch.prove.masks import Masks, input_masks
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.proof import (
+    FeaturePoint,
     Network,
     ZeroCheck,
     coefficients,
@@ -57,78 +58,129 @@ class _Tree:
     committed: Committed
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """All rows, mask rows last: the inputs int32 [N, K], what the layers compute of them, and the tree over x, q and a."""
+
+    inputs: np.ndarray
+    trace: Trace
+    committed: Committed
+
+
+@dataclass(frozen=True)
+class _Small:
+    """The trees whose size does not depend on N: of multiplicities, of the mask rows' outputs, of the rounds' masks."""
+
+    counted: _Tree
+    outputs: _Tree
+    added: _Tree
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """Where the sum-checks ended: the row point, the table's, the hidden layers' and every layer's kappa; the weights' openings."""
+
+    rows: list[Element]
+    entry: table.TableClaim
+    features: list[FeaturePoint]
+    points: list[list[Element]]
+    products: list[tuple[list[Element], Extended]]
+
+
 class _Prover:
+    """One proof, with masks that are its own."""
+
     def __init__(self, network: Network, nonce: bytes, masks: Masks, threads: Pool) -> None:
         self._network, self._key, self._masks, self._threads = network, network.key, masks, threads
         self._transcript, self._nonce = Transcript(), nonce
 
     def prove(self, x: np.ndarray, real: Trace, input_key: bytes) -> bytes:
-        key, masks, transcript = self._key, self._masks, self._transcript
+        """The proof for x int32 (N - m, K), of which ``real`` is what the layers compute."""
+        key, transcript = self._key, self._transcript
         for label, data in (("kind", b"rows masked"), ("key", key.to_bytes()), ("nonce", self._nonce),
                             ("outputs", real.outputs.astype("<i4").tobytes())):
             transcript.absorb(label, data)
-        salt = masks.input_salt()
-        transcript.message("input salt", salt)
+        rows = self._commit_rows(x, real, input_key)
+        small = self._commit_small(rows, real)
+        challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
+        found = lookup.helpers(rows.trace, challenges, chunk_rows(key.rows, sum(layer.outputs for layer in key.hidden)), self._threads)
+        self._hide(found.helpers)
+        helpers = self._commit("helpers", helper_columns(found.helpers, self._threads), "columns")
+        drawn = ZeroCheck.draw(transcript, key)
+        claims = self._sum_checks(rows, small, challenges, weighted(key, found, drawn, self._threads), drawn)
+        self._openings(rows, small, helpers, found.helpers, drawn.mu, claims)
+        return transcript.proof
+
+    def _commit_rows(self, x: np.ndarray, real: Trace, input_key: bytes) -> _Rows:
+        """Step 1, the columns."""
+        key, salt = self._key, self._masks.input_salt()
+        self._transcript.message("input salt", salt)
         hidden_inputs = input_masks(input_key, salt, self._nonce, (key.masks, key.width)).astype(np.int32)
         hidden = self._mask_rows(hidden_inputs)
         inputs = np.concatenate([x, hidden_inputs])
         trace = Trace(*(np.concatenate(pair) for pair in zip(_arrays(real), _arrays(hidden), strict=True)))
+        found = field.from_signed(np.concatenate([inputs, *hidden_columns(key, trace)], axis=1))
+        committed = Committed(found, self._threads, self._masks.salts("columns", BLOWUP * key.rows))
+        self._transcript.message("columns", committed.root)
+        return _Rows(inputs, trace, committed)
 
-        found = np.concatenate([inputs, *hidden_columns(key, trace)], axis=1)
-        committed = Committed(field.from_signed(found), self._threads, masks.salts("columns", BLOWUP * key.rows))
-        transcript.message("columns", committed.root)
+    def _commit_small(self, rows: _Rows, real: Trace) -> _Small:
+        """Step 1, the other trees."""
+        key, masks = self._key, self._masks
         counts = lookup.multiplicities(key, real)
-        shape = table_shape(len(counts))
-        counted = self._commit("multiplicities", table.matrix(counts, masks.elements("multiplicities", shape)))
-        outputs = self._commit("outputs", np.concatenate([hidden.outputs.astype(np.uint32),
-                                                          masks.elements("outputs", (key.masks, key.outputs))]))
-        added = self._commit("masks", masks.elements("masks", (ROUND_MASKS, DEGREE)))
-        n, v = bits_of(key.rows), table.variables(len(counts))
-        entries = [tuple(row) for row in added.columns.tolist()]
+        counted = self._commit("multiplicities", table.matrix(counts, masks.elements("multiplicities", table_shape(len(counts)))))
+        shown = np.concatenate([rows.trace.outputs[-key.masks :].astype(np.uint32), masks.elements("outputs", (key.masks, key.outputs))])
+        return _Small(counted, self._commit("outputs", shown), self._commit("masks", masks.elements("masks", (ROUND_MASKS, DEGREE))))
+
+    def _sum_checks(self, rows: _Rows, small: _Small, challenges: lookup.Challenges, chunks: list[Chunk], drawn: ZeroCheck) -> _Claims:
+        """Steps 4 to 8."""
+        key, transcript = self._key, self._transcript
+        n, v = bits_of(key.rows), bits_of(small.counted.columns.size)
+        entries = [tuple(row) for row in small.added.columns.tolist()]
         of_rows, of_table = RoundMask(entries, n, 4), RoundMask(entries[4 * n + 1 :], v, 2)
-
-        challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
-        size = chunk_rows(key.rows, sum(layer.outputs for layer in key.hidden))
-        lookups = lookup.helpers(trace, challenges, size, self._threads)
-        helpers = lookups.helpers
-        self._hide(helpers)
-        committed_helpers = self._commit("helpers", helper_columns(helpers, self._threads), "columns")
-
-        drawn = ZeroCheck.draw(transcript, key)
-        chunks = weighted(key, lookups, drawn, self._threads)
         total = _sum_of_real(chunks, key.masks)
-        gammas = [plus(times(drawn.mu, total), of_rows.total()), plus(total, of_table.total())]
-        transcript.message("sums", extension.to_bytes(*gammas))
-        rows = prove_rows(transcript, chunks, drawn.tau, drawn.mu, self._threads, Hiding(key.masks, of_rows))
-        entry = table.prove_table(transcript, key, challenges, counted.columns, total, of_table)
+        transcript.message("sums", extension.to_bytes(plus(times(drawn.mu, total), of_rows.total()), plus(total, of_table.total())))
+        claim = prove_rows(transcript, chunks, drawn.tau, drawn.mu, self._threads, Hiding(key.masks, of_rows))
+        entry = table.prove_table(transcript, key, challenges, small.counted.columns, total, of_table)
 
-        eq = multilinear.eq_suffixes(rows.point)[0]
-        activations, x_values, y_values = (combination_of_rows(values, eq, key.masks)
-                                           for values in (trace.activations, inputs, trace.outputs.astype(np.int32)))
-        features = prove_features(transcript, key, trace, challenges, rows, eq, activations, drawn.weights)
-        points, products = prove_products(transcript, self._network, [x_values, *(tuple(v[part] for v in activations) for part in slices(key))],
-                                          y_values, features)
+        eq = multilinear.eq_suffixes(claim.point)[0]
+        activations, inputs, outputs = (combination_of_rows(values, eq, key.masks) for values in (
+            rows.trace.activations, rows.inputs, rows.trace.outputs.astype(np.int32)))
+        features = prove_features(transcript, key, rows.trace, challenges, claim, eq, activations, drawn.weights)
+        given = [inputs] + [tuple(v[part] for v in activations) for part in slices(key)]
+        points, products = prove_products(transcript, self._network, given, outputs, features)
+        return _Claims(claim.point, entry, features, points, products)
 
-        delta = transcript.elements("combine")[0]
-        theta = coefficients(key, features, points, powers(delta, 4 * len(features) + 1)[1:])
-        theta_inputs = tuple(v[: key.width] for v in multilinear.eq_table(points[0]))
-        combine_hidden, of_inputs = combine_rows(key, trace, helpers, self._threads), field.from_signed(inputs)
+    def _openings(self, rows: _Rows, small: _Small, helpers: _Tree, chunks: list[Extended], mu: Element, claims: _Claims) -> None:
+        """Steps 9 and 10; ``chunks`` of the helpers."""
+        key = self._key
+        delta = self._transcript.elements("combine")[0]
+        suffixes = multilinear.eq_suffixes(claims.rows)
+        self._open_rows(rows, helpers, chunks, suffixes[0], claims, delta)
+        high = bits_of(key.rows) - bits_of(key.masks)
+        self._open(small.outputs, columns.times_element(suffixes[high], product(claims.rows[:high])), claims.products[-1][1])
+        entry = claims.entry
+        self._open(small.counted, multilinear.eq_suffixes(entry.rows)[0], multilinear.eq_table(entry.columns),
+                   slice(len(small.counted.columns) // 2, None))
+        weights = _equations(claims.rows, entry.rows + entry.columns, mu, delta)
+        self._open(small.added, weights, multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32)))
+        open_weights(self._transcript, self._network, claims.products)
+
+    def _open_rows(self, rows: _Rows, helpers: _Tree, chunks: list[Extended], eq: Extended, claims: _Claims, delta: Element) -> None:
+        """Step 9 a."""
+        key = self._key
+        theta = coefficients(key, claims.features, claims.points, powers(delta, 4 * len(claims.features) + 1)[1:])
+        theta_inputs = tuple(v[: key.width] for v in multilinear.eq_table(claims.points[0]))
+        hidden, inputs = combine_rows(key, rows.trace, chunks, self._threads), field.from_signed(rows.inputs)
 
         def combine(gamma: Extended, xi: Element) -> Combinations:
             first, others = (tuple(v[part] for v in gamma) for part in (slice(0, key.width), slice(key.width, None)))
-            parts = (combined(of_inputs, first, columns.times_element(theta_inputs, xi), self._threads),
-                     combine_hidden(others, [columns.times_element(c, xi) for c in theta]))
+            parts = (combined(inputs, first, columns.times_element(theta_inputs, xi), self._threads),
+                     hidden(others, [columns.times_element(c, xi) for c in theta]))
             return tuple(field.add(a, b) for a, b in zip(*parts, strict=True))
 
-        opened = Masked((committed, committed_helpers.committed), committed_helpers.pads, eq, slice(-key.masks, None))
-        open_masked(transcript, opened, combine, self._threads)
-        top = product(rows.point[: n - bits_of(key.masks)])
-        self._open(outputs, columns.times_element(multilinear.eq_suffixes(rows.point)[n - bits_of(key.masks)], top), products[-1][1])
-        self._open(counted, multilinear.eq_table(entry.rows), multilinear.eq_table(entry.columns), slice(shape[0], None))
-        weights = _equations(rows.point, entry.rows + entry.columns, drawn.mu, delta)
-        self._open(added, weights, multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32)))
-        open_weights(transcript, self._network, products)
-        return transcript.proof
+        opened = Masked((rows.committed, helpers.committed), helpers.pads, eq, slice(-key.masks, None))
+        open_masked(self._transcript, opened, combine, self._threads)
 
     def _mask_rows(self, x: np.ndarray) -> Trace:
         """The mask rows of all layers for those of the inputs, int32 [m, K]."""

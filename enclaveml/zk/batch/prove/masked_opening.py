@@ -1,14 +1,15 @@
-"""Openings that show nothing of a column but the claim (PROTOCOL.md, "Masked opening")."""
+"""Openings that show nothing of a column but the claim (PROTOCOL.md, "The masked proof")."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import DEGREE, P
+from enclaveml.zk.batch.format import DEGREE, P, power_of_two
 from enclaveml.zk.batch.prove import code, columns, extension, field, multilinear
+from enclaveml.zk.batch.prove.chunks import CELLS
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed, draw_positions, send_combinations, send_leaves
 from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, plus, times
 from enclaveml.zk.batch.prove.linear import combination
@@ -61,12 +62,14 @@ def open_masked(transcript: Transcript, opened: Masked, combine: Callable[[Exten
 
 def combined(values: np.ndarray, gamma: Extended, theta: Extended, threads: Pool) -> Combinations:
     """The two combinations of columns uint32 [n, c], plain."""
-    return columns.combine([[values]], columns.coefficients([(gamma, theta)], [False]), threads)
+    size = min(len(values), power_of_two(-(-CELLS // values.shape[1])))
+    chunks = [[values[start : start + size]] for start in range(0, len(values), size)]
+    return columns.combine(chunks, columns.coefficients([(gamma, theta)], [False]), threads)
 
 
-def _check_rank(opened: Masked, positions: Sequence[int]) -> None:
+def _check_rank(opened: Masked, positions: np.ndarray) -> None:
     length = opened.trees[0].shape[0]
-    points = np.array([pow(code.root_of_unity(length), i, P) for i in sorted(set(positions))], np.int64)
+    points = np.array([pow(code.root_of_unity(length), i, P) for i in np.unique(positions).tolist()], np.int64)
     if not independent(points, extension.plain(tuple(v[opened.hidden] for v in opened.weights))):
         raise Dependent("the leaves drawn and a column's value are dependent")
 

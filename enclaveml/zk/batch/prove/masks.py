@@ -1,4 +1,4 @@
-"""What hides the rows of a masked proof: streams of uniform values from a seed (PROTOCOL.md, "Randomness")."""
+"""What hides the rows of a masked proof: streams of uniform values from a seed (PROTOCOL.md, "The masked proof", randomness)."""
 
 from __future__ import annotations
 

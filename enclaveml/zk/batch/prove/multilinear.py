@@ -13,12 +13,7 @@ from enclaveml.zk.batch.prove.extension import ONE, Element, Extended
 
 def eq_table(point: Sequence[Element]) -> Extended:
     """eq(point, i) for i = 0 .. 2^n - 1: five uint32 [2^n]. The first coordinate belongs to the highest bit."""
-    table = extension.broadcast(extension.constant(ONE), 1)
-    for t in point:
-        high = extension.multiply(table, extension.broadcast(extension.constant(t), 1))
-        low = extension.subtract(table, high)
-        table = tuple(np.stack([a, b], axis=-1).reshape(-1) for a, b in zip(low, high, strict=True))
-    return table
+    return eq_suffixes(point)[0]
 
 
 def eq_suffixes(point: Sequence[Element]) -> list[Extended]:

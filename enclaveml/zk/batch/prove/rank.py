@@ -1,4 +1,4 @@
-"""Whether what an opening shows of a column's masks is independent (PROTOCOL.md, "Rank")."""
+"""Whether what an opening shows of a column's masks is independent (PROTOCOL.md, "The masked proof", at its end)."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from enclaveml.zk.batch.format import DEGREE, P
 from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, lift, plus, times
 
 
@@ -16,31 +17,36 @@ class RoundMask:
 
     def __init__(self, coefficients: Sequence[Element], variables: int, degree: int) -> None:
         self._bound = coefficients[0]  # c_0 and the terms of the variables that are bound
-        self._terms = [list(coefficients[1 + k * degree :][:degree]) for k in range(variables)]
+        self._terms = [coefficients[1 + k * degree :][:degree] for k in range(variables)]
         self._points = [0, *range(2, degree + 1)]
+        #: What the terms from k on are together where all their variables are 1.
+        self._ends = [ZERO]
+        for term in reversed(self._terms):
+            self._ends.append(_sum([self._ends[-1], *term]))
 
     def total(self) -> Element:
         """The sum over the cube of the variables that are not bound."""
-        return self._whole(self._bound, self._terms)
+        return self._whole(self._bound, len(self._terms))
 
     def values(self) -> list[Element]:
         """The sum over all variables but the next one, which is 0, 2, 3, ...: what is added to a round's message."""
-        first, *others = self._terms
-        return [self._whole(plus(self._bound, _value(first, lift(x))), others) for x in self._points]
+        first, left = self._terms[0], len(self._terms) - 1
+        found = []
+        for x in self._points:
+            term = tuple(sum(c[k] * x**i for i, c in enumerate(first, 1)) % P for k in range(DEGREE))
+            found.append(self._whole(plus(self._bound, term), left))
+        return found
 
     def bind(self, r: Element) -> None:
         """Set the next variable."""
-        self._bound = plus(self._bound, _value(self._terms.pop(0), r))
+        found = ZERO
+        for c in reversed(self._terms.pop(0)):
+            found = times(plus(found, c), r)
+        self._bound = plus(self._bound, found)
 
-    @staticmethod
-    def _whole(bound: Element, terms: list[list[Element]]) -> Element:
-        """The sum over a cube: a term is 0 for half of it."""
-        ends = ZERO
-        for term in terms:
-            for c in term:
-                ends = plus(ends, c)
-        found = times(bound, lift(1 << len(terms)))
-        return plus(found, times(ends, lift(1 << (len(terms) - 1)))) if terms else found
+    def _whole(self, bound: Element, left: int) -> Element:
+        """The sum over a cube of the last variables: each term counts in half of it."""
+        return tuple(((a << left) + (b << left >> 1)) % P for a, b in zip(bound, self._ends[left], strict=True))
 
 
 def sum_weights(variables: int, degree: int) -> list[Element]:
@@ -59,9 +65,5 @@ def value_weights(point: Sequence[Element], degree: int) -> list[Element]:
     return found
 
 
-def _value(term: list[Element], x: Element) -> Element:
-    """sum_i c_i x^i, i = 1, 2, ..."""
-    found = ZERO
-    for c in reversed(term):
-        found = times(plus(found, c), x)
-    return found
+def _sum(elements: Sequence[Element]) -> Element:
+    return tuple(sum(coordinates) % P for coordinates in zip(*elements, strict=True))

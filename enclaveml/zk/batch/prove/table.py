@@ -1,4 +1,4 @@
-"""The multiplicities of a masked proof: a committed matrix, and their sum-check (PROTOCOL.md, "Masked proofs", 1 and 5b)."""
+"""The multiplicities of a masked proof: a committed matrix, and their sum-check (PROTOCOL.md, "The masked proof", 1 and 5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import ACTIVATION_MAX, VerificationKey, bits, table_shape
+from enclaveml.zk.batch.format import ACTIVATION_MAX, VerificationKey, bits
 from enclaveml.zk.batch.prove import extension, field, kernels, multilinear
 from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, times
 from enclaveml.zk.batch.prove.layers import send_round, sum_check
@@ -14,6 +14,10 @@ from enclaveml.zk.batch.prove.linear import combination
 from enclaveml.zk.batch.prove.lookup import Challenges
 from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.transcript import Transcript
+
+
+#: Entries that are worked on at once: above, programs are quicker than numpy.
+_CHUNK = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,6 @@ def matrix(counts: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.concatenate([real.reshape(masks.shape), masks])
 
 
-def variables(entries: int) -> int:
-    """v: variables of the table's sum-check."""
-    rows, width = table_shape(entries)
-    return 1 + bits(rows) + bits(width)
-
-
 def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challenges, counted: np.ndarray, total: Element,
                 added: RoundMask) -> TableClaim:
     """That the multiplicities ``counted``, uint32 [2 n_r, c_T], over the entries' denominators sum to ``total``; sends their value at the end."""
@@ -51,7 +49,8 @@ def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challe
     bound = [field.multiply(step, c) for c in extension.constant(r)]
     bound[0] = field.add(bound[0], field.to_montgomery(real))
     rest = kernels.multiply(inverses, extension.broadcast(extension.constant(minus(ONE, r)), 1))
-    folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added)
+    folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added,
+                       chunk=_CHUNK)
     transcript.message("multiplicity", extension.to_bytes(folded.values[0]))
     point, split = [r, *folded.point], bits(len(counted))
     return TableClaim(point[:split], point[split:])

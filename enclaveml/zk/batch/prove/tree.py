@@ -25,14 +25,10 @@ class Tree:
     def root(self) -> bytes:
         return self._levels[-1]
 
-    def path(self, position: int) -> bytes:
-        """The siblings on a leaf's way to the root, the lowest first."""
-        siblings = []
-        for level in self._levels[:-1]:
-            start = (position ^ 1) * HASH
-            siblings.append(level[start : start + HASH])
-            position //= 2
-        return b"".join(siblings)
+    def paths(self, positions: np.ndarray) -> np.ndarray:
+        """The siblings on leaves' ways to the root, the lowest first: uint8 [positions, 32 levels]."""
+        siblings = [np.frombuffer(level, np.uint8).reshape(-1, HASH)[(positions >> k) ^ 1] for k, level in enumerate(self._levels[:-1])]
+        return np.concatenate(siblings, axis=1)
 
 
 def leaves(rows: np.ndarray, salts: np.ndarray) -> bytes:

@@ -1,0 +1,1 @@
+"""Models too large for one circuit, proved as linked slices (SLICES.md)."""
