@@ -38,13 +38,9 @@ from enclaveml.audit_report import Report
 from enclaveml.audit_rows import check_job, check_rows, job_of
 from enclaveml.datasets import Dataset, open_dataset
 from enclaveml.errors import FormatError, JobError
-<<<<<<< HEAD
 from enclaveml.input_key import order_key
-from enclaveml.preprocessing import digest, preprocessed
-=======
 from enclaveml.preprocess_function import digest
 from enclaveml.preprocessing import preprocessed
->>>>>>> main
 from enclaveml.progress import Progress
 from enclaveml.provenance import preprocessing, preprocessing_words
 from enclaveml.results_check import check_structure
