@@ -78,9 +78,11 @@ class _Small:
 
 @dataclass(frozen=True)
 class _Claims:
-    """Where the sum-checks ended: the row point, the table's, the hidden layers' and every layer's kappa; the weights' openings."""
+    """Where the sum-checks ended: the row point and its tables of eq, the table's, the hidden layers' and every layer's kappa; the
+    weights' openings."""
 
     rows: list[Element]
+    suffixes: list[Extended]
     entry: table.TableClaim
     features: list[FeaturePoint]
     points: list[list[Element]]
@@ -143,22 +145,22 @@ class _Prover:
         claim = prove_rows(transcript, chunks, drawn.tau, drawn.mu, self._threads, Hiding(key.masks, of_rows))
         entry = table.prove_table(transcript, key, challenges, small.counted.columns, total, of_table)
 
-        eq = multilinear.eq_suffixes(claim.point)[0]
+        suffixes = multilinear.eq_suffixes(claim.point)
+        eq = suffixes[0]
         activations, inputs, outputs = (combination_of_rows(values, eq, key.masks) for values in (
             rows.trace.activations, rows.inputs, rows.trace.outputs.astype(np.int32)))
         features = prove_features(transcript, key, rows.trace, challenges, claim, eq, activations, drawn.weights)
         given = [inputs] + [tuple(v[part] for v in activations) for part in slices(key)]
         points, products = prove_products(transcript, self._network, given, outputs, features)
-        return _Claims(claim.point, entry, features, points, products)
+        return _Claims(claim.point, suffixes, entry, features, points, products)
 
     def _openings(self, rows: _Rows, small: _Small, helpers: _Tree, chunks: list[Extended], mu: Element, claims: _Claims) -> None:
         """Steps 9 and 10; ``chunks`` of the helpers."""
         key = self._key
         delta = self._transcript.elements("combine")[0]
-        suffixes = multilinear.eq_suffixes(claims.rows)
-        self._open_rows(rows, helpers, chunks, suffixes[0], claims, delta)
+        self._open_rows(rows, helpers, chunks, claims, delta)
         high = bits_of(key.rows) - bits_of(key.masks)
-        self._open(small.outputs, columns.times_element(suffixes[high], product(claims.rows[:high])), claims.products[-1][1])
+        self._open(small.outputs, columns.times_element(claims.suffixes[high], product(claims.rows[:high])), claims.products[-1][1])
         entry = claims.entry
         self._open(small.counted, multilinear.eq_suffixes(entry.rows)[0], multilinear.eq_table(entry.columns),
                    slice(len(small.counted.columns) // 2, None))
@@ -166,7 +168,7 @@ class _Prover:
         self._open(small.added, weights, multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32)))
         open_weights(self._transcript, self._network, claims.products)
 
-    def _open_rows(self, rows: _Rows, helpers: _Tree, chunks: list[Extended], eq: Extended, claims: _Claims, delta: Element) -> None:
+    def _open_rows(self, rows: _Rows, helpers: _Tree, chunks: list[Extended], claims: _Claims, delta: Element) -> None:
         """Step 9 a."""
         key = self._key
         theta = coefficients(key, claims.features, claims.points, powers(delta, 4 * len(claims.features) + 1)[1:])
@@ -179,7 +181,7 @@ class _Prover:
                      hidden(others, [columns.times_element(c, xi) for c in theta]))
             return tuple(field.add(a, b) for a, b in zip(*parts, strict=True))
 
-        opened = Masked((rows.committed, helpers.committed), helpers.pads, eq, slice(-key.masks, None))
+        opened = Masked((rows.committed, helpers.committed), helpers.pads, claims.suffixes[0], slice(-key.masks, None))
         open_masked(self._transcript, opened, combine, self._threads)
 
     def _mask_rows(self, x: np.ndarray) -> Trace:
