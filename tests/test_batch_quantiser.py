@@ -16,7 +16,7 @@ from enclaveml.zk.batch.calibrate import calibrate, exact_bits
 from enclaveml.zk.batch.chain import Dense, dense_layers
 from enclaveml.zk.batch.format import P
 from enclaveml.zk.batch.integer import BIAS_HIGH, BIAS_LOW, IntegerModel, layer
-from enclaveml.zk.batch.quantise import Measured, measure, refuse, tolerance_of
+from enclaveml.zk.batch.quantise import Measured, coarse, measure, refuse, tolerance_of
 from enclaveml.zk.interface import CircuitRequest
 
 RNG = np.random.default_rng(3)
@@ -29,6 +29,14 @@ def small(seed: int = 0, low: int = -20, high: int = 40) -> IntegerModel:
     layers = tuple(layer(rng.integers(-128, 128, (k, m)), rng.integers(-40_000, 40_000, m), s)
                    for k, m, s in zip(sizes, sizes[1:], shifts, strict=False))
     return IntegerModel(layers, 3, 5, low, high)
+
+
+@pytest.mark.parametrize(("high", "cut"), [(1, 1), (40, 32), (63, 32), (64, 64), (65, 64), (30_000, 16_384)])
+def test_a_range_for_inputs_that_are_not_shown_says_their_size_alone(high: int, cut: int) -> None:
+    """A range is twice the largest sample or more: cut to a power of two it still has every sample."""
+    model = small(low=-high, high=high)
+    found = coarse(model)
+    assert (found.input_low, found.input_high) == (-cut, cut) and 2 * cut > high and found.layers is model.layers
 
 
 def by_hand(model: IntegerModel, x: list[int]) -> list[int]:

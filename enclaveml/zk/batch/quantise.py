@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,10 +52,21 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     if not np.isfinite(truth).all():
         raise JobError("the model's outputs on the sample rows are not all finite")
     model = calibrate(dense, rows, truth)
+    if request.inputs != "public":
+        model = coarse(model)
     found = measure(model, rows, truth)
     refuse(found, request)
     count = sum(each.weights.size + each.bias.size for each in dense)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
+
+
+def coarse(model: IntegerModel) -> IntegerModel:
+    """The model with its inputs' range cut to a power of two: what was the largest sample's value says its size alone.
+
+    The range is at least twice the largest sample's, so that the sample rows stay within it.
+    """
+    high = 1 << (model.input_high.bit_length() - 1)
+    return replace(model, input_low=-high, input_high=high)
 
 
 def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measured:
