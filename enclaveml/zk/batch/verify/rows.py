@@ -7,37 +7,56 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..format import BIAS_CONSTANTS, VerificationKey, bits
-from .element import Element, power, total
-from .extension import add, by_x, element, scale
+from .element import ONE, ZERO, Element, total
+from .extension import add, by_x, element, inner, scale
+from .field import product
 from .lookups import entries, rows_sum
 from .merkle import HASH
-from .multilinear import eq, eq_table, evaluate, ones
+from .multilinear import eq, eq_table, evaluate
 from .opening import Tree, check_opening, opening_bytes
 from .reader import ELEMENT, Reader, numbers
 from .rejection import demand
 from .sumcheck import rounds
 from .transcript import Transcript
+from .wiring import Features, reads
 
 
 @dataclass(frozen=True)
 class _Activation:
-    """A hidden layer after step 6: phi, eq's table there, the claims at (rho, phi), and z, which follows."""
+    """A hidden layer after step 6: phi, the claims at (rho, phi), and z, which follows."""
 
-    point: list[Element]
-    table: np.ndarray
+    at: Features
     q: Element
     a: Element
     h: Element
     z: Element
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """That the sum over ``places``, arrays m and thetas [5, features], of theta a_m(rho) is ``value``."""
+
+    value: Element
+    places: list[tuple[int, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A layer after step 8: kappa, the claim about its weights, and what it claims of activations."""
+
+    point: list[Element]
+    weight: Element
+    claims: list[_Claim]
+
+
 def rows_bytes(key: VerificationKey) -> int:
     """Length of a proof of ``key.rows`` rows."""
-    n, units = bits(key.rows), sum(layer.outputs for layer in key.hidden)
-    elements = sum(2 * bits(layer.length) + 1 for layer in key.layers)
+    n, units = bits(key.rows), key.units
+    elements = sum(2 * bits(layer.length) + _claims_of_product(key, number) for number, layer in enumerate(key.layers, 1))
+    elements += sum(layer.residual is not None and layer.residual[0] > 0 for layer in key.layers)
     size = sum(opening_bytes(layer.length, [layer.outputs]) for layer in key.layers)
     if key.hidden:
-        elements += 4 * n + sum(1 + 4 * bits(layer.outputs) + 4 + 1 for layer in key.hidden)
+        elements += 4 * n + sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
         size += 2 * HASH + 4 * entries(key) + opening_bytes(key.rows, [2 * units, 5 * units])
     return size + ELEMENT * elements
 
@@ -60,56 +79,88 @@ def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray,
     row_table = eq_table(rho)
 
     # 7. The outputs.
-    phi = transcript.elements("output", bits(key.outputs))
-    table = eq_table(phi)
-    features = [(layer.point, layer.table, layer.z) for layer in activations]
-    features.append((phi, table, evaluate(y, row_table, table)))
+    last = Features.at(key.layers[-1], transcript.elements("output", key.layers[-1].variables))
+    sums = [*((layer.at, layer.z) for layer in activations), (last, evaluate(y, row_table, last.table))]
 
     # 8. The layers' products, last to first.
-    inner_tables: dict[int, np.ndarray] = {}
-    weights: dict[int, tuple[list[Element], Element]] = {}
-    inputs: dict[int, Element] = {}
-    for number in range(len(key.layers), 0, -1):
-        layer = key.layers[number - 1]
-        z = features[number - 1][2]
-        kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
-        inner_table = eq_table(kappa)
-        raw, claims = reader.elements(2 if number > 1 else 1, "product claims")
-        transcript.absorb("product claims", raw)
-        value = claims[0] if number > 1 else evaluate(x, row_table, inner_table)
-        limbs = total(element(inner_table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
-        demand((value + limbs) * claims[-1] == claim,
-               f"product of layer {number}: the claims are not what the rounds lead to")
-        inner_tables[number], weights[number], inputs[number] = inner_table, (kappa, claims[-1]), value
+    given = product(row_table, x)
+    products = {number: _check_product(key, number, *sums[number - 1], given, reader, transcript)
+                for number in range(len(key.layers), 0, -1)}
 
     # 9. The committed columns, every claim about them at once.
     if activations:
-        delta = transcript.element("combine")
-        claims, columns, helpers = [], [], []
-        for number, layer in enumerate(activations, 1):
-            width = key.layers[number - 1].outputs
-            first, second, third, fourth = (power(delta, len(claims) + i) for i in range(4))
-            here = layer.table[:, :width]
-            columns.append(scale(here, first))
-            columns.append(add(scale(here, second), scale(inner_tables[number + 1][:, :width], fourth)))
-            helpers.append(coordinates(scale(here, third)))
-            claims += [layer.q, layer.a, layer.h, inputs[number + 1]]
-        claim = total(power(delta, i) * value for i, value in enumerate(claims))
-        thetas = np.concatenate(columns + helpers, axis=1)
-        check_opening(reader, transcript, trees, rho, claim, thetas, "columns")
+        claim, theta = _combined(transcript.element("combine"), activations, products)
+        check_opening(reader, transcript, trees, rho, claim, theta, "columns")
 
     # 10. The weights.
     for number, layer in enumerate(key.layers, 1):
-        kappa, claim = weights[number]
-        tree = Tree(key.roots[number - 1], layer.outputs)
-        theta = features[number - 1][1][:, :layer.outputs]
-        check_opening(reader, transcript, [tree], kappa, claim, theta, f"weights of layer {number}")
+        tree, done = Tree(key.roots[number - 1], layer.outputs), products[number]
+        check_opening(reader, transcript, [tree], done.point, done.weight, sums[number - 1][0].outputs, f"weights of layer {number}")
+
+
+def _check_product(key: VerificationKey, number: int, at: Features, z: Element, given: np.ndarray, reader: Reader,
+                   transcript: Transcript) -> _Product:
+    """Step 8 for one layer: z at its point ``at`` against what it reads; ``given`` [5, K]: the inputs at rho."""
+    layer = key.layers[number - 1]
+    claims: list[_Claim] = []
+    if layer.residual is not None:
+        source, exponent = layer.residual
+        if source:
+            raw, (added,) = reader.elements(1, "residual")
+            transcript.absorb("residual", raw)
+            claims.append(_Claim(added, [(source, at.table)]))
+        else:
+            added = inner(given, at.table)
+        z = z - added * 2**exponent
+    kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
+    raw, said = reader.elements(_claims_of_product(key, number), "product claims")
+    transcript.absorb("product claims", raw)
+    table = eq_table(kappa)
+    value = at.inside * total(element(table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
+    places, start = [], 0
+    for wiring in key.wirings(number):
+        theta = reads(wiring, at.positions, table[:, start:start + wiring.inputs])
+        start += wiring.inputs
+        if wiring.source:
+            places.append((wiring.source, theta))
+        else:
+            value = value + inner(given, theta)
+    if places:
+        value = value + said[0]
+        claims.insert(0, _Claim(said[0], places))
+    demand(value * said[-1] == claim, f"product of layer {number}: the claims are not what the rounds lead to")
+    return _Product(kappa, said[-1], claims)
+
+
+def _claims_of_product(key: VerificationKey, number: int) -> int:
+    """How many elements a layer's product ends with: what it reads of hidden layers, if it reads any, and its weights."""
+    return 1 + any(wiring.source for wiring in key.wirings(number))
+
+
+def _combined(delta: Element, activations: list[_Activation], products: dict[int, _Product]) -> tuple[Element, np.ndarray]:
+    """Step 9: all claims with powers of delta added up, and theta [5, c] of the columns and helpers."""
+    claim, power = ZERO, ONE
+    quotients, helpers = [], []
+    values = [np.zeros_like(layer.at.table) for layer in activations]
+    for number, layer in enumerate(activations, 1):
+        quotients.append(scale(layer.at.table, power))
+        values[number - 1] = add(values[number - 1], scale(layer.at.table, power * delta))
+        helpers.append(coordinates(scale(layer.at.table, power * delta * delta)))
+        claim = claim + power * (layer.q + delta * (layer.a + delta * layer.h))
+        power = power * delta * delta * delta
+        for later in products[number + 1].claims:
+            claim = claim + power * later.value
+            for source, theta in later.places:
+                values[source - 1] = add(values[source - 1], scale(theta, power))
+            power = power * delta
+    columns = [theta for pair in zip(quotients, values, strict=True) for theta in pair]
+    return claim, np.concatenate([*columns, *helpers], axis=1)
 
 
 def _check_activations(key: VerificationKey, reader: Reader,
                        transcript: Transcript) -> tuple[list[Tree], list[Element], list[_Activation]]:
     """Steps 1 to 6: the trees, rho, and the hidden layers' claims."""
-    n, units = bits(key.rows), sum(layer.outputs for layer in key.hidden)
+    n, units = bits(key.rows), key.units
     # 1. to 3. Columns, multiplicities, helpers.
     trees = [Tree(reader.take(HASH), 2 * units)]
     transcript.absorb("columns", trees[0].root)
@@ -122,7 +173,7 @@ def _check_activations(key: VerificationKey, reader: Reader,
     found = rows_sum(key, multiplicities, alpha, beta)
 
     # 4. and 5. All rows at once.
-    drawn = transcript.elements("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
+    drawn = transcript.elements("zerocheck", n + sum(layer.variables for layer in key.hidden) + 2)
     tau, sigmas, (lam, mu) = drawn[:n], drawn[n:-2], drawn[-2:]
     rho, claim = rounds(reader, transcript, mu * found, n, 4, "rows", "row")
 
@@ -133,19 +184,19 @@ def _check_activations(key: VerificationKey, reader: Reader,
     activations = []
     weight = eq(tau, rho)
     for number, (layer, part) in enumerate(zip(key.hidden, parts, strict=True), 1):
-        m = bits(layer.outputs)
+        m = layer.variables
         sigma, sigmas = sigmas[:m], sigmas[m:]
         phi, claim = rounds(reader, transcript, part, m, 4, "features", "feature")
         raw, (q, a, h, r) = reader.elements(4, "claims")
         transcript.absorb("claims", raw)
-        table = eq_table(phi)
-        one = ones(table, layer.outputs)
+        at = Features.at(layer, phi)
+        one = at.one
         left = alpha * one - q - beta * a
         right = (alpha - beta * beta * layer.shift) * one - r
         demand(weight * eq(sigma, phi) * (h * left * right - left - right) + mu * h == claim,
                f"activation of layer {number}: the claims are not what the rounds lead to")
         z = r + q * 2**layer.shift - one * 2 ** (layer.shift - 1)
-        activations.append(_Activation(phi, table, q, a, h, z))
+        activations.append(_Activation(at, q, a, h, z))
         weight = weight * lam
     return trees, rho, activations
 
