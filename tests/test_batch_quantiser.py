@@ -13,8 +13,10 @@ from enclaveml.errors import JobError
 from enclaveml.zk.batch import calibrate as calibrate_module
 from enclaveml.zk.batch import integer
 from enclaveml.zk.batch.calibrate import calibrate, exact_bits
-from enclaveml.zk.batch.chain import Dense, dense_layers
+from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.float_model import run as run_floats
 from enclaveml.zk.batch.format import P
+from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import BIAS_HIGH, BIAS_LOW, IntegerModel, layer
 from enclaveml.zk.batch.quantise import Measured, measure, refuse, tolerance_of
 from enclaveml.zk.interface import CircuitRequest
@@ -79,11 +81,11 @@ def test_the_range_bits_are_the_least_that_hold_every_input(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corners = np.concatenate([rng.choice([-20, 40], (300, 5)), np.where(model.layers[0].weights.T > 0, 40, -20),
                               np.where(model.layers[0].weights.T > 0, -20, 40)])
-    a = corners
-    for each in model.layers[:-1]:
-        q = integer.rescale(each.sums(a), each.shift)
+    arrays = [corners]
+    for number, each in enumerate(model.layers[:-1], 1):
+        q = integer.rescale(each.sums(number, arrays), each.shift)
         seen.append((int(q.min()), int(q.max())))
-        a = np.clip(q, 0, 255)
+        arrays.append(np.clip(q, 0, 255))
     bits = model.range_bits
     assert all(-(2**bits) <= low and high < 2**bits for low, high in seen)
     first = IntegerModel((model.layers[0], layer(np.zeros((4, 1)), np.zeros(1), 0)), 3, 5, -20, 40)
@@ -122,7 +124,7 @@ def document(nodes: list, shape: tuple[int, ...] = (2, 4), outputs: int = 2, **t
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
 
 
-def run(dense: tuple[Dense, ...], x: np.ndarray) -> np.ndarray:
+def run(dense: tuple[FloatLayer, ...], x: np.ndarray) -> np.ndarray:
     for each in dense[:-1]:
         x = np.maximum(x @ each.weights + each.bias, 0)
     return x @ dense[-1].weights + dense[-1].bias
@@ -144,15 +146,15 @@ def test_gemm_matmul_and_what_is_folded() -> None:
         ("Gemm", ["h", "u"], "i", {}), ("Sub", ["one", "i"], "output", {}),
     ], (2, 2, 2), mean=mean, std=std, flat=np.array([2, -1]), w=W, bias=B, three=np.float32(3), v=V.T.copy(), c2=C,
         u=np.array([[1, 2], [3, -4]], np.float32), one=np.ones(2, np.float32))
-    dense = dense_layers(made)
+    dense = float_layers(made)
     assert [each.weights.shape for each in dense] == [(4, 3), (3, 2)]
     x = RNG.normal(size=(2, 2, 2)).astype(np.float32)
     (wanted,) = ReferenceEvaluator(onnx.load_from_string(made)).run(None, {"input": x})
     assert np.allclose(run(dense, x.reshape(2, -1).astype(np.float64)), wanted, atol=1e-5)
 
 
-HOLDS = ("a batch proof holds dense layers (Gemm, or MatMul and Add), ReLU between them, products and sums with constants, flatten and "
-         "reshape")
+HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensional), ReLU after them, means over windows without overlap, residual "
+         "sums, concatenations, BatchNorm, products and sums with constants, flatten, reshape and transpose")
 
 
 @pytest.mark.parametrize(("nodes", "text"), [
@@ -177,16 +179,16 @@ HOLDS = ("a batch proof holds dense layers (Gemm, or MatMul and Add), ReLU betwe
 ])
 def test_what_no_batch_proof_holds_is_refused_with_advice(nodes: list, text: str) -> None:
     with pytest.raises(JobError) as caught:
-        dense_layers(document(nodes, outputs=3, w=W, rows=RNG.normal(size=(2, 4)).astype(np.float32)))
+        float_layers(document(nodes, outputs=3, w=W, rows=RNG.normal(size=(2, 4)).astype(np.float32)))
     assert str(caught.value) == text
 
 
 # -- scales ------------------------------------------------------------------------
 
 
-def mlp(sizes: tuple[int, ...], seed: int = 1) -> list[Dense]:
+def mlp(sizes: tuple[int, ...], seed: int = 1) -> list[FloatLayer]:
     rng = np.random.default_rng(seed)
-    return [Dense(rng.normal(size=(k, m)) * np.sqrt(2 / k), 0.1 * rng.normal(size=m)) for k, m in zip(sizes, sizes[1:], strict=False)]
+    return [FloatLayer(rng.normal(size=(k, m)) * np.sqrt(2 / k), 0.1 * rng.normal(size=m)) for k, m in zip(sizes, sizes[1:], strict=False)]
 
 
 def test_exact_inputs_are_found() -> None:
@@ -215,7 +217,7 @@ def test_the_integer_model_is_near_the_float_model(sizes: tuple[int, ...]) -> No
 def test_channels_of_very_different_sizes_are_equalised(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = mlp((10, 12, 3))
     sizes = 2.0 ** np.arange(-4, 4, 8 / 12)
-    skewed = [Dense(dense[0].weights * sizes, dense[0].bias * sizes), Dense(dense[1].weights / sizes[:, None], dense[1].bias)]
+    skewed = [FloatLayer(dense[0].weights * sizes, dense[0].bias * sizes), FloatLayer(dense[1].weights / sizes[:, None], dense[1].bias)]
     rows = np.random.default_rng(4).normal(size=(100, 10)).astype(np.float32)
     truth = run(tuple(dense), rows.astype(np.float64))
     with_it = measure(calibrate(skewed, rows, truth), rows, truth).deviation

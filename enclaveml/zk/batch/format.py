@@ -103,6 +103,11 @@ class Wiring:
         return math.prod(self.places)
 
     @property
+    def whole(self) -> bool:
+        """Whether it is one position that reads the array as it is."""
+        return self.kernel == self.pooled and self.window == 1 and not any(self.pads)
+
+    @property
     def numbers(self) -> list[int]:
         """All of them."""
         return [self.source, *self.shape, *self.pool, *self.kernel, *self.stride, *self.pads]

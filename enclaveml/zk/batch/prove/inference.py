@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
-from enclaveml.zk.batch.format import ACTIVATION_MAX, BIAS_CONSTANTS, WEIGHT_LOW, VerificationKey
-
+from enclaveml.zk.batch.format import ACTIVATION_MAX, BIAS_CONSTANTS, WEIGHT_LOW, VerificationKey, Wiring
+from enclaveml.zk.batch.prove.wiring import patches
 
 #: Products in float32, twice as quick, have to be cut where their sums pass 2^24: shorter pieces than this don't pay.
 _WORTHWHILE = 256
+
+#: Cells of patches that are laid out at once.
+_PATCHES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,42 @@ class Trace:
 def infer(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarray) -> Trace:
     """Run the network on x int32 [N, K]; ValueError where a value is outside the key's range."""
     found: dict[str, list[np.ndarray]] = {"q": [], "r": [], "a": []}
-    activation = x
+    arrays = [x]
     for number, (layer, weights) in enumerate(zip(key.layers, layers, strict=True), 1):
         bias = (np.array(BIAS_CONSTANTS, np.int64) @ weights[layer.inputs :].astype(np.int64)).astype(np.int32)
-        z = _product(activation, weights[: layer.inputs], key.largest_input(number)) + bias
+        parts, start = [], 0
+        for wiring in key.wirings(number):
+            parts.append(_read(wiring, arrays[wiring.source], weights[start : start + wiring.inputs], key.largest(wiring.source)))
+            start += wiring.inputs
+        z = reduce(np.add, parts)
+        z.reshape(len(x), -1, layer.outputs)[:] += bias
+        if layer.residual is not None:
+            source, exponent = layer.residual
+            z += arrays[source] << np.int32(exponent)
         if number == len(key.layers):
             break
         shifted = z + np.int32(1 << (layer.shift - 1))
         quotients = shifted >> np.int32(layer.shift)
         _check_range(quotients, key.range_bits, number)
-        activation = np.clip(quotients, 0, ACTIVATION_MAX)
+        arrays.append(np.clip(quotients, 0, ACTIVATION_MAX))
         found["q"].append(quotients)
         found["r"].append(shifted & np.int32((1 << layer.shift) - 1))
-        found["a"].append(activation)
+        found["a"].append(arrays[-1])
     q, r, a = (np.concatenate(parts, axis=1) if parts else np.zeros((len(x), 0), np.int32) for parts in found.values())
     return Trace(q, r, a, z.astype(np.int64))
+
+
+def _read(wiring: Wiring, array: np.ndarray, weights: np.ndarray, largest: int) -> np.ndarray:
+    """The part of the sums that one wiring gives, int32 [N, M], of an array [N, features]."""
+    if wiring.whole:
+        return _product(array, weights, largest)
+    found = np.empty((len(array), wiring.positions, weights.shape[1]), np.int32)
+    step = max(1, _PATCHES // (wiring.positions * wiring.inputs))
+    for start in range(0, len(array), step):
+        given = patches(wiring, array[start : start + step])
+        found[start : start + step] = _product(given.reshape(-1, wiring.inputs), weights, largest * wiring.window).reshape(
+            -1, *found.shape[1:])
+    return found.reshape(len(array), -1)
 
 
 def _product(a: np.ndarray, weights: np.ndarray, largest: int) -> np.ndarray:

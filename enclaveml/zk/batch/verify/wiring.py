@@ -46,7 +46,7 @@ def reads(wiring: Wiring, positions: np.ndarray, inputs: np.ndarray) -> np.ndarr
 
     positions [5, P], inputs [5, K].
     """
-    if wiring.kernel == wiring.pooled and wiring.window == 1 and not any(wiring.pads):  # in order, by one position
+    if wiring.whole:
         return multiply(positions, inputs)
     source = _feature_read(wiring)
     height, width = wiring.pooled
