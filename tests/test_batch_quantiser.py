@@ -161,17 +161,17 @@ HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensi
     ([("Gemm", ["input", "w"], "a", {}), ("Softmax", ["a"], "output", {})],
      f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave the softmax out and give the logits: the class is the same "
      "(combine.input: logits). proof.system: ezkl proves more kinds of layers"),
-    ([("Transpose", ["input"], "a", {}), ("Conv", ["a", "w"], "output", {})],  # the convolution is what matters
-     f"node 1 of 2, Conv: is none of these; {HOLDS}. Convolutions are not in batch proofs yet. proof.system: ezkl proves more kinds of layers"),
+    ([("Transpose", ["input"], "a", {}), ("MaxPool", ["a"], "output", {})],  # the maximum is what matters
+     f"node 1 of 2, MaxPool: is none of these; {HOLDS}. Use means (nnx.avg_pool) or strides in the place of maxima. "
+     "proof.system: ezkl proves more kinds of layers"),
     ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "output", {})],
      f"the last node: is a ReLU, not a dense layer; {HOLDS}. Leave it out of the model: outputs keep their sign. "
      "proof.system: ezkl proves more kinds of layers"),
     ([("Relu", ["input"], "a", {}), ("Gemm", ["a", "w"], "output", {})],
      f"node 0 of 2, Relu: a ReLU with no dense layer before it; {HOLDS}. Put a dense layer before it. "
      "proof.system: ezkl proves more kinds of layers"),
-    ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "b", {}), ("Add", ["a", "b"], "output", {})],
-     f"node 2 of 3, Add: reads another value than the one before it; {HOLDS}. A batch proof holds one chain of layers. "
-     "proof.system: ezkl proves more kinds of layers"),
+    ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "b", {}), ("Mul", ["a", "b"], "output", {})],
+     f"node 2 of 3, Mul: a product of two values of a row; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
     ([("Cast", ["input"], "a", {"to": 6}), ("Gemm", ["a", "w"], "output", {})],
      f"node 0 of 2, Cast: is none of these; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
     ([("Add", ["input", "rows"], "a", {}), ("Gemm", ["a", "w"], "output", {})],

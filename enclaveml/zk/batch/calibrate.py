@@ -77,6 +77,18 @@ class _Scales:
     factor: float
 
 
+@dataclass(frozen=True)
+class _Made:
+    """The first layers of a trial, and the arrays they are given and give, (S, features) int64, the inputs first; the last layer's sums last."""
+
+    layers: list[IntegerLayer]
+    arrays: list[np.ndarray]
+
+    def until(self, number: int) -> _Made:
+        """So many layers of it."""
+        return _Made(self.layers[:number], self.arrays[: number + 1])
+
+
 def exact_bits(rows: np.ndarray) -> int | None:
     """The least n with every value a whole multiple of 2^-n; None above MAX_EXACT_BITS."""
     for n in range(MAX_EXACT_BITS + 1):
@@ -198,22 +210,19 @@ class _Search:
     def best(self, sweeps: int) -> tuple[float, list[_Scales]]:
         """The least deviation and its scales, after so many sweeps over all layers. Raises JobError where no scales give a model that the protocol has."""
         chosen: list[_Scales] = []
-        arrays: list[np.ndarray] | None = [self.x]
+        made: _Made | None = _Made([], [self.x])
         for number in range(len(self.dense)):  # from the front, each held to its own values in float
-            chosen.append(self._choose(number, chosen, arrays))
-            made = None if arrays is None else self._layer(number, chosen, arrays)
-            if made is None or arrays is None:
-                arrays = None
-            elif made.shift:
-                arrays.append(activated(made.sums(number + 1, arrays), made.shift))
-        whole = self._deviation(chosen)
+            chosen.append(self._choose(number, chosen, made))
+            made = made and self._continued(made, chosen)
+        whole = self._deviation(made, chosen)
         for _ in range(sweeps):
             before = whole
             for number in range(len(self.dense)):
                 for other in self._options(number, chosen[:number]):
                     trial = [*chosen[:number], other, *chosen[number + 1 :]]
-                    if (found := self._deviation(trial)) < whole:
-                        chosen, whole = trial, found
+                    other_made = self._continued(made.until(number) if made else _Made([], [self.x]), trial)
+                    if (found := self._deviation(other_made, trial)) < whole:
+                        chosen, whole, made = trial, found, other_made
             if not whole < before:
                 break
         if not math.isfinite(whole):
@@ -235,19 +244,17 @@ class _Search:
             kept = math.floor(math.log2(top / factor) + 1e-9)
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
 
-    def _choose(self, number: int, before: list[_Scales], arrays: list[np.ndarray] | None) -> _Scales:
-        """The scales of a layer with which its own values come out best, given arrays (S, features) by the layers before it."""
+    def _choose(self, number: int, before: list[_Scales], so_far: _Made | None) -> _Scales:
+        """The scales of a layer with which its own values come out best, given the layers before it."""
         found: list[tuple[float, _Scales]] = []
         for option in self._options(number, before):
-            made = None if arrays is None else self._layer(number, [*before, option], arrays)
+            made = so_far and self._continued(so_far, [*before, option])
             error = math.inf
-            if made is not None and arrays is not None:
-                z = made.sums(number + 1, arrays)
+            if made is not None:
                 if number == len(self.dense) - 1:
-                    value, wanted = z * 2.0 ** -self._scale_of_sums(number, [*before, option]), self.targets[number]
+                    value, wanted = made.arrays[-1] * 2.0 ** -self._scale_of_sums(number, [*before, option]), self.targets[number]
                 else:
-                    value = activated(z, made.shift) * 2.0**-option.activation / option.factor
-                    wanted = np.maximum(self.targets[number], 0)
+                    value, wanted = made.arrays[-1] * 2.0**-option.activation / option.factor, np.maximum(self.targets[number], 0)
                 error = float(np.square(value - wanted).mean())
             found.append((error, option))
         return min(found, key=lambda each: each[0])[1]
@@ -272,8 +279,10 @@ class _Search:
     def _scale_of_sums(self, number: int, scales: Sequence[_Scales]) -> int:
         return self._scale(self._first(number), scales) + scales[number].weight
 
-    def _layer(self, number: int, scales: Sequence[_Scales], arrays: Sequence[np.ndarray], compensated: bool = False) -> IntegerLayer | None:
-        """A layer in integers, its bias corrected on what it is given, arrays (S, features); None where something is out of range."""
+    def _layer(self, number: int, scales: Sequence[_Scales], arrays: Sequence[np.ndarray],
+               compensated: bool) -> tuple[IntegerLayer, np.ndarray] | None:
+        """A layer in integers, its bias corrected on what it is given, arrays (S, features), and its sums z (S, M) int64; None where
+        something is out of range."""
         mine, last = scales[number], number == len(self.dense) - 1
         scale = self._scale_of_sums(number, scales)
         shift = 0 if last else scale - mine.activation
@@ -297,26 +306,36 @@ class _Search:
         bias = np.rint(bias + ((self.targets[number] * through * 2.0**scale).reshape(-1, len(bias)) - bias - sums).mean(axis=0))
         if not (np.abs(bias) <= BIAS_HIGH).all():
             return None
-        return layer(weights, bias, shift, each.wirings, residual)
+        z = (sums.astype(np.int64) + bias.astype(np.int64)).reshape(len(self.x), -1)
+        return layer(weights, bias, shift, each.wirings, residual), z
+
+    def _continued(self, made: _Made, scales: Sequence[_Scales], compensated: bool = False) -> _Made | None:
+        """The integer layers of these scales, those after ``made`` made; None where something is out of range."""
+        layers, arrays = list(made.layers), list(made.arrays)
+        for number in range(len(layers), len(scales)):
+            found = self._layer(number, scales, arrays, compensated)
+            if found is None:
+                return None
+            layers.append(found[0])
+            arrays.append(activated(found[1], found[0].shift) if found[0].shift else found[1])
+        return _Made(layers, arrays)
+
+    def _model(self, made: _Made, output_scale: int) -> IntegerModel:
+        return IntegerModel(tuple(made.layers), self.input_scale, output_scale, -self.limit, self.limit)
 
     def model(self, scales: Sequence[_Scales], compensated: bool = False) -> IntegerModel | None:
         """The integer model of these scales; None where something is out of range."""
-        arrays, layers = [self.x], []
-        for number in range(len(scales)):
-            made = self._layer(number, scales, arrays, compensated)
-            if made is None:
-                return None
-            layers.append(made)
-            if made.shift:
-                arrays.append(activated(made.sums(number + 1, arrays), made.shift))
-        return IntegerModel(tuple(layers), self.input_scale, self._scale_of_sums(len(scales) - 1, scales), -self.limit, self.limit)
+        made = self._continued(_Made([], [self.x]), scales, compensated)
+        return None if made is None else self._model(made, self._scale_of_sums(len(scales) - 1, scales))
 
-    def _deviation(self, scales: Sequence[_Scales]) -> float:
+    def _deviation(self, made: _Made | None, scales: Sequence[_Scales]) -> float:
         """Largest deviation of the outputs; infinite where the protocol has no key for such a model."""
-        model = self.model(scales)
-        if model is None or fits(model):
+        if made is None:
             return math.inf
-        return float(np.abs(model.run(self.x) * 2.0**-model.output_scale - self.truth).max(initial=0.0))
+        scale = self._scale_of_sums(len(scales) - 1, scales)
+        if fits(self._model(made, scale)):
+            return math.inf
+        return float(np.abs(made.arrays[-1] * 2.0**-scale - self.truth).max(initial=0.0))
 
     def _problem(self, scales: Sequence[_Scales]) -> str:
         model = self.model(scales)
