@@ -146,7 +146,7 @@ def rewired(number: int, **change: object) -> tuple[Layer, ...]:
     (rewired(4, pool=(4, 3)), "layer 4: a window is larger than the map"),
     (rewired(3, kernel=(2, 2)), "layer 3 reads arrays at different numbers of positions"),
     (rewired(2, kernel=(1, 7), shape=(9, 1, 2), pads=(0, 3, 0, 3)), "layer 2: its wirings do not read 18 inputs"),
-    (changed(2, outputs=3), "layer 3 reads 18 features of array 2, which has 27"),
+    (changed(3, outputs=3), "layer 3 has 27 features, array 1, which is added, 18"),
     (changed(2, inputs=19), "layer 2: its wirings do not read 19 inputs"),
     (changed(2, wirings=(), inputs=17), "a layer has 18 outputs, the next 17 inputs"),
     (changed(3, residual=(3, 1)), "layer 3 adds the array 3: 0 to 2 are there"),
@@ -255,22 +255,23 @@ def swapped(number: int, **change: object) -> Network:
     return Network(network.weights, network.shifts, {**network.wirings, number: (replace(first, **change), *more)}, network.residuals)
 
 
+#: Networks that are not the key's, and the last and the first of the layers that compute something else than the key says.
 OTHERS = {
-    "zeros that are not": (edges(case.wired()), 2),
-    "positions permuted": (transposed(case.wired()), 3),
-    "another array": (swapped(3, source=1), 3),
-    "another map": (swapped(2, shape=(3, 3, 2), pads=(2, 1, 0, 1)), 2),
-    "another window": (swapped(4, pool=(3, 2), stride=(1, 1), kernel=(1, 1), shape=(3, 3, 2)), 4),
-    "a residual of another layer": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {2: (0, 5), 3: (2, 3)}), 3),
-    "a residual twice": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {2: (0, 5), 3: (1, 4)}), 3),
-    "no residual": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {3: (1, 3)}), 2),
+    "zeros that are not": (edges(case.wired()), 2, 1),
+    "positions permuted": (transposed(case.wired()), 3, 1),
+    "another array": (swapped(3, source=1), 3, 3),
+    "another map": (swapped(2, shape=(3, 3, 2), pads=(2, 1, 0, 1)), 2, 2),
+    "another window": (swapped(4, pool=(3, 2), stride=(1, 1), kernel=(1, 1), shape=(3, 3, 2)), 4, 4),
+    "a residual of another layer": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {2: (0, 5), 3: (2, 3)}), 3, 3),
+    "a residual twice": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {2: (0, 5), 3: (1, 4)}), 3, 3),
+    "no residual": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {3: (1, 3)}), 2, 2),
 }
 
 
 @pytest.mark.parametrize("which", OTHERS)
 def test_values_of_another_wiring(which: str) -> None:
-    """What another network computes, said under this key: the first layer that differs does not add up, and its weights don't make it."""
-    other, number = OTHERS[which]
+    """What another network computes, said under this key: sums that are no products, or products of other weights."""
+    other, last, first = OTHERS[which]
 
     class Lying(Carried):
         def infer(self) -> list[Step]:
@@ -279,13 +280,13 @@ def test_values_of_another_wiring(which: str) -> None:
     for depth, reason in SUMS:
         lying = Lying(case.wired(), KEY, case.NONCE, inputs(4, WIDTH))
         lying.depth = depth
-        refused(lying, reason.format(number if depth == 1 else f"weights of layer {number}"))
+        refused(lying, reason.format(last if depth == 1 else f"weights of layer {first}"))
 
 
 @pytest.mark.parametrize("which", ["positions permuted", "another array", "another map", "zeros that are not"])
 def test_proofs_by_another_wiring(which: str) -> None:
     """Everything by another network, its claims too: the verifier holds the columns against the key's own wiring."""
-    other, _ = OTHERS[which]
+    other = OTHERS[which][0]
     lying = RowsProver(other, KEY, case.NONCE, inputs(4, WIDTH))
     lying.prove()
     with pytest.raises(Rejected, match=f"^({re.escape(LEAF.format('columns'))}|product of layer .: .*)$"):
