@@ -15,7 +15,7 @@ from enclaveml.zk.batch.prove.wiring import patches
 _WORTHWHILE = 256
 
 #: Cells of patches that are laid out at once.
-_PATCHES = 1 << 23
+_PATCHES = 1 << 21
 
 
 @dataclass(frozen=True)
