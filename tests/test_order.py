@@ -55,8 +55,8 @@ zk.batch.prove.proof zk.batch.prove.weights_range
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.patches zk.batch.files zk.batch.programs zk.batch.rows_of_a_proof
-zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
 zk.batch.integer zk.batch.float_model
+zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
 zk.batch.calibrate zk.batch.algebra
 zk.batch.graph
 zk.batch.quantise zk.batch.prover zk.batch.verifier

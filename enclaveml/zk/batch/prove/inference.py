@@ -61,12 +61,23 @@ def _read(wiring: Wiring, array: np.ndarray, weights: np.ndarray, largest: int) 
     if wiring.whole:
         return _product(array, weights, largest)
     found = np.empty((len(array), wiring.positions, weights.shape[1]), np.int32)
+    kind = _kind(wiring.inputs, largest * wiring.window)
     step = max(1, _PATCHES // (wiring.positions * wiring.inputs))
     for start in range(0, len(array), step):
-        given = patches(wiring, array[start : start + step])
+        given = patches(wiring, array[start : start + step].astype(kind))
         found[start : start + step] = _product(given.reshape(-1, wiring.inputs), weights, largest * wiring.window).reshape(
             -1, *found.shape[1:])
     return found.reshape(len(array), -1)
+
+
+def _together(terms: int, largest: int) -> int:
+    """How many products of a weight and an integer, |a| <= largest, a float32 holds the sum of."""
+    return (1 << 24) // (-WEIGHT_LOW * largest) if largest else terms
+
+
+def _kind(terms: int, largest: int) -> type[np.floating]:
+    """The floats to add so many products up in."""
+    return np.float64 if _together(terms, largest) < min(terms, _WORTHWHILE) else np.float32
 
 
 def _product(a: np.ndarray, weights: np.ndarray, largest: int) -> np.ndarray:
@@ -74,10 +85,9 @@ def _product(a: np.ndarray, weights: np.ndarray, largest: int) -> np.ndarray:
 
     The key sees to it that the whole sums are below p / 2.
     """
-    together = (1 << 24) // (-WEIGHT_LOW * largest) if largest else len(weights)
-    if together < min(len(weights), _WORTHWHILE):
-        return (a.astype(np.float64) @ weights.astype(np.float64)).astype(np.int32)
-    narrow = a.astype(np.float32)
+    if _kind(len(weights), largest) is np.float64:
+        return (a.astype(np.float64, copy=False) @ weights.astype(np.float64)).astype(np.int32)
+    together, narrow = _together(len(weights), largest), a.astype(np.float32, copy=False)
     return sum((narrow[:, start : start + together] @ weights[start : start + together].astype(np.float32)).astype(np.int32)
                for start in range(0, len(weights), together))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from enclaveml.zk.batch.format import Layer, P, Wiring
 from enclaveml.zk.batch.format import bits as bits_of
-from enclaveml.zk.batch.prove import columns, extension, multilinear
+from enclaveml.zk.batch.prove import extension, multilinear
 from enclaveml.zk.batch.prove.extension import Element, Extended
 
 #: Cells of patches that are worked on at once.
