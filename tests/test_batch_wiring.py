@@ -110,9 +110,9 @@ KEY = case.wired_key()
 def test_a_key_comes_back() -> None:
     assert VerificationKey.from_bytes(KEY.to_bytes()) == KEY
     first = json.loads(KEY.to_bytes())["layers"][0]
-    assert first == [9, 2, 6, {"residual": None, "wirings": [[0, [6, 3, 1], [1, 1], [3, 3], [2, 1], [1, 1, 1, 1]]]}]
+    assert first == [9, 2, 6, {"residual": None, "wirings": [[0, [6, 3, 1], [1, 1], [3, 3], [2, 1], [1, 1, 1, 1], None]]}]
     assert [layer.positions for layer in KEY.layers] == [9, 9, 9, 1] and KEY.units == 54 and KEY.width == 18
-    largest = Wiring(14, (32, 32, 32), (10, 10), (3, 3), (10, 10), (2, 2, 2, 2))
+    largest = Wiring(14, (32, 32, 32), (10, 10), (3, 3), (10, 10), (2, 2, 2, 2), (9, 9))
     text = json.dumps(Layer(2**15, 2**15, 20, (largest,) * 15, (13, 20)).to_json())
     assert 15 * (len(text) + 70) < 2**15  # whatever a key says, its bytes are read
 
@@ -144,6 +144,11 @@ def rewired(number: int, **change: object) -> tuple[Layer, ...]:
     (rewired(2, pads=(-1, 1, 1, 1)), "layer 2: zeros around a map are 0 to the kernel's size less 1"),
     (rewired(2, kernel=(6, 3)), "layer 2: a window is larger than the map"),
     (rewired(4, pool=(4, 3)), "layer 4: a window is larger than the map"),
+    (rewired(4, cell=(2, 0)), "layer 4: the cell of a window is not in it"),
+    (rewired(4, cell=(0, -1)), "layer 4: the cell of a window is not in it"),
+    (rewired(2, cell=(0, 0)), "layer 2: the cell of a window is not in it"),
+    (rewired(4, cell=(0,)), "layer 4: a wiring is not of the right form"),
+    (rewired(4, cell=(0, False)), "a size is not an integer"),
     (rewired(3, kernel=(2, 2)), "layer 3 reads arrays at different numbers of positions"),
     (rewired(2, kernel=(1, 7), shape=(9, 1, 2), pads=(0, 3, 0, 3)), "layer 2: its wirings do not read 18 inputs"),
     (changed(3, outputs=3), "layer 3 has 27 features, array 1, which is added, 18"),
@@ -202,10 +207,10 @@ def _encoded(layer: object) -> bytes:
     [14, 2, 0, {"residual": None, "wirings": None}], [14, 2, 0, {"residual": None, "wirings": [[]]}],
     [14, 2, 0, {"residual": 5, "wirings": TEXT["layers"][3][3]["wirings"]}], [14, 2, 0, {**TEXT["layers"][3][3], "more": 1}],
     [14, 2, 0, {"residual": "ab", "wirings": TEXT["layers"][3][3]["wirings"]}], [14, 2, 0, TEXT["layers"][3][3], 1],
-    [14, 2, 0, {"residual": None, "wirings": [[3, [3, 3, 2], [2, 3], [1, 1], [1, 1]]]}], {"a": 1, "b": 2, "c": 3, "d": 4},
-    [14, 2, 0, {"residual": None, "wirings": [[3, [3, 3, 2], [2, 3], [1, 1], [1, 1], [0, 0, 0, 0], [1]]]}],
-    [14, 2, 0, {"residual": None, "wirings": [[3, "332", [2, 3], [1, 1], [1, 1], [0, 0, 0, 0]]]}],
-    [14, 2, 0, {"residual": None, "wirings": [[3, 3, [2, 3], [1, 1], [1, 1], [0, 0, 0, 0]]]}], [14, 2], "abcd", None,
+    [14, 2, 0, {"residual": None, "wirings": [[3, [3, 3, 2], [2, 3], [1, 1], [1, 1], [0, 0, 0, 0]]]}], {"a": 1, "b": 2, "c": 3, "d": 4},
+    [14, 2, 0, {"residual": None, "wirings": [[3, [3, 3, 2], [2, 3], [1, 1], [1, 1], [0, 0, 0, 0], None, [1]]]}],
+    [14, 2, 0, {"residual": None, "wirings": [[3, "332", [2, 3], [1, 1], [1, 1], [0, 0, 0, 0], None]]}],
+    [14, 2, 0, {"residual": None, "wirings": [[3, 3, [2, 3], [1, 1], [1, 1], [0, 0, 0, 0], None]]}], [14, 2], "abcd", None,
 ])
 def test_other_layers_are_no_key(layer: object) -> None:
     with pytest.raises(ValueError, match="^not a batch verification key: "):
@@ -248,11 +253,11 @@ def transposed(network: Network) -> Network:
     return Transposed(network.weights, network.shifts, network.wirings, network.residuals)
 
 
-def swapped(number: int, **change: object) -> Network:
-    """The first wiring of a layer another one."""
+def swapped(number: int, which: int = 0, **change: object) -> Network:
+    """One wiring of a layer another one."""
     network = case.wired()
-    first, *more = network.wirings[number]
-    return Network(network.weights, network.shifts, {**network.wirings, number: (replace(first, **change), *more)}, network.residuals)
+    wirings = tuple(replace(w, **change) if at == which else w for at, w in enumerate(network.wirings[number]))
+    return Network(network.weights, network.shifts, {**network.wirings, number: wirings}, network.residuals)
 
 
 #: Networks that are not the key's, and the last and the first of the layers that compute something else than the key says.
@@ -261,6 +266,7 @@ OTHERS = {
     "positions permuted": (transposed(case.wired()), 3, 1),
     "another array": (swapped(3, source=1), 3, 3),
     "another map": (swapped(2, shape=(3, 3, 2), pads=(2, 1, 0, 1)), 2, 2),
+    "another cell of a window": (swapped(3, 1, cell=(0, 0)), 3, 3),
     "another window": (swapped(4, pool=(3, 2), stride=(1, 1), kernel=(1, 1), shape=(3, 3, 2)), 4, 4),
     "a residual of another layer": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {2: (0, 5), 3: (2, 3)}), 3, 3),
     "a residual twice": (Network(case.wired().weights, case.wired().shifts, case.wired().wirings, {2: (0, 5), 3: (1, 4)}), 3, 3),
@@ -336,7 +342,7 @@ def test_shapes_that_lie() -> None:
     case.verify(honest())
     first, second, third, (left, right) = (layer.wirings for layer in KEY.layers)
     for number, wirings in ((1, (replace(first[0], shape=(3, 6, 1), stride=(1, 2)),)), (2, (replace(second[0], pads=(2, 1, 0, 1)),)),
-                            (3, (third[0], replace(third[1], shape=(6, 3, 1), kernel=(4, 1)))),
+                            (3, (third[0], replace(third[1], cell=(0, 0)))),
                             (4, (replace(left, source=1), replace(right, source=3))), (4, (replace(left, pool=(3, 2)), right))):
         other = replace(KEY, layers=changed(number, wirings=wirings))
         assert api.proof_bytes(other) == len(honest().proof)

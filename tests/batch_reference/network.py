@@ -71,7 +71,8 @@ class Network:
             positions = []
             for y in range(-top, height // tall + bottom - w.kernel[0] + 1, w.stride[0]):
                 for x in range(-left, wide // broad + right - w.kernel[1] + 1, w.stride[1]):
-                    positions.append([[((i * tall + di) * wide + j * broad + dj) * channels + c for di in range(tall) for dj in range(broad)]
+                    positions.append([[((i * tall + di) * wide + j * broad + dj) * channels + c for di in range(tall) for dj in range(broad)
+                                       if w.cell is None or w.cell == (di, dj)]
                                       if 0 <= i < height // tall and 0 <= j < wide // broad else []
                                       for i in range(y, y + w.kernel[0]) for j in range(x, x + w.kernel[1]) for c in range(channels)])
             found.append((w.source, positions))

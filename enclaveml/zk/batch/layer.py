@@ -23,7 +23,7 @@ class Wiring:
     """How the positions of a layer read an array, ``source``: 0 the inputs, m the activations of hidden layer m.
 
     The array's features are a map ``shape`` (height, width, channels). It is summed over windows ``pool`` that do not overlap (rows and
-    columns left over at its end are not read), ``pads`` zeros are put around it (top, left, bottom, right), and there is a position for each
+    columns left over at its end are not read), or of each window the one ``cell`` is taken where there is one; ``pads`` zeros are put around it (top, left, bottom, right), and there is a position for each
     patch ``kernel`` of it every ``stride`` cells. PROTOCOL.md, "Wiring". A dense layer has one position, which reads the array in order.
     """
 
@@ -33,6 +33,7 @@ class Wiring:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    cell: tuple[int, int] | None = None
 
     @property
     def features(self) -> int:
@@ -47,7 +48,7 @@ class Wiring:
     @property
     def window(self) -> int:
         """How many features are summed to what is read once."""
-        return math.prod(self.pool)
+        return math.prod(self.pool) if self.cell is None else 1
 
     @property
     def pooled(self) -> tuple[int, int]:
@@ -69,22 +70,24 @@ class Wiring:
     @property
     def whole(self) -> bool:
         """Whether it is one position that reads the array as it is."""
-        return self.kernel == self.pooled and self.window == 1 and not any(self.pads)
+        return self.pool == (1, 1) and self.kernel == self.pooled and not any(self.pads)
 
     @property
     def numbers(self) -> list[int]:
         """All of them."""
-        return [self.source, *self.shape, *self.pool, *self.kernel, *self.stride, *self.pads]
+        return [self.source, *self.shape, *self.pool, *self.kernel, *self.stride, *self.pads, *(self.cell or ())]
 
     def check(self, number: int) -> None:
         """Raise ValueError where layer ``number`` could not be wired so."""
-        sizes = self.shape, self.pool, self.kernel, self.stride, self.pads
-        need(all(type(size) is tuple for size in sizes) and [*map(len, sizes)] == [3, 2, 2, 2, 4],
+        sizes = self.shape, self.pool, self.kernel, self.stride, self.pads, self.cell or (0, 0)
+        need(all(type(size) is tuple for size in sizes) and [*map(len, sizes)] == [3, 2, 2, 2, 4, 2],
               f"layer {number}: a wiring is not of the right form")
         need(all(type(value) is int for value in self.numbers), "a size is not an integer")
         need(0 <= self.source < number, f"layer {number} reads the array {short(self.source)}: 0 to {number - 1} are there")
         need(all(1 <= value <= MOST_WIDTH for size in sizes[:4] for value in size) and self.features <= MOST_WIDTH,
               f"layer {number}: a wiring's size is not 1 to {MOST_WIDTH}")
+        inside = self.cell is None or (self.pool != (1, 1) and all(0 <= at < size for at, size in zip(self.cell, self.pool, strict=True)))
+        need(inside, f"layer {number}: the cell of a window is not in it")
         # Of an axis: the kernel fits into the summed map and its zeros, and no patch is of zeros alone.
         for pooled, kernel, zeros in zip(self.pooled, self.kernel, (self.pads[::2], self.pads[1::2]), strict=True):
             need(all(0 <= value < kernel for value in zeros), f"layer {number}: zeros around a map are 0 to the kernel's size less 1")
@@ -152,7 +155,7 @@ class Layer:
         """[K, M', s], and behind it what differs from a dense layer that reads the one before."""
         if not self.wirings and self.residual is None:
             return [self.inputs, self.outputs, self.shift]
-        wirings = [[w.source, w.shape, w.pool, w.kernel, w.stride, w.pads] for w in self.wirings]
+        wirings = [[w.source, w.shape, w.pool, w.kernel, w.stride, w.pads, w.cell] for w in self.wirings]
         return [self.inputs, self.outputs, self.shift, {"residual": self.residual, "wirings": wirings}]
 
     @classmethod
@@ -162,5 +165,5 @@ class Layer:
         if not more:
             return cls(inputs, outputs, shift)
         (more,) = more
-        wirings = tuple(Wiring(source, *map(tuple, sizes)) for source, *sizes in more["wirings"])
+        wirings = tuple(Wiring(source, *map(tuple, sizes), cell if cell is None else tuple(cell)) for source, *sizes, cell in more["wirings"])
         return cls(inputs, outputs, shift, wirings, None if more["residual"] is None else tuple(more["residual"]))

@@ -19,8 +19,9 @@ def patches(wiring: Wiring, array: np.ndarray) -> np.ndarray:
     """(N, P, K) of an array (N, features), float64 or int64."""
     (height, width), (tall, wide), (top, left, bottom, right) = wiring.pooled, wiring.pool, wiring.pads
     cells = array.reshape(-1, *wiring.shape)
-    if wiring.window > 1:
-        cells = cells[:, : height * tall, : width * wide].reshape(-1, height, tall, width, wide, wiring.shape[2]).sum(axis=(2, 4))
+    if wiring.pool != (1, 1):
+        windows = cells[:, : height * tall, : width * wide].reshape(-1, height, tall, width, wide, wiring.shape[2])
+        cells = windows.sum(axis=(2, 4)) if wiring.cell is None else windows[:, :, wiring.cell[0], :, wiring.cell[1]]
     cells = np.pad(cells, ((0, 0), (top, bottom), (left, right), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(cells, wiring.kernel, axis=(1, 2))
     windows = windows[:, :: wiring.stride[0], :: wiring.stride[1]]  # N, OH, OW, C, kh, kw

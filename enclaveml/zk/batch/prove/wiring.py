@@ -38,9 +38,11 @@ def _summed(wiring: Wiring, values: np.ndarray) -> np.ndarray:
     """[n, H', W', C] of [n, features]."""
     (height, width), (tall, wide) = wiring.pooled, wiring.pool
     cells = values.reshape(-1, *wiring.shape)
-    if wiring.window == 1:
+    if wiring.pool == (1, 1):
         return cells
     cells = cells[:, : height * tall, : width * wide]
+    if wiring.cell is not None:
+        return cells[:, wiring.cell[0] :: tall, wiring.cell[1] :: wide]
     found = np.zeros((len(cells), height, width, wiring.shape[2]), values.dtype)
     for dy in range(tall):
         for dx in range(wide):
@@ -114,7 +116,11 @@ def readers(wiring: Wiring, positions: Extended, inputs: Extended) -> Extended:
                    dx : dx + (beside - 1) * wiring.stride[1] + 1 : wiring.stride[1]] += extension.multiply(over, below[:, dy, dx])
     inner = (summed[:, top : top + height, left : left + width] % np.uint64(P)).astype(np.uint32)
     found = np.zeros((5, *wiring.shape), np.uint32)
-    found[:, : height * tall, : width * wide] = inner.repeat(tall, axis=1).repeat(wide, axis=2)
+    whole = found[:, : height * tall, : width * wide]
+    if wiring.cell is None:
+        whole[:] = inner.repeat(tall, axis=1).repeat(wide, axis=2)
+    else:
+        whole[:, wiring.cell[0] :: tall, wiring.cell[1] :: wide] = inner
     return tuple(found.reshape(5, -1))
 
 

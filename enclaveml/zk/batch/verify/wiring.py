@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -61,10 +62,9 @@ def reads(wiring: Wiring, positions: np.ndarray, inputs: np.ndarray) -> np.ndarr
         added = [np.bincount(at, weights=row, minlength=summed.shape[1]) for row in products]
         summed = small(summed + np.stack(added).astype(np.int64))
     found = np.zeros((5, *wiring.shape), np.int64)
-    high, wide = (size * pool for size, pool in zip((height, width), wiring.pool, strict=True))
-    windows = summed[:, :-1].reshape(5, height, 1, width, 1, channels)
-    found[:, :high, :wide] = np.broadcast_to(windows, (5, height, wiring.pool[0], width, wiring.pool[1], channels)).reshape(
-        5, high, wide, channels)
+    cells = summed[:, :-1].reshape(5, height, width, channels)
+    for dy, dx in product(*map(range, wiring.pool)) if wiring.cell is None else [wiring.cell]:
+        found[:, dy::wiring.pool[0], dx::wiring.pool[1]][:, :height, :width] = cells
     return found.reshape(5, -1)
 
 
