@@ -50,17 +50,16 @@ def test_gemm_matmul_and_what_is_folded() -> None:
     assert np.allclose(run(layers, x)[1][-1], wanted, atol=1e-5)
 
 
-HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensional), ReLU after them, means over windows without overlap, residual "
-         "sums, concatenations, BatchNorm, products and sums with constants, flatten, reshape and transpose")
+HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensional), ReLU after them, means and maxima over windows without overlap, "
+         "residual sums, concatenations, BatchNorm, products and sums with constants, flatten, reshape and transpose")
 
 
 @pytest.mark.parametrize(("nodes", "text"), [
     ([("Gemm", ["input", "w"], "a", {}), ("Softmax", ["a"], "output", {})],
      f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave the softmax out and give the logits: the class is the same "
      "(combine.input: logits). proof.system: ezkl proves more kinds of layers"),
-    ([("Transpose", ["input"], "a", {}), ("MaxPool", ["a"], "output", {})],  # the maximum is what matters
-     f"node 1 of 2, MaxPool: is none of these; {HOLDS}. Use means (nnx.avg_pool) or strides in the place of maxima. "
-     "proof.system: ezkl proves more kinds of layers"),
+    ([("Transpose", ["input"], "a", {}), ("Tanh", ["a"], "output", {})],  # tanh is what matters
+     f"node 1 of 2, Tanh: is none of these; {HOLDS}. Use ReLU. proof.system: ezkl proves more kinds of layers"),
     ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "output", {})],
      f"the last node: is a ReLU, not a dense layer; {HOLDS}. Leave it out of the model: outputs keep their sign. "
      "proof.system: ezkl proves more kinds of layers"),
@@ -126,6 +125,12 @@ GRAPHS: dict[str, tuple[list[tuple], int, list[tuple]]] = {
                             [((32, 3), 6, None)]),
     "means of means": (stem(("AveragePool", ["h"], "d", MEAN), ("AveragePool", ["d"], "e", {"kernel_shape": [3, 1], "strides": [3, 1]}), *end("e")), 6,
                        [((18, 3), 30, None)]),
+    "maxima behind a ReLU": (stem(("MaxPool", ["h"], "d", MEAN), *end("d")), 18, [((18, 3), 30, None), ((6, 3), 15, None), ((12, 3), 6, None)]),
+    "maxima before a ReLU, convolved": ([*START, conv("in", "k", "c", **SAME), ("MaxPool", ["c"], "d", {"kernel_shape": [1, 2], "strides": [1, 2]}),
+                                         ("Relu", ["d"], "h", {}), conv("h", "l", "e", **SAME), ("Relu", ["e"], "i", {}), *end("i")], 36,
+                                        [((18, 3), 30, None), ((6, 3), 12, None), ((54, 3), 12, None)]),
+    "maxima of maxima": (stem(("MaxPool", ["h"], "d", {"kernel_shape": [3, 1], "strides": [3, 1]}), ("MaxPool", ["d"], "e", MEAN), *end("e")), 6,
+                         [((18, 3), 30, None), ((6, 3), 10, None), ((9, 3), 10, None), ((12, 3), 5, None), ((18, 3), 2, None)]),
     "a mean over all cells": (stem(("ReduceMean", ["h", "axes"], "d", {"keepdims": 0}), *end("d")), 3, [((18, 3), 30, None)]),
     "a residual": (stem(conv("h", "l", "d", **SAME), ("Add", ["h", "d"], "e", {}), ("Relu", ["e"], "i", {}), *end("i")), 90,
                    [((18, 3), 30, None), ((27, 3), 30, 1)]),
@@ -191,6 +196,8 @@ REFUSED: dict[str, tuple[list[tuple], str, str]] = {
     "windows that overlap": (stem(("AveragePool", ["h"], "d", {"kernel_shape": [2, 2], "strides": [1, 1]}), *end("d")),
                              "node 3 of 6, AveragePool: a mean over windows that overlap, or with zeros around the map",
                              "Give avg_pool strides as large as its windows, and padding VALID."),
+    "a mean of maxima": (stem(("MaxPool", ["h"], "d", MEAN), ("ReduceMean", ["d", "axes"], "e", {"keepdims": 0}), *end("e")),
+                         "node 4 of 7, ReduceMean: a mean of maxima, or a maximum of means", "Put a layer with a ReLU between them."),
     "a concatenation before a ReLU": (stem(conv("h", "l", "d", **SAME), ("Concat", ["d", "h"], "e", {"axis": 1}), *end("e")),
                                       "node 4 of 7, Concat: a concatenation of something else than the inputs and values behind a ReLU", "Put a ReLU before it."),
     "rows mixed": (stem(("Transpose", ["h"], "d", {"perm": [1, 0, 2, 3]}), *end("d")), "node 3 of 6, Transpose: is none of these", "proof.system: ezkl"),

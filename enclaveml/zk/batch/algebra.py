@@ -59,7 +59,7 @@ class Term:
         scale = np.where(there, self.scale[0, 0], 0.0)
         if not (np.where(there, self.scale, 0.0) == scale).all():
             raise NotHeld("a factor that differs between the cells of a map", "")
-        view = self.view if self.view.window > 1 else Wiring(self.view.source, (height, width, channels))
+        view = self.view if self.view.pool != (1, 1) else Wiring(self.view.source, (height, width, channels))
         if view.pooled != (height, width):
             raise NotHeld("means of a map that are then read as another map", "")
         return Term(view, self.index, self.scale), channel, scale
@@ -114,16 +114,27 @@ class Value:
 
     def pooled(self, window: tuple[int, int]) -> Value:
         """Means over windows without overlap of a value (H, W, C)."""
-        size = math.prod(window)
+        return self._windows(window, None)
+
+    def picked(self, window: tuple[int, int], cell: tuple[int, int]) -> Value:
+        """Of each window, without overlap, of a value (H, W, C) one cell."""
+        return self._windows(window, cell)
+
+    def _windows(self, window: tuple[int, int], cell: tuple[int, int] | None) -> Value:
+        height, width = (n // w for n, w in zip(self.shape[:2], window, strict=True))
+        size = 1 if cell else math.prod(window)
         terms = []
         for term in self.terms:
             seen, channel, scale = term.as_map()
-            view = replace(seen.view, pool=tuple(a * b for a, b in zip(seen.view.pool, window, strict=True)))
-            height, width = (n // w for n, w in zip(self.shape[:2], window, strict=True))
+            if seen.view.pool != (1, 1) and (seen.view.cell is None) != (cell is None):
+                raise NotHeld("a mean of maxima, or a maximum of means", "put a layer with a ReLU between them")
+            at = cell and tuple(c * pool + inner for c, pool, inner in zip(cell, seen.view.pool, seen.view.cell or (0, 0), strict=True))
+            view = replace(seen.view, pool=tuple(a * b for a, b in zip(seen.view.pool, window, strict=True)), cell=at)
             cells = np.arange(height * width).reshape(height, width, 1) * view.shape[2]
             index = np.where(term.index[0, 0] >= 0, cells + channel, -1)
             terms.append(Term(view, index, np.broadcast_to(scale / size, index.shape)))
-        return Value(tuple(terms), _means(self.offset, window))
+        offset = _means(self.offset, window) if cell is None else self.offset[cell[0] :: window[0], cell[1] :: window[1]][:height, :width]
+        return Value(tuple(terms), offset)
 
     def conv(self, weights: np.ndarray, bias: np.ndarray, stride: tuple[int, int], pads: tuple[int, int, int, int]) -> Sums:
         """A convolution of a value (H, W, C): weights (kh, kw, C, M'), bias (M',)."""
@@ -229,7 +240,7 @@ class Sums:
 
     def _with(self, term: Term) -> Sums:
         """One term of a value added."""
-        if (self.residual is None and term.view.window == 1 and term.cells == self.features and (term.scale == 1).all()
+        if (self.residual is None and term.view.pool == (1, 1) and term.cells == self.features and (term.scale == 1).all()
                 and np.array_equal(term.index, self.index)):
             return replace(self, residual=term.view.source)
         places, outputs = self.parts[0][0].places, len(self.bias)

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     import onnx
 
 #: What a batch proof holds, in words.
-HOLDS = ("dense layers and convolutions (one- or two-dimensional), ReLU after them, means over windows without overlap, residual sums, concatenations, "
+HOLDS = ("dense layers and convolutions (one- or two-dimensional), ReLU after them, means and maxima over windows without overlap, residual sums, concatenations, "
          "BatchNorm, products and sums with constants, flatten, reshape and transpose")
 
 #: ONNX operator to what to do about it, where there is more to say than "use ezkl".
 _INSTEAD = {
     "Softmax": "leave the softmax out and give the logits: the class is the same (combine.input: logits)",
     "Sigmoid": "leave a sigmoid at the end out: the class is the same, an output above 0 is one above 0.5",
-    "MaxPool": "use means (nnx.avg_pool) or strides in the place of maxima",
     "Tanh": "use ReLU",
     "Gelu": "use ReLU",
     "Erf": "use ReLU in place of GELU",
@@ -111,6 +110,8 @@ class _Reading:
             return given.times(gain).shifted(_full(bias - mean * gain, given.shape))
         if node.op_type == "AveragePool":
             return _pooled(node, given)
+        if node.op_type == "MaxPool" and len(node.output) == 1:
+            return self._maxima(node, given)
         if node.op_type in ("ReduceMean", "ReduceSum"):
             return _reduced(node, given, constants)
         if node.op_type in _MOVES:
@@ -124,6 +125,33 @@ class _Reading:
             return given
         self._found.append(given.layer(len(self._found) + 1))
         return Value.of(len(self._found), given.index, given.features)
+
+    def _maxima(self, node: onnx.NodeProto, given: Value | Sums) -> Value:
+        """Maxima over windows without overlap, of values behind a ReLU, by ReLUs: max(a, b) = b + relu(a - b), along one axis and then the other."""
+        window = _window(node, given, "maximum", "max_pool")
+        if isinstance(given, Sums):
+            if not self._only_read_by_relu(node.output[0]):
+                raise NotHeld("a maximum of values that no ReLU is before or behind", "put a ReLU before it")
+            given = self._relu(given)  # the same as a ReLU behind it
+        found, back = _as_map(given)
+        for axis, size in enumerate(window):
+            along = (size, 1) if axis == 0 else (1, size)
+            cells = [found.picked(along, (i, 0) if axis == 0 else (0, i)) for i in range(size)] if size > 1 else [found]
+            while len(cells) > 1:
+                pairs = [self._larger(a, b) for a, b in zip(cells[::2], cells[1::2], strict=False)]
+                cells = pairs + cells[2 * len(pairs) :]
+            (found,) = cells
+        return found.moved(back)
+
+    def _larger(self, first: Value, second: Value) -> Value:
+        """The larger of two values (H, W, C), entry by entry."""
+        apart = first.plus(second.times(-np.ones(second.shape)))
+        channels = first.shape[2]
+        return second.plus(self._relu(apart.conv(np.eye(channels)[None, None], np.zeros(channels), (1, 1), (0, 0, 0, 0))))
+
+    def _only_read_by_relu(self, name: str) -> bool:
+        readers = [node for node in self._graph.node if name in node.input]
+        return bool(readers) and all(node.op_type == "Relu" or (node.op_type in _MOVES and self._only_read_by_relu(node.output[0])) for node in readers)
 
     def _elementwise(self, node: onnx.NodeProto) -> Value | Sums:
         first, second = node.input
@@ -223,17 +251,30 @@ def _conv(node: onnx.NodeProto, given: Value | Sums, weights: np.ndarray, bias: 
     return found.moved(lambda v: v.transpose(2, 0, 1))
 
 
-def _pooled(node: onnx.NodeProto, given: Value | Sums) -> Value | Sums:
+def _as_map(given: Value | Sums) -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
+    """A value (C, H, W) or (C, L) as (H, W, C), with H = L and W = 1, and the way back."""
+    if len(given.shape) == 2:
+        return given.moved(lambda v: v.T[:, None, :]), lambda v: v[:, 0, :].T
+    return given.moved(lambda v: v.transpose(1, 2, 0)), lambda v: v.transpose(2, 0, 1)
+
+
+def _window(node: onnx.NodeProto, given: Value | Sums, what: str, function: str) -> tuple[int, int]:
+    """The window of a pooling node, which must not overlap with others; (n, 1) in one dimension."""
     window = _attribute(node, "kernel_shape", [])
     if len(window) not in (1, 2) or len(given.shape) != len(window) + 1:
-        raise NotHeld("a mean that has neither one nor two dimensions")
+        raise NotHeld(f"a {what} that has neither one nor two dimensions")
     ceiled = _attribute(node, "ceil_mode", 0) and any(n % w for n, w in zip(given.shape[1:], window, strict=True))
     if (_attribute(node, "strides", [1] * len(window)) != window or any(_attribute(node, "pads", [0])) or ceiled
-            or any(n < w for n, w in zip(given.shape[1:], window, strict=True))):
-        raise NotHeld("a mean over windows that overlap, or with zeros around the map", "give avg_pool strides as large as its windows, and padding VALID")
-    if len(window) == 1:
-        return given.moved(lambda v: v.T[:, None, :]).pooled((window[0], 1)).moved(lambda v: v[:, 0, :].T)
-    return given.moved(lambda v: v.transpose(1, 2, 0)).pooled(tuple(window)).moved(lambda v: v.transpose(2, 0, 1))
+            or any(d != 1 for d in _attribute(node, "dilations", [1])) or any(n < w for n, w in zip(given.shape[1:], window, strict=True))):
+        raise NotHeld(f"a {what} over windows that overlap, or with zeros around the map",
+                      f"give {function} strides as large as its windows, and padding VALID")
+    return window[0], (*window, 1)[1]
+
+
+def _pooled(node: onnx.NodeProto, given: Value | Sums) -> Value | Sums:
+    window = _window(node, given, "mean", "avg_pool")
+    found, back = _as_map(given)
+    return found.pooled(window).moved(back)
 
 
 def _reduced(node: onnx.NodeProto, given: Value | Sums, constants: list[np.ndarray | None]) -> Value | Sums:
