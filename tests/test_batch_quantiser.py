@@ -212,3 +212,17 @@ def test_a_network_of_maps_is_near_its_float_model() -> None:
     assert found.deviation < 0.04 * np.abs(truth).max() and found.agreement > 0.95
     fresh = rng.normal(size=(400, 72)).astype(np.float32)
     assert np.abs(model.outputs(fresh) - run_floats(layers, fresh)[1][-1]).max() < tolerance_of(CircuitRequest(), found.deviation)
+
+
+def test_maxima_by_differences_are_near_their_float_model() -> None:
+    """max(u, v) = v + relu(u - v), as a graph gives a maximum."""
+    rng = np.random.default_rng(1)
+    pick = [Wiring(1, (2, 1, 3), (2, 1), cell=(i, 0)) for i in (0, 1)]
+    layers = [FloatLayer(rng.normal(size=(5, 6)), rng.normal(size=6)),
+              FloatLayer(np.concatenate([np.eye(3), -np.eye(3)]), np.zeros(3), tuple(pick)),
+              FloatLayer(np.tile(rng.normal(size=(3, 2)), (2, 1)), rng.normal(size=2), (pick[1], Wiring(2, (1, 1, 3))))]
+    rows = rng.normal(size=(80, 5)).astype(np.float32)
+    arrays, sums = run_floats(layers, rows)
+    assert np.allclose(arrays[2] + arrays[1][:, 3:], arrays[1].reshape(-1, 2, 3).max(axis=1))
+    model = calibrate(layers, rows, sums[-1])
+    assert measure(model, rows, sums[-1]).deviation < 0.03 * np.abs(sums[-1]).max()

@@ -239,7 +239,8 @@ class _Search:
             return
         top = ACTIVATION_MAX * FILLED / self.most[number]
         factors = (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top)))
-        for factor in factors[:1] if number + 1 in self.tied else factors:
+        alone = number + 1 in self.tied or np.isin(np.abs(each.weights), (0, 1)).all()  # as they are, differences are exact
+        for factor in factors[:1] if alone else factors:
             fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
             kept = math.floor(math.log2(top / factor) + 1e-9)
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
