@@ -10,7 +10,7 @@ import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.calibrate import calibrate
-from enclaveml.zk.batch.chain import dense_layers
+from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.export import HASH_BATCH, export
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
@@ -47,16 +47,16 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     Raises JobError for a model that no batch proof can hold, or not within the tolerance or the agreement asked for.
     """
     document = export(function, HASH_BATCH)
-    dense = dense_layers(document)
+    layers = float_layers(document)
     truth = float_outputs(function, rows, min(64, max(2, len(rows))))
     if not np.isfinite(truth).all():
         raise JobError("the model's outputs on the sample rows are not all finite")
-    model = calibrate(dense, rows, truth)
+    model = calibrate(layers, rows, truth)
     if request.inputs != "public":
         model = coarse(model)
     found = measure(model, rows, truth)
     refuse(found, request)
-    count = sum(each.weights.size + each.bias.size for each in dense)
+    count = sum(each.weights.size + each.bias.size for each in layers)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
 
 

@@ -26,6 +26,6 @@ def memory_bytes(key: VerificationKey) -> int:
 
     Measured and foreseen stand beside each other in ``benchmarks/reports/batch.md``. Not for the weights proof.
     """
-    cells = key.rows * sum(layer.outputs for layer in key.hidden)
+    cells = key.rows * key.units
     weights = sum(layer.length * layer.outputs for layer in key.layers)
     return _BASE + _CELL * cells + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights
