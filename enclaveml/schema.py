@@ -187,7 +187,7 @@ KEYS: tuple[Key, ...] = (
         "the part of the unproved rows that rank 0 computes itself, in float: a spot check, no proof",
         check=Range(0, 1)),
     Key("proof.system", "text", "ezkl", "",
-        "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers with ReLU in 8 "
+        "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers and convolutions with ReLU in 8 "
         "bits; integrity only unless proof.inputs is committed, and the weights are never hidden; new, and audited by nobody)",
         choices=("ezkl", "batch")),
     Key("proof.slices", "text", "1", "",

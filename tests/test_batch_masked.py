@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 
 import numpy as np
 import pytest
+from batch_reference import case as dense_case
 from batch_reference import masked_case as case
 from batch_reference.masked import MaskedProver, combination, inner, transposed, vector
 from batch_reference.masked_case import Careless, Carried
 from batch_reference.masks import field_elements
-from batch_reference.network import Step
+from batch_reference.network import Step, inputs
 from batch_reference.numbers import F, eqs
 from batch_reference.rows import RowsProver
 
@@ -97,6 +99,39 @@ def test_honest_proofs_hold(small: None, widths: tuple[int, ...], rows: int, mas
     assert len(prover.prove()) == api.proof_bytes(key)
     case.verify(prover)
     case.verify(prover, known=True)
+
+
+def test_layers_that_are_wired_to_maps_and_several_arrays(small: None) -> None:
+    """Of which the third reads inputs beside activations, and the second adds inputs: a claim of the inputs each."""
+    key = replace(dense_case.wired().key(16, range_bits=11), masks=8)
+    prover = Careless(dense_case.wired(), key, b"", inputs(8, 18), case.INPUT_KEY, case.SEED)
+    assert len(prover.prove()) == api.proof_bytes(key)
+    assert sum(label == "residual" for label, *_ in prover.sent) == 2
+    case.verify(prover)
+    case.verify(prover, known=True)
+    for row, place in ((0, 0), (7, 17), (3, 7)):
+        prover.x[row][place] ^= 1
+        refused(prover, INPUTS, known=True)
+        prover.x[row][place] ^= 1
+    prover.y[7][1] += 1
+    refused(prover, ".*")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_false_claim_of_what_is_added(small: None, which: int) -> None:
+    class Lying(Careless):
+        said = 0
+
+        def say(self, label: str, values: list[F]) -> list[F]:
+            if label != "residual":
+                return values
+            self.said += 1
+            return [values[0] + 1] if self.said == which + 1 else values
+
+    key = replace(dense_case.wired().key(16, range_bits=11), masks=8)
+    prover = Lying(dense_case.wired(), key, b"", inputs(8, 18), case.INPUT_KEY, case.SEED)
+    prover.prove()
+    refused(prover, PRODUCT.format(3 - which))
 
 
 def test_a_prover_whose_masks_do_not_hide_starts_anew(small: None) -> None:

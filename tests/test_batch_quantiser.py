@@ -13,10 +13,11 @@ from enclaveml.errors import JobError
 from enclaveml.zk.batch import calibrate as calibrate_module
 from enclaveml.zk.batch import integer
 from enclaveml.zk.batch.calibrate import calibrate, exact_bits
-from enclaveml.zk.batch.chain import Dense, dense_layers
-from enclaveml.zk.batch.format import P
+from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.float_model import run as run_floats
+from enclaveml.zk.batch.format import P, Wiring
 from enclaveml.zk.batch.integer import BIAS_HIGH, BIAS_LOW, IntegerModel, layer
-from enclaveml.zk.batch.quantise import Measured, measure, refuse, tolerance_of
+from enclaveml.zk.batch.quantise import Measured, coarse, measure, refuse, tolerance_of
 from enclaveml.zk.interface import CircuitRequest
 
 RNG = np.random.default_rng(3)
@@ -29,6 +30,14 @@ def small(seed: int = 0, low: int = -20, high: int = 40) -> IntegerModel:
     layers = tuple(layer(rng.integers(-128, 128, (k, m)), rng.integers(-40_000, 40_000, m), s)
                    for k, m, s in zip(sizes, sizes[1:], shifts, strict=False))
     return IntegerModel(layers, 3, 5, low, high)
+
+
+@pytest.mark.parametrize(("high", "cut"), [(1, 1), (40, 32), (63, 32), (64, 64), (65, 64), (30_000, 16_384)])
+def test_a_range_for_inputs_that_are_not_shown_says_their_size_alone(high: int, cut: int) -> None:
+    """A range is twice the largest sample or more: cut to a power of two it still has every sample."""
+    model = small(low=-high, high=high)
+    found = coarse(model)
+    assert (found.input_low, found.input_high) == (-cut, cut) and 2 * cut > high and found.layers is model.layers
 
 
 def by_hand(model: IntegerModel, x: list[int]) -> list[int]:
@@ -79,11 +88,11 @@ def test_the_range_bits_are_the_least_that_hold_every_input(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corners = np.concatenate([rng.choice([-20, 40], (300, 5)), np.where(model.layers[0].weights.T > 0, 40, -20),
                               np.where(model.layers[0].weights.T > 0, -20, 40)])
-    a = corners
-    for each in model.layers[:-1]:
-        q = integer.rescale(each.sums(a), each.shift)
+    arrays = [corners]
+    for number, each in enumerate(model.layers[:-1], 1):
+        q = integer.rescale(each.sums(number, arrays), each.shift)
         seen.append((int(q.min()), int(q.max())))
-        a = np.clip(q, 0, 255)
+        arrays.append(np.clip(q, 0, 255))
     bits = model.range_bits
     assert all(-(2**bits) <= low and high < 2**bits for low, high in seen)
     first = IntegerModel((model.layers[0], layer(np.zeros((4, 1)), np.zeros(1), 0)), 3, 5, -20, 40)
@@ -106,87 +115,18 @@ def test_rows_out_of_range_have_no_witness() -> None:
         model.run(x)
 
 
-# -- from the graph ----------------------------------------------------------------
+# -- scales ------------------------------------------------------------------------
 
 
-def document(nodes: list, shape: tuple[int, ...] = (2, 4), outputs: int = 2, **tensors: np.ndarray) -> bytes:
-    """An ONNX document of batch 2 from ``input`` to ``output``."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    made = [helper.make_node(op, inputs, [out], **attributes) for op, inputs, out, attributes in nodes]
-    graph = helper.make_graph(
-        made, "model", [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, (2, outputs))],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
-
-
-def run(dense: tuple[Dense, ...], x: np.ndarray) -> np.ndarray:
+def run(dense: tuple[FloatLayer, ...], x: np.ndarray) -> np.ndarray:
     for each in dense[:-1]:
         x = np.maximum(x @ each.weights + each.bias, 0)
     return x @ dense[-1].weights + dense[-1].bias
 
 
-W, B = RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=3).astype(np.float32)
-V, C = RNG.normal(size=(3, 2)).astype(np.float32), RNG.normal(size=2).astype(np.float32)
-
-
-def test_gemm_matmul_and_what_is_folded() -> None:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    mean, std = RNG.normal(size=(1, 2, 2)).astype(np.float32), np.float32(1.7)
-    made = document([
-        ("Sub", ["input", "mean"], "a", {}), ("Div", ["a", "std"], "b", {}), ("Reshape", ["b", "flat"], "c", {}),
-        ("MatMul", ["c", "w"], "d", {}), ("Add", ["bias", "d"], "e", {}), ("Relu", ["e"], "f", {}),
-        ("Mul", ["f", "three"], "g", {}), ("Gemm", ["g", "v", "c2"], "h", {"transB": 1, "alpha": 0.5, "beta": 2.0}),
-        ("Gemm", ["h", "u"], "i", {}), ("Sub", ["one", "i"], "output", {}),
-    ], (2, 2, 2), mean=mean, std=std, flat=np.array([2, -1]), w=W, bias=B, three=np.float32(3), v=V.T.copy(), c2=C,
-        u=np.array([[1, 2], [3, -4]], np.float32), one=np.ones(2, np.float32))
-    dense = dense_layers(made)
-    assert [each.weights.shape for each in dense] == [(4, 3), (3, 2)]
-    x = RNG.normal(size=(2, 2, 2)).astype(np.float32)
-    (wanted,) = ReferenceEvaluator(onnx.load_from_string(made)).run(None, {"input": x})
-    assert np.allclose(run(dense, x.reshape(2, -1).astype(np.float64)), wanted, atol=1e-5)
-
-
-HOLDS = ("a batch proof holds dense layers (Gemm, or MatMul and Add), ReLU between them, products and sums with constants, flatten and "
-         "reshape")
-
-
-@pytest.mark.parametrize(("nodes", "text"), [
-    ([("Gemm", ["input", "w"], "a", {}), ("Softmax", ["a"], "output", {})],
-     f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave the softmax out and give the logits: the class is the same "
-     "(combine.input: logits). proof.system: ezkl proves more kinds of layers"),
-    ([("Transpose", ["input"], "a", {}), ("Conv", ["a", "w"], "output", {})],  # the convolution is what matters
-     f"node 1 of 2, Conv: is none of these; {HOLDS}. Convolutions are not in batch proofs yet. proof.system: ezkl proves more kinds of layers"),
-    ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "output", {})],
-     f"the last node: is a ReLU, not a dense layer; {HOLDS}. Leave it out of the model: outputs keep their sign. "
-     "proof.system: ezkl proves more kinds of layers"),
-    ([("Relu", ["input"], "a", {}), ("Gemm", ["a", "w"], "output", {})],
-     f"node 0 of 2, Relu: a ReLU with no dense layer before it; {HOLDS}. Put a dense layer before it. "
-     "proof.system: ezkl proves more kinds of layers"),
-    ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "b", {}), ("Add", ["a", "b"], "output", {})],
-     f"node 2 of 3, Add: reads another value than the one before it; {HOLDS}. A batch proof holds one chain of layers. "
-     "proof.system: ezkl proves more kinds of layers"),
-    ([("Cast", ["input"], "a", {"to": 6}), ("Gemm", ["a", "w"], "output", {})],
-     f"node 0 of 2, Cast: is none of these; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
-    ([("Add", ["input", "rows"], "a", {}), ("Gemm", ["a", "w"], "output", {})],
-     f"node 0 of 2, Add: a constant that differs between the rows of a batch; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
-])
-def test_what_no_batch_proof_holds_is_refused_with_advice(nodes: list, text: str) -> None:
-    with pytest.raises(JobError) as caught:
-        dense_layers(document(nodes, outputs=3, w=W, rows=RNG.normal(size=(2, 4)).astype(np.float32)))
-    assert str(caught.value) == text
-
-
-# -- scales ------------------------------------------------------------------------
-
-
-def mlp(sizes: tuple[int, ...], seed: int = 1) -> list[Dense]:
+def mlp(sizes: tuple[int, ...], seed: int = 1) -> list[FloatLayer]:
     rng = np.random.default_rng(seed)
-    return [Dense(rng.normal(size=(k, m)) * np.sqrt(2 / k), 0.1 * rng.normal(size=m)) for k, m in zip(sizes, sizes[1:], strict=False)]
+    return [FloatLayer(rng.normal(size=(k, m)) * np.sqrt(2 / k), 0.1 * rng.normal(size=m)) for k, m in zip(sizes, sizes[1:], strict=False)]
 
 
 def test_exact_inputs_are_found() -> None:
@@ -215,7 +155,7 @@ def test_the_integer_model_is_near_the_float_model(sizes: tuple[int, ...]) -> No
 def test_channels_of_very_different_sizes_are_equalised(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = mlp((10, 12, 3))
     sizes = 2.0 ** np.arange(-4, 4, 8 / 12)
-    skewed = [Dense(dense[0].weights * sizes, dense[0].bias * sizes), Dense(dense[1].weights / sizes[:, None], dense[1].bias)]
+    skewed = [FloatLayer(dense[0].weights * sizes, dense[0].bias * sizes), FloatLayer(dense[1].weights / sizes[:, None], dense[1].bias)]
     rows = np.random.default_rng(4).normal(size=(100, 10)).astype(np.float32)
     truth = run(tuple(dense), rows.astype(np.float64))
     with_it = measure(calibrate(skewed, rows, truth), rows, truth).deviation
@@ -261,3 +201,36 @@ def test_rounding_errors_are_made_good_by_later_inputs() -> None:
     plain, found = np.rint(weights), calibrate_module._compensated(weights, a)
     assert (found == np.rint(found)).all() and found.min() >= -128 and found.max() <= 127
     assert np.square(a @ (found - weights)).mean() < 0.2 * np.square(a @ (plain - weights)).mean()
+
+
+def test_a_network_of_maps_is_near_its_float_model() -> None:
+    """A convolution, a residual, a mean, two arrays side by side: scales of arrays that meet in one sum are made to agree."""
+    rng = np.random.default_rng(6)
+    here = Wiring(1, (6, 6, 4), (1, 1), (3, 3), (1, 1), (1, 1, 1, 1))
+    layers = [FloatLayer(rng.normal(size=(18, 4)) / 3, 0.1 * rng.normal(size=4), (Wiring(0, (6, 6, 2), (1, 1), (3, 3), (1, 1), (1, 1, 1, 1)),)),
+              FloatLayer(rng.normal(size=(36, 4)) / 6, 0.1 * rng.normal(size=4), (here,), 1),
+              FloatLayer(rng.normal(size=(40, 3)) * np.repeat([0.2, 3.0], [36, 4])[:, None], rng.normal(size=3),
+                         (Wiring(2, (6, 6, 4), (2, 2), (3, 3)), Wiring(1, (6, 6, 4), (6, 6))))]
+    layers[2].weights[:] /= np.repeat([4, 36], [36, 4])[:, None]
+    rows = rng.normal(size=(80, 72)).astype(np.float32)
+    truth = run_floats(layers, rows)[1][-1]
+    model = calibrate(layers, rows, truth)
+    assert integer.fits(model) == "" and [each.residual is not None for each in model.layers] == [False, True, False]
+    found = measure(model, rows, truth)
+    assert found.deviation < 0.04 * np.abs(truth).max() and found.agreement > 0.95
+    fresh = rng.normal(size=(400, 72)).astype(np.float32)
+    assert np.abs(model.outputs(fresh) - run_floats(layers, fresh)[1][-1]).max() < tolerance_of(CircuitRequest(), found.deviation)
+
+
+def test_maxima_by_differences_are_near_their_float_model() -> None:
+    """max(u, v) = v + relu(u - v), as a graph gives a maximum."""
+    rng = np.random.default_rng(1)
+    pick = [Wiring(1, (2, 1, 3), (2, 1), cell=(i, 0)) for i in (0, 1)]
+    layers = [FloatLayer(rng.normal(size=(5, 6)), rng.normal(size=6)),
+              FloatLayer(np.concatenate([np.eye(3), -np.eye(3)]), np.zeros(3), tuple(pick)),
+              FloatLayer(np.tile(rng.normal(size=(3, 2)), (2, 1)), rng.normal(size=2), (pick[1], Wiring(2, (1, 1, 3))))]
+    rows = rng.normal(size=(80, 5)).astype(np.float32)
+    arrays, sums = run_floats(layers, rows)
+    assert np.allclose(arrays[2] + arrays[1][:, 3:], arrays[1].reshape(-1, 2, 3).max(axis=1))
+    model = calibrate(layers, rows, sums[-1])
+    assert measure(model, rows, sums[-1]).deviation < 0.03 * np.abs(sums[-1]).max()

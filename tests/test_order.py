@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "enclaveml"
 
 #: From the bottom to the top: a module imports from lines above its own only.
 LEVELS = """
-errors finding launcher merkle node_scratch round_size forecast_rounds zk.batch.format
+errors finding launcher merkle node_scratch round_size forecast_rounds zk.batch.constants
+zk.batch.layer
+zk.batch.format
 log byte_reader options roster signals guard progress silence signature records results_schema sampling srs_file
 sbatch_text
 schema yaml_lines nonce input_key provenance shards watchdog claims
@@ -39,7 +41,7 @@ zk.interface zk.frames zk.scratch zk.keys zk.onnx_canonical
 zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch.verify.merkle
 zk.batch.verify.extension
 zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
-zk.batch.verify.sumcheck zk.batch.verify.opening zk.batch.verify.lookups zk.batch.verify.known_inputs
+zk.batch.verify.sumcheck zk.batch.verify.wiring zk.batch.verify.opening zk.batch.verify.lookups zk.batch.verify.known_inputs
 zk.batch.verify.layers
 zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.api
@@ -47,15 +49,18 @@ zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.pr
 zk.batch.prove.masks zk.batch.prove.rank
 zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
-zk.batch.prove.round_masks zk.batch.prove.row_parts
+zk.batch.prove.round_masks zk.batch.prove.row_parts zk.batch.prove.wiring
 zk.batch.prove.columns zk.batch.prove.commitment zk.batch.prove.inference zk.batch.prove.layers zk.batch.prove.linear
 zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights zk.batch.prove.masked_opening
 zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range
 zk.batch.prove.masked
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
-zk.pool zk.auditing zk.batch.integer zk.batch.chain zk.batch.files zk.batch.programs
-zk.batch.rows_of_a_proof zk.verdict zk.batch.calibrate zk.batch.statement zk.batch.child zk.batch.check_child
+zk.pool zk.auditing zk.batch.patches zk.batch.files zk.batch.programs
+zk.batch.integer zk.batch.float_model
+zk.batch.rows_of_a_proof zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
+zk.batch.calibrate zk.batch.algebra
+zk.batch.graph
 zk.batch.quantise zk.batch.prover zk.batch.verifier
 zk.batch.prepare zk.batch.audit zk.batch.examine
 zk.batch.rebuild
@@ -123,7 +128,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.batch.chain", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
+    "onnx": {"zk.batch.graph", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

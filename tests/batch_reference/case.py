@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.format import VerificationKey, Wiring
 from enclaveml.zk.batch.verify import api
 
 from .network import Network, inputs
@@ -25,6 +25,20 @@ def network(widths: tuple[int, ...] = (3, 4, 2), shifts: tuple[int, ...] = (6,),
 @cache
 def key(rows: int = 4) -> VerificationKey:
     return network().key(rows)
+
+
+@cache
+def wired() -> Network:
+    """Maps of 9 cells and 2 channels: zeros around them, strides, sums with cells left over, one cell of each window, two arrays side by side, residuals of both kinds."""
+    wirings = {1: (Wiring(0, (6, 3, 1), (1, 1), (3, 3), (2, 1), (1, 1, 1, 1)),), 2: (Wiring(1, (3, 3, 2), (1, 1), (3, 3), (1, 1), (1, 1, 1, 1)),),
+               3: (Wiring(2, (3, 3, 2)), Wiring(0, (3, 6, 1), (1, 2), cell=(0, 1))),
+               4: (Wiring(3, (3, 3, 2), (2, 3), (1, 1)), Wiring(1, (3, 3, 2), (1, 1), (3, 2), (1, 2)))}
+    return Network.of([(9, 2), (18, 2), (3, 2), (14, 2)], [6, 8, 7, 0], wirings, {2: (0, 5), 3: (1, 3)})
+
+
+@cache
+def wired_key(rows: int = 4) -> VerificationKey:
+    return wired().key(rows, range_bits=11)
 
 
 def honest(rows: int = 4, nonce: bytes = NONCE, seed: int = 1) -> RowsProver:

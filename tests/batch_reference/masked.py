@@ -13,7 +13,7 @@ from .masks import RoundMask, SaltedTree, field_elements, full_rank, raw
 from .messages import coordinates, padded, spread
 from .network import Network, Step
 from .numbers import F, eq, eqs, interpolate, lift
-from .rows import RowsProver
+from .rows import RowsProver, places, spaced, variables
 from .trees import Tree, codeword
 
 
@@ -83,19 +83,17 @@ class MaskedProver(RowsProver):
         """x, and every hidden layer's q, a, z, r and the last layer's z, with the mask rows below the real ones."""
         key, m = self.key, self.key.masks
         self.inputs = self.x + self.input_masks()
-        self.full, above = [], self.inputs[-m:]
+        self.full, arrays = [], [self.inputs[-m:]]
         for number, layer in enumerate(key.layers, 1):
-            matrix = self.network.weights[number - 1]
-            z = [[sum(v * w for v, w in zip([*row, 1, 2**8, 2**16], column)) % P for column in transposed(matrix)]
-                 for row in above]
+            z = [[value % P for value in row] for row in self.network.sums(number, arrays)]
             step = self.steps[number - 1]
             if number == len(key.layers):
                 self.full.append(Step(self.y + z))
                 return
-            q, a = self.masks(f"q {number}", m, layer.outputs), self.masks(f"a {number}", m, layer.outputs)
+            q, a = self.masks(f"q {number}", m, layer.features), self.masks(f"a {number}", m, layer.features)
             r = [[(u + 2 ** (layer.shift - 1) - 2**layer.shift * v) % P for u, v in zip(us, vs)] for us, vs in zip(z, q)]
             self.full.append(Step(step.z + z, step.q + q, step.r + r, step.a + a))
-            above = a
+            arrays.append(a)
 
     # The proof.
     def prove(self) -> bytes:
@@ -145,21 +143,21 @@ class MaskedProver(RowsProver):
             tail = alpha - beta * beta * layer.shift
             h = [[(alpha - q - beta * a).inverse() + (tail - r).inverse() for q, a, r in zip(*row)]
                  for row in zip(step.q[:-self.key.masks], step.a, step.r)]
-            masks = self.masks(f"h {number}", self.key.masks, 5 * layer.outputs)
-            h += [[F(*row[5 * j:5 * j + 5]) for j in range(layer.outputs)] for row in masks]
+            masks = self.masks(f"h {number}", self.key.masks, 5 * layer.features)
+            h += [[F(*row[5 * j:5 * j + 5]) for j in range(layer.features)] for row in masks]
             self.hs.append(h)
-            self.helpers += [column for j in range(layer.outputs) for column in coordinates([row[j] for row in h])]
+            self.helpers += [column for j in range(layer.features) for column in coordinates([row[j] for row in h])]
         self.helpers = self.with_pads("columns", self.helpers)
         self.helper_tree = self.commit("helpers", self.helpers)
 
     def zerocheck(self) -> None:
         """Step 4."""
         key, n = self.key, bits(self.key.rows)
-        drawn = self.draw("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
+        drawn = self.draw("zerocheck", n + sum(variables(layer) for layer in key.hidden) + 2)
         self.tau, (self.lam, self.mu) = drawn[:n], drawn[-2:]
         self.sigmas, at = [], n
         for layer in key.hidden:
-            self.sigmas.append(drawn[at:at + bits(layer.outputs)])
+            self.sigmas.append(drawn[at:at + variables(layer)])
             at += len(self.sigmas[-1])
 
     def row_rounds(self) -> None:
@@ -178,8 +176,8 @@ class MaskedProver(RowsProver):
         tables: list[list] = [[value * keep for value, keep in zip(eqs(self.tau), real)], real]
         factors, tails = [], []
         for number, layer in enumerate(key.hidden):
-            for j in range(layer.outputs):
-                factors.append(self.lam**number * eq(self.sigmas[number], j))
+            for j in range(layer.features):
+                factors.append(self.lam**number * eq(self.sigmas[number], places(layer)[j]))
                 tails.append(alpha - beta * beta * layer.shift)
                 step = self.full[number]
                 tables += [[row[j] for row in values] for values in (self.hs[number], step.q, step.a, step.r)]
@@ -249,8 +247,8 @@ class MaskedProver(RowsProver):
 
         tables = []
         for number, layer in enumerate(key.hidden):
-            vectors = [[1] * layer.outputs, *self.bound[number]]
-            tables.append([eqs(self.sigmas[number]), *(padded(values, 2 ** bits(layer.outputs)) for values in vectors)])
+            vectors = [[1] * layer.features, *self.bound[number]]
+            tables.append([eqs(self.sigmas[number]), *(spaced(layer, values) for values in vectors)])
         self.claim = self.rows_claim - self.rows_mask  # for a hook
         parts = self.tell("layers", [sum((feature(number)([lift(value) for value in values]) for values in zip(*table)), F(0))
                                      for number, table in enumerate(tables)])
@@ -261,51 +259,86 @@ class MaskedProver(RowsProver):
             at = eqs(phi)
             expected, known = feature(number), [inner(at, tables[number][0]), inner(at, tables[number][1])]
             self.expected = lambda q, a, h, r: expected([*known, h, q, a, r])  # for a hook that solves for a claim
-            h, q, a, r = (inner(at, values) for values in self.bound[number])
+            h, q, a, r = (inner(at, spaced(layer, values)) for values in self.bound[number])
             q, a, h, r = self.tell("claims", [q, a, h, r])
             phis.append(phi)
             zs.append(r + q * 2**layer.shift - known[1] * 2 ** (layer.shift - 1))
             claims.append([q, a, h])
 
         # 7.
-        phis.append(self.draw("output", bits(key.outputs)))
-        zs += self.tell("output", [inner(eqs(phis[-1]), self.output)])
+        last = key.layers[-1]
+        phis.append(self.draw("output", variables(last)))
+        zs += self.tell("output", [inner(eqs(phis[-1]), spaced(last, self.output))])
 
         # 8.
+        arrays = self.given
         kappas: dict[int, list[F]] = {}
         ws: dict[int, F] = {}
-        givens: dict[int, F] = {}
+        later: dict[int, list[tuple[F, list[tuple[int, list[F]]]]]] = {}
         for number in range(len(key.layers), 0, -1):
-            layer, matrix = key.layers[number - 1], self.matrix(number)
-            values, at = self.given[number - 1], eqs(phis[number - 1])
-            extended = padded([*values, 1, 2**8, 2**16], layer.length)
-            weights = [inner(at, [column[k] for column in matrix]) for k in range(layer.length)]
-            self.claim = zs[number - 1]
+            layer, matrix, phi = key.layers[number - 1], self.matrix(number), phis[number - 1]
+            over, below = eqs(phi[:bits(layer.positions)])[:layer.positions], eqs(phi[bits(layer.positions):])
+            self.number, self.claim, later[number] = number, zs[number - 1], []
+            if layer.residual is not None:
+                source, exponent = layer.residual
+                weights = [eqs(phi)[place] for place in places(layer)]
+                (added,) = self.tell("residual", [inner(weights, arrays[source])])
+                later[number].append((added, [(source, weights)]))
+                self.claim = self.claim - added * 2**exponent
+            read = self.network.reads(number, len(arrays[number - 1]))
+            cells = [sum((e * sum((arrays[source][u] for u in patch[k]), F(0)) for e, patch in zip(over, positions)), F(0))
+                     for source, positions in read for k in range(len(positions[0]))]
+            inside = sum(over, F(0))
+            extended = padded([*cells, inside, inside * 2**8, inside * 2**16], layer.length)
+            weights = [inner(below, [column[k] for column in matrix]) for k in range(layer.length)]
             kappa = self.sumcheck([extended, weights], lambda v: v[0] * v[1], 2, "product", "inner")
             at = eqs(kappa)
-            self.number, self.inner = number, inner(at, extended)
-            givens[number], ws[number] = self.tell("product claims", [inner(at, values), inner(at, weights)])
+            thetas, start = [], 0
+            for source, positions in read:
+                theta = [F(0)] * len(arrays[source])
+                for e, patch in zip(over, positions):
+                    for k, cell in enumerate(patch):
+                        for u in cell:
+                            theta[u] = theta[u] + e * at[start + k]
+                start += len(positions[0])
+                thetas.append((source, theta))
+            # What is read of the inputs, then what is read of hidden layers: a claim each.
+            parts_read = [part for part in ([t for t in thetas if not t[0]], [t for t in thetas if t[0]]) if part]
+            self.inner = inner(at, extended)
+            *said, ws[number] = self.tell("product claims", [
+                *(sum((inner(theta, arrays[source]) for source, theta in part), F(0)) for part in parts_read), inner(at, weights)])
+            later[number] = [*zip(said, parts_read), *later[number]]
             kappas[number] = kappa
-            if number > 1:
-                claims[number - 2].append(givens[number])
 
         # 9.
         (delta,) = self.draw("combine", 1)
-        columns = [eq(kappas[1], k) for k in range(key.width)]
-        helpers: list[F] = []
-        value, power = givens[1], delta
+        value, power = F(0), F(1)
+        thetas_of = [[F(0)] * len(array) for array in arrays]
+        quotients, helpers = [], []
+
+        def include(number: int) -> None:
+            nonlocal value, power
+            for claim, part in later[number]:
+                value = value + power * claim
+                for source, theta in part:
+                    thetas_of[source] = [a + power * b for a, b in zip(thetas_of[source], theta)]
+                power = power * delta
+
+        include(1)
         for number, layer in enumerate(key.hidden, 1):
-            powers = [power, power * delta, power * delta**2, power * delta**3]
+            here = [eqs(phis[number - 1])[place] for place in places(layer)]
+            powers = [power, power * delta, power * delta**2]
             value = sum((factor * claim for factor, claim in zip(powers, claims[number - 1])), value)
-            phi, kappa = phis[number - 1], kappas[number + 1]
-            columns += [powers[0] * eq(phi, j) for j in range(layer.outputs)]
-            columns += [powers[1] * eq(phi, j) + powers[3] * eq(kappa, j) for j in range(layer.outputs)]
-            helpers += [part for j in range(layer.outputs) for part in spread(powers[2] * eq(phi, j))]
-            power = power * delta**4
+            quotients.append([powers[0] * e for e in here])
+            thetas_of[number] = [a + powers[1] * e for a, e in zip(thetas_of[number], here)]
+            helpers += [part for e in here for part in spread(powers[2] * e)]
+            power = power * delta**3
+            include(number + 1)
+        columns = thetas_of[0] + [theta for pair in zip(quotients, thetas_of[1:]) for part in pair for theta in part]
         self.open_columns(eqs(self.rho), columns + helpers, value)
 
         weights = [top * eq(low, i) for i in range(key.masks)] + [F(0)] * key.masks
-        at, rows = [eq(phis[-1], j) for j in range(key.outputs)], eqs(self.rho)
+        at, rows = [eqs(phis[-1])[place] for place in places(last)], eqs(self.rho)
         value = zs[-1] - sum((rows[i] * inner(at, row) for i, row in enumerate(self.y)), F(0))
         self.open_outputs(weights, at, value)
 
@@ -317,7 +350,7 @@ class MaskedProver(RowsProver):
         for number, layer in enumerate(key.layers, 1):
             matrix = self.matrix(number)
             self.claim = ws[number]
-            at = [eq(phis[number - 1], j) for j in range(layer.outputs)]
+            at = eqs(phis[number - 1][bits(layer.positions):])[:layer.outputs]
             self.open([self.weights_tree(number, matrix)], matrix, kappas[number], at)
 
     def equations(self, delta: F, parts: F) -> tuple[list[F], F]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enclaveml.zk.batch.format import VerificationKey, bits
+from enclaveml.zk.batch.format import Layer, VerificationKey, bits
 
 from .messages import Prover, coordinates, padded, spread, u32
 from .network import Network, Step
@@ -52,46 +52,85 @@ class RowsProver(Prover):
         else:
             rho, phis, zs, claims = self.draw("row", bits(key.rows)), [], [], []
         # 7.
-        phis.append(self.draw("output", bits(key.outputs)))
-        zs.append(evaluate([evaluate(row, phis[-1]) for row in self.y], rho))
+        phis.append(self.draw("output", variables(key.layers[-1])))
+        zs.append(evaluate([evaluate(spaced(key.layers[-1], row), phis[-1]) for row in self.y], rho))
         # 8.
+        arrays = [self.x, *(step.a for step in self.steps[:-1])]
+        at_rho = [[evaluate([row[u] for row in array], rho) for u in range(len(array[0]))] for array in arrays]
         kappas: dict[int, list[F]] = {}
         ws: dict[int, F] = {}
+        later: dict[int, list[tuple[F, list[tuple[int, list[F]]]]]] = {}  # a layer's claims: of which arrays' features what
         for number in range(len(key.layers), 0, -1):
-            layer, matrix = key.layers[number - 1], self.matrix(number)
-            above = self.x if number == 1 else self.steps[number - 2].a
-            values = [evaluate([row[k] for row in above], rho) for k in range(layer.inputs)]
-            extended = padded([*values, 1, 2**8, 2**16], layer.length)
-            weights = [evaluate([column[k] for column in matrix], phis[number - 1]) for k in range(layer.length)]
-            self.claim = zs[number - 1]
+            layer, matrix, phi = key.layers[number - 1], self.matrix(number), phis[number - 1]
+            over, below = phi[:bits(layer.positions)], phi[bits(layer.positions):]
+            self.number, self.claim, later[number] = number, zs[number - 1], []
+            if layer.residual is not None:
+                source, exponent = layer.residual
+                weights = [eq(phi, place) for place in places(layer)]
+                added = inner(weights, at_rho[source])
+                if source:
+                    (added,) = self.tell("residual", [added])
+                    later[number].append((added, [(source, weights)]))
+                self.claim = self.claim - added * 2**exponent
+            read = self.network.reads(number, len(at_rho[number - 1]))
+            known, committed, inside = [], [], ones(over, layer.positions)
+            for source, positions in read:
+                for k in range(len(positions[0])):
+                    cell = sum((eq(over, p) * sum((at_rho[source][u] for u in cells[k]), F(0)) for p, cells in enumerate(positions)), F(0))
+                    known.append(F(0) if source else cell)
+                    committed.append(cell if source else F(0))
+            known += [inside, inside * 2**8, inside * 2**16]
+            extended = padded([a + b for a, b in zip(known, [*committed, F(0), F(0), F(0)])], layer.length)
+            weights = [evaluate([column[k] for column in matrix], below) for k in range(layer.length)]
             kappa = self.sumcheck([extended, weights], lambda v: v[0] * v[1], 2, "product", "inner")
-            truth = [evaluate(weights, kappa)] if number == 1 else [evaluate(values, kappa), evaluate(weights, kappa)]
-            self.number, self.inner = number, evaluate(extended, kappa)  # for a hook that solves for a claim
+            theta = [(source, [F(0)] * len(at_rho[source])) for source, _ in read]
+            for part, (source, positions) in enumerate(read):
+                start = sum(len(before[0]) for _, before in read[:part])
+                for p, cells in enumerate(positions):
+                    for k, cell in enumerate(cells):
+                        for u in cell:
+                            theta[part][1][u] = theta[part][1][u] + eq(over, p) * eq(kappa, start + k)
+            theta = [(source, values) for source, values in theta if source]
+            truth = [evaluate(weights, kappa)]
+            if theta:
+                truth.insert(0, sum((inner(values, at_rho[source]) for source, values in theta), F(0)))
+            self.inner = evaluate(extended, kappa)  # for a hook that solves for a claim
             said = self.tell("product claims", truth)
             kappas[number], ws[number] = kappa, said[-1]
-            if number > 1:
-                claims[number - 2].append(said[0])
+            if theta:
+                later[number].insert(0, (said[0], theta))
         # 9.
         if key.hidden:
             (delta,) = self.draw("combine", 1)
             self.claim, power = F(0), F(1)
-            columns, helpers = [], []
+            quotients, helpers = [], []
+            values = [[F(0)] * layer.features for layer in key.hidden]
             for number, layer in enumerate(key.hidden, 1):
-                powers = [power, power * delta, power * delta**2, power * delta**3]
-                for factor, claim in zip(powers, claims[number - 1]):
-                    self.claim = self.claim + factor * claim
-                phi, kappa = phis[number - 1], kappas[number + 1]
-                columns += [powers[0] * eq(phi, j) for j in range(layer.outputs)]
-                columns += [powers[1] * eq(phi, j) + powers[3] * eq(kappa, j) for j in range(layer.outputs)]
-                helpers += [value for j in range(layer.outputs) for value in spread(powers[2] * eq(phi, j))]
-                power = power * delta**4
+                here = [eq(phis[number - 1], place) for place in places(layer)]
+                for what, claim in enumerate(claims[number - 1]):
+                    self.claim = self.claim + power * claim
+                    theta = [power * value for value in here]
+                    if what == 0:
+                        quotients.append(theta)
+                    elif what == 1:
+                        values[number - 1] = [a + b for a, b in zip(values[number - 1], theta)]
+                    else:
+                        helpers += [part for value in theta for part in spread(value)]
+                    power = power * delta
+                for claim, read in later[number + 1]:
+                    self.claim = self.claim + power * claim
+                    for source, theta in read:
+                        values[source - 1] = [a + power * b for a, b in zip(values[source - 1], theta, strict=True)]
+                    power = power * delta
+            columns = [theta for pair in zip(quotients, values) for part in pair for theta in part]
             self.open(self.trees, self.columns + self.helpers, rho, columns + helpers)
         # 10.
         for number, layer in enumerate(key.layers, 1):
             matrix = self.matrix(number)
             self.claim = ws[number]
             tree = self.weights_tree(number, matrix)
-            self.open([tree], matrix, kappas[number], [eq(phis[number - 1], j) for j in range(layer.outputs)])
+            below = phis[number - 1][bits(layer.positions):]
+            self.open([tree], matrix, kappas[number], [eq(below, j) for j in range(layer.outputs)])
         return self.proof
 
     def matrix(self, number: int) -> list[list[int]]:
@@ -108,8 +147,8 @@ class RowsProver(Prover):
         # 1. to 3.
         self.columns = []
         for layer, step in zip(key.hidden, self.steps):
-            self.columns += [[row[j] for row in step.q] for j in range(layer.outputs)]
-            self.columns += [[row[j] for row in step.a] for j in range(layer.outputs)]
+            self.columns += [[row[j] for row in step.q] for j in range(layer.features)]
+            self.columns += [[row[j] for row in step.a] for j in range(layer.features)]
         self.trees = [self.commit("columns", self.columns)]
         counts = self.multiplicities()
         self.send("multiplicities", u32(counts))
@@ -118,7 +157,7 @@ class RowsProver(Prover):
         hs = [[[(alpha - q - beta * a).inverse() + (alpha - beta * beta * layer.shift - r).inverse()
                 for q, a, r in zip(step.q[i], step.a[i], step.r[i])] for i in range(key.rows)]
               for layer, step in zip(key.hidden, self.steps)]
-        self.helpers = [column for layer, h in zip(key.hidden, hs) for j in range(layer.outputs)
+        self.helpers = [column for layer, h in zip(key.hidden, hs) for j in range(layer.features)
                         for column in coordinates([h[i][j] for i in range(key.rows)])]
         self.trees.append(self.commit("helpers", self.helpers))
         half = 2**key.range_bits
@@ -126,15 +165,15 @@ class RowsProver(Prover):
         prints += [r + beta * beta * s for s in key.shifts for r in range(2**s)]
         total = sum(((alpha - entry).inverse() * count for entry, count in zip(prints, counts) if count), F(0))
         # 4.
-        drawn = self.draw("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
+        drawn = self.draw("zerocheck", n + sum(variables(layer) for layer in key.hidden) + 2)
         tau, lam, mu = drawn[:n], drawn[-2], drawn[-1]
         sigmas, at = [], n
         for layer in key.hidden:
-            sigmas.append(drawn[at:at + bits(layer.outputs)])
+            sigmas.append(drawn[at:at + variables(layer)])
             at += len(sigmas[-1])
         # 5.
-        cells = [(number, j) for number, layer in enumerate(key.hidden) for j in range(layer.outputs)]
-        factors = [lam**number * eq(sigmas[number], j) for number, j in cells]
+        cells = [(number, j) for number, layer in enumerate(key.hidden) for j in range(layer.features)]
+        factors = [lam**number * eq(sigmas[number], places(key.hidden[number])[j]) for number, j in cells]
         tails = [alpha - beta * beta * key.hidden[number].shift for number, _ in cells]
         tables = [eqs(tau)]
         for number, j in cells:
@@ -153,7 +192,7 @@ class RowsProver(Prover):
         self.claim = mu * total
         rho = self.sumcheck(tables, summand, 4, "rows", "row")
         # 6.
-        bound = [[[evaluate([row[j] for row in values], rho) for j in range(layer.outputs)]
+        bound = [[[evaluate([row[j] for row in values], rho) for j in range(layer.features)]
                   for values in (h, step.q, step.a, step.r)] for layer, h, step in zip(key.hidden, hs, self.steps)]
         weight = sum((eq(tau, i) * eq(rho, i) for i in range(key.rows)), F(0))
 
@@ -169,8 +208,8 @@ class RowsProver(Prover):
 
         tables = []
         for number, layer in enumerate(key.hidden):
-            vectors = [[1] * layer.outputs, *bound[number]]
-            tables.append([eqs(sigmas[number]), *(padded(values, 2 ** bits(layer.outputs)) for values in vectors)])
+            vectors = [[1] * layer.features, *bound[number]]
+            tables.append([eqs(sigmas[number]), *(spaced(layer, values) for values in vectors)])
         parts = [sum((feature(number)([lift(value) for value in values]) for values in zip(*table)), F(0))
                  for number, table in enumerate(tables)]
         parts = self.tell("layers", parts)
@@ -178,11 +217,33 @@ class RowsProver(Prover):
         for number, layer in enumerate(key.hidden):
             self.claim, self.number = parts[number], number + 1
             phi = self.sumcheck(tables[number], feature(number), 4, "features", "feature")
-            h, q, a, r = (evaluate(values, phi) for values in bound[number])
-            expected, at = feature(number), [evaluate(tables[number][0], phi), ones(phi, layer.outputs)]
+            at = [evaluate(table, phi) for table in tables[number]]
+            h, q, a, r = at[2:]
+            expected, at = feature(number), at[:2]
             self.expected = lambda q, a, h, r: expected([*at, h, q, a, r])  # for a hook that solves for a claim
             q, a, h, r = self.tell("claims", [q, a, h, r])
             phis.append(phi)
-            zs.append(r + q * 2**layer.shift - ones(phi, layer.outputs) * 2 ** (layer.shift - 1))
+            zs.append(r + q * 2**layer.shift - at[1] * 2 ** (layer.shift - 1))
             claims.append([q, a, h])
         return rho, phis, zs, claims
+
+
+def variables(layer: Layer) -> int:
+    return bits(layer.positions) + bits(layer.outputs)
+
+
+def places(layer: Layer) -> list[int]:
+    """Of each feature its place among the values of its variables."""
+    return [p * 2 ** bits(layer.outputs) + c for p in range(layer.positions) for c in range(layer.outputs)]
+
+
+def spaced(layer: Layer, values: list) -> list:
+    """Values of the features at their places, zeros between."""
+    found = [0] * 2 ** variables(layer)
+    for place, value in zip(places(layer), values, strict=True):
+        found[place] = value
+    return found
+
+
+def inner(left: list[F], right: list[F]) -> F:
+    return sum((a * b for a, b in zip(left, right, strict=True)), F(0))

@@ -17,7 +17,7 @@ from enclaveml.zk.batch.format import P, VerificationKey, bits
 from enclaveml.zk.batch.verify.transcript import Transcript
 
 from . import messages
-from .masked import MaskedProver, combination, inner, transposed
+from .masked import MaskedProver, combination, inner
 from .messages import Prover
 from .network import Network
 from .numbers import F, interpolate
@@ -128,12 +128,11 @@ class Simulator(Preset):
         self.given = [self.elements(key.width)]
         self.bound = []
         for number, layer in enumerate(key.layers, 1):
-            columns = transposed(self.network.weights[number - 1])
-            z = [inner([*self.given[-1], 1, 2**8, 2**16], column) for column in columns]
+            (z,) = self.network.sums(number, [[array] for array in self.given])
             if number == len(key.layers):
                 self.output = z
                 return
-            q, a, h = (self.elements(layer.outputs) for _ in range(3))
+            q, a, h = (self.elements(layer.features) for _ in range(3))
             r = [u + 2 ** (layer.shift - 1) - v * 2**layer.shift for u, v in zip(z, q)]
             self.bound.append([h, q, a, r])
             self.given.append(a)
@@ -149,7 +148,7 @@ class Simulator(Preset):
 
     # Openings: labels of the trees and how many columns each has, without the last one's ten.
     def open_columns(self, weights: list[F], theta: list[F], value: F) -> None:
-        units = sum(layer.outputs for layer in self.key.hidden)
+        units = self.key.units
         self.opened({"columns": self.key.width + 2 * units, "helpers": 5 * units}, weights, theta, value)
 
     def open_outputs(self, weights: list[F], theta: list[F], value: F) -> None:

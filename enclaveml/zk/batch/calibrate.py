@@ -23,18 +23,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError
-from enclaveml.zk.batch.chain import Dense
-from enclaveml.zk.batch.format import ACTIVATION_MAX, WEIGHT_HIGH, WEIGHT_LOW
+from enclaveml.zk.batch.float_model import FloatLayer, run
+from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, WEIGHT_HIGH, WEIGHT_LOW, Wiring
 from enclaveml.zk.batch.integer import (
     BIAS_HIGH,
     IntegerLayer,
     IntegerModel,
+    activated,
     fits,
     largest_input,
     layer,
     quantised,
-    rescale,
 )
+from enclaveml.zk.batch.patches import products, read
 
 #: Inputs that are whole multiples of 2^-n, n at most this, are taken at scale n, which loses nothing.
 MAX_EXACT_BITS = 8
@@ -49,11 +50,14 @@ FREE_RANGE_BITS = 12
 #: what was made to fit; and times that every layer's scales are tried anew beside the others'.
 TRIAL_ROWS, SWEEPS = 128, 2
 
-#: From so many weights on fewer trials must do: LARGE_ROWS rows, the finest scale of the inputs, no sweeps.
+#: From so many multiplications a row on fewer trials must do: LARGE_ROWS rows, the finest scale of the inputs, no sweeps.
 LARGE, LARGE_ROWS = 500_000, 64
 
 #: Most inputs of a layer whose errors are made good: it takes matrices of the square of that.
 COMPENSATED = 4096
+
+#: Most rows and positions that are looked at for that.
+COMPENSATED_ROWS = 1 << 14
 
 #: Part of the inputs' mean square that is added to each when errors are made good: few sample rows say little of many inputs.
 DAMPING = 0.01
@@ -73,6 +77,18 @@ class _Scales:
     factor: float
 
 
+@dataclass(frozen=True)
+class _Made:
+    """The first layers of a trial, and the arrays they are given and give, (S, features) int64, the inputs first; the last layer's sums last."""
+
+    layers: list[IntegerLayer]
+    arrays: list[np.ndarray]
+
+    def until(self, number: int) -> _Made:
+        """So many layers of it."""
+        return _Made(self.layers[:number], self.arrays[: number + 1])
+
+
 def exact_bits(rows: np.ndarray) -> int | None:
     """The least n with every value a whole multiple of 2^-n; None above MAX_EXACT_BITS."""
     for n in range(MAX_EXACT_BITS + 1):
@@ -82,19 +98,19 @@ def exact_bits(rows: np.ndarray) -> int | None:
     return None
 
 
-def calibrate(dense: Sequence[Dense], rows: np.ndarray, truth: np.ndarray) -> IntegerModel:
+def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) -> IntegerModel:
     """The integer model of float layers that deviates least from ``truth`` (S, D) on rows (S, *row_shape).
 
     Raises JobError where the protocol has no key for it (too wide, or values of too different sizes).
     """
     every = rows, truth
-    large = sum(each.weights.size for each in dense) >= LARGE
+    large = sum(each.work for each in dense) >= LARGE
     count = LARGE_ROWS if large else TRIAL_ROWS
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))
     rows, truth = rows[chosen], truth[chosen]
     found: list[tuple[float, int, _Search, list[_Scales]]] = []
     problems: list[str] = []
-    scales = _input_scales(dense[0], every[0])
+    scales = _input_scales(_inputs_read(dense), every[0])
     for scale in scales[:1] if large else scales:
         for equalised in ("", "weights", "activations") if len(dense) > 1 else ("",):
             search = _Search(_equalised(dense, every[0], equalised), every[0], rows, truth, scale)
@@ -112,12 +128,18 @@ def calibrate(dense: Sequence[Dense], rows: np.ndarray, truth: np.ndarray) -> In
     return _widened(min(made, key=lambda model: _off(model.outputs(every[0]) - every[1])))
 
 
-def _input_scales(first: Dense, rows: np.ndarray) -> list[int]:
+def _inputs_read(layers: Sequence[FloatLayer] | Sequence[IntegerLayer]) -> int:
+    """The most inputs of a row that a layer reads for one of its sums, windows' cells counted each."""
+    return max(sum(wiring.inputs * wiring.window for wiring in each.reads(number) if wiring.source == 0)
+               for number, each in enumerate(layers, 1))
+
+
+def _input_scales(inputs: int, rows: np.ndarray) -> list[int]:
     """Scales of the inputs that are worth a trial: the exact one, else the finest that fits and two coarser."""
     most = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
-    room = largest_input(first.weights.shape[0]) / (HEADROOM * max(most, 2.0**-30))
+    room = largest_input(inputs) / (HEADROOM * max(most, 2.0**-30))
     if room <= 0:
-        raise JobError(f"a first layer of {first.weights.shape[0]} inputs is too wide for a batch proof; proof.system: ezkl")
+        raise JobError(f"a first layer of {inputs} inputs is too wide for a batch proof; proof.system: ezkl")
     finest = math.floor(math.log2(room))
     exact = exact_bits(rows)
     if exact is not None and exact <= finest:
@@ -125,30 +147,48 @@ def _input_scales(first: Dense, rows: np.ndarray) -> list[int]:
     return [finest, finest - 2, finest - 4]
 
 
-def _activations(dense: Sequence[Dense], rows: np.ndarray) -> list[np.ndarray]:
-    """What each layer is given in float: the rows (S, K), then each hidden layer's values after its ReLU."""
-    found = [rows.reshape(len(rows), -1).astype(np.float64)]
-    for each in dense[:-1]:
-        found.append(np.maximum(found[-1] @ each.weights + each.bias, 0))
-    return found
+def _tied(layers: Sequence[FloatLayer]) -> set[int]:
+    """Numbers of the layers whose values are added to others, or to whose sums others are: they are multiplied by nothing."""
+    return {number for at, each in enumerate(layers, 1) if each.residual is not None for number in (at, each.residual)}
 
 
-def _equalised(dense: Sequence[Dense], rows: np.ndarray, by: str) -> list[Dense]:
-    """The same function, each hidden channel multiplied so that its weights (or largest value) and the next layer's are of one size."""
-    found = list(dense)
+def _equalised(dense: Sequence[FloatLayer], rows: np.ndarray, by: str) -> list[FloatLayer]:
+    """The same function, each hidden channel multiplied so that its weights (or largest value) and the next layers' are of one size."""
+    found, tied = list(dense), _tied(dense)
+    arrays = run(dense, rows)[0] if by == "activations" else []
     for i in range(len(dense) - 1) if by else ():
-        here, after = found[i], found[i + 1]
+        here = found[i]
+        channels = len(here.bias)
+        readers = _readers(found, i + 1)
+        if i + 1 in tied or any(wiring.shape[2] != channels and not wiring.whole for _, wiring, _ in readers):
+            continue
         if by == "weights":
             sizes = np.abs(here.weights).max(axis=0)
         else:
-            sizes = _activations(found[: i + 2], rows)[-1].max(axis=0)
-        ahead = np.abs(after.weights).max(axis=1)
+            sizes = arrays[i + 1].reshape(-1, channels).max(axis=0)
+        ahead = np.max([np.abs(found[j].weights[part]).reshape(-1, channels, found[j].weights.shape[1]).max(axis=(0, 2))
+                        for j, _, part in readers], axis=0)
         dead = (sizes <= 0) | (ahead <= 0)
         factor = np.sqrt(np.where(dead, 1.0, ahead) / np.where(dead, 1.0, sizes))
         factor = np.where(dead, np.median(factor[~dead]) if (~dead).any() else 1.0, factor)
         factor = np.clip(factor, np.median(factor) / 8, np.median(factor) * 8)
-        found[i] = Dense(here.weights * factor, here.bias * factor)
-        found[i + 1] = Dense(after.weights / factor[:, None], after.bias)
+        found[i] = replace(here, weights=here.weights * factor, bias=here.bias * factor)
+        for j, _, part in readers:
+            weights = found[j].weights.copy()
+            weights[part] /= np.tile(factor, (part.stop - part.start) // channels)[:, None]
+            found[j] = replace(found[j], weights=weights)
+    return found
+
+
+def _readers(layers: Sequence[FloatLayer], source: int) -> list[tuple[int, Wiring, slice]]:
+    """Who reads an array: the layer's place, the wiring, and which of its weights that takes."""
+    found = []
+    for j, each in enumerate(layers):
+        start = 0
+        for wiring in each.reads(j + 1):
+            if wiring.source == source:
+                found.append((j, wiring, slice(start, start + wiring.inputs)))
+            start += wiring.inputs
     return found
 
 
@@ -158,31 +198,31 @@ class _Search:
     every: all sample rows, of which ``rows`` are those to try on.
     """
 
-    def __init__(self, dense: Sequence[Dense], every: np.ndarray, rows: np.ndarray, truth: np.ndarray, input_scale: int) -> None:
+    def __init__(self, dense: Sequence[FloatLayer], every: np.ndarray, rows: np.ndarray, truth: np.ndarray, input_scale: int) -> None:
         self.dense, self.truth, self.input_scale = dense, truth, input_scale
         self.x = quantised(rows, input_scale)
         most = np.abs(quantised(every, input_scale)).max(initial=0)
-        self.limit = int(min(largest_input(dense[0].weights.shape[0]), max(1, HEADROOM * most)))
-        self.given = _activations(dense, rows)
-        self.targets = [a @ each.weights + each.bias for a, each in zip(self.given, dense, strict=True)]
-        self.most = [float(a.max(initial=0.0)) or 1.0 for a in _activations(dense, every)[1:]]
+        self.limit = int(min(largest_input(_inputs_read(dense)), max(1, HEADROOM * most)))
+        self.targets = run(dense, rows)[1]
+        self.most = [float(a.max(initial=0.0)) or 1.0 for a in run(dense, every)[0][1:]]
+        self.tied = _tied(dense)
 
     def best(self, sweeps: int) -> tuple[float, list[_Scales]]:
         """The least deviation and its scales, after so many sweeps over all layers. Raises JobError where no scales give a model that the protocol has."""
         chosen: list[_Scales] = []
-        a: np.ndarray | None = self.x
+        made: _Made | None = _Made([], [self.x])
         for number in range(len(self.dense)):  # from the front, each held to its own values in float
-            chosen.append(self._choose(number, chosen, a))
-            made = None if a is None else self._layer(number, chosen, a)
-            a = None if made is None else np.clip(rescale(made.sums(a), made.shift), 0, ACTIVATION_MAX) if made.shift else a
-        whole = self._deviation(chosen)
+            chosen.append(self._choose(number, chosen, made))
+            made = made and self._continued(made, chosen)
+        whole = self._deviation(made, chosen)
         for _ in range(sweeps):
             before = whole
             for number in range(len(self.dense)):
                 for other in self._options(number, chosen[:number]):
                     trial = [*chosen[:number], other, *chosen[number + 1 :]]
-                    if (found := self._deviation(trial)) < whole:
-                        chosen, whole = trial, found
+                    other_made = self._continued(made.until(number) if made else _Made([], [self.x]), trial)
+                    if (found := self._deviation(other_made, trial)) < whole:
+                        chosen, whole, made = trial, found, other_made
             if not whole < before:
                 break
         if not math.isfinite(whole):
@@ -192,76 +232,111 @@ class _Search:
     def _options(self, number: int, before: Sequence[_Scales]) -> Iterator[_Scales]:
         """What is tried for a layer: weights, or activations, that fill their bits, or as they are."""
         each = self.dense[number]
-        largest = float(np.abs(each.weights).max(initial=0.0)) / self._divisor(before) or 1.0
+        largest = float((np.abs(each.weights) / self._divisors(number, before)[:, None]).max(initial=0.0)) or 1.0
         plain = math.floor(math.log2((WEIGHT_HIGH + 0.49) / largest))
         if number == len(self.dense) - 1:
             yield from (_Scales(plain - d, 0, 1.0) for d in (0, 1))
             return
         top = ACTIVATION_MAX * FILLED / self.most[number]
-        for factor in (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top))):
+        factors = (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top)))
+        alone = number + 1 in self.tied or np.isin(np.abs(each.weights), (0, 1)).all()  # as they are, differences are exact
+        for factor in factors[:1] if alone else factors:
             fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
             kept = math.floor(math.log2(top / factor) + 1e-9)
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
 
-    def _choose(self, number: int, before: list[_Scales], a: np.ndarray | None) -> _Scales:
-        """The scales of a layer with which its own values come out best, given a (S, K) by the layers before it."""
+    def _choose(self, number: int, before: list[_Scales], so_far: _Made | None) -> _Scales:
+        """The scales of a layer with which its own values come out best, given the layers before it."""
         found: list[tuple[float, _Scales]] = []
         for option in self._options(number, before):
-            made = None if a is None else self._layer(number, [*before, option], a)
+            made = so_far and self._continued(so_far, [*before, option])
             error = math.inf
             if made is not None:
-                z = made.sums(a)
                 if number == len(self.dense) - 1:
-                    value, wanted = z * 2.0 ** -self._scale_of_sums(number, [*before, option]), self.targets[number]
+                    value, wanted = made.arrays[-1] * 2.0 ** -self._scale_of_sums(number, [*before, option]), self.targets[number]
                 else:
-                    value = np.clip(rescale(z, made.shift), 0, ACTIVATION_MAX) * 2.0**-option.activation / option.factor
-                    wanted = np.maximum(self.targets[number], 0)
+                    value, wanted = made.arrays[-1] * 2.0**-option.activation / option.factor, np.maximum(self.targets[number], 0)
                 error = float(np.square(value - wanted).mean())
             found.append((error, option))
         return min(found, key=lambda each: each[0])[1]
 
-    def _divisor(self, before: Sequence[_Scales]) -> float:
-        return before[-1].factor if before else 1.0
+    def _scale(self, array: int, scales: Sequence[_Scales]) -> int:
+        """The scale of an array's values."""
+        return scales[array - 1].activation if array else self.input_scale
+
+    def _first(self, number: int) -> int:
+        """The array beside whose scale that of a layer's weights is counted: the first it reads."""
+        return self.dense[number].reads(number + 1)[0].source
+
+    def _divisors(self, number: int, scales: Sequence[_Scales]) -> np.ndarray:
+        """Of each input of a layer (K,) what its weights are divided by, because arrays have factors and scales of their own."""
+        found = []
+        for wiring in self.dense[number].reads(number + 1):
+            factor = scales[wiring.source - 1].factor if wiring.source else 1.0
+            finer = self._scale(self._first(number), scales) - self._scale(wiring.source, scales)
+            found.append(np.full(wiring.inputs, factor * 2.0**-finer))
+        return np.concatenate(found)
 
     def _scale_of_sums(self, number: int, scales: Sequence[_Scales]) -> int:
-        given = self.input_scale if number == 0 else scales[number - 1].activation
-        return given + scales[number].weight
+        return self._scale(self._first(number), scales) + scales[number].weight
 
-    def _layer(self, number: int, scales: Sequence[_Scales], a: np.ndarray, compensated: bool = False) -> IntegerLayer | None:
-        """A layer in integers, its bias corrected on what it is given, a (S, K); None where something is out of range."""
+    def _layer(self, number: int, scales: Sequence[_Scales], arrays: Sequence[np.ndarray],
+               compensated: bool) -> tuple[IntegerLayer, np.ndarray] | None:
+        """A layer in integers, its bias corrected on what it is given, arrays (S, features), and its sums z (S, M) int64; None where
+        something is out of range."""
         mine, last = scales[number], number == len(self.dense) - 1
         scale = self._scale_of_sums(number, scales)
         shift = 0 if last else scale - mine.activation
         if not last and shift < 1:
             return None
         each, through = self.dense[number], 1.0 if last else mine.factor
-        weights = each.weights * (through / self._divisor(scales[:number]) * 2.0**mine.weight)
-        weights = _compensated(weights, a) if compensated else np.clip(np.rint(weights), WEIGHT_LOW, WEIGHT_HIGH)
+        weights = each.weights * (through / self._divisors(number, scales) * 2.0**mine.weight)[:, None]
+        wirings, residual, added = each.reads(number + 1), None, 0
+        if each.residual is not None:
+            exponent = scale - self._scale(each.residual, scales)
+            if not 0 <= exponent <= MOST_SHIFT:
+                return None
+            residual, added = (each.residual, exponent), arrays[each.residual] * 2.0**exponent
+        if compensated:
+            given = read(wirings, arrays).reshape(-1, len(weights))
+            weights = _compensated(weights, given[:: -(-len(given) // COMPENSATED_ROWS)])
+        else:
+            weights = np.clip(np.rint(weights), WEIGHT_LOW, WEIGHT_HIGH)
         bias = each.bias * through * 2.0**scale
-        shifted = (self.targets[number] * through * 2.0**scale - bias - a.astype(np.float64) @ weights).mean(axis=0)
-        bias = np.rint(bias + shifted)
+        sums = (products(wirings, arrays, weights) + added).reshape(-1, len(bias))
+        bias = np.rint(bias + ((self.targets[number] * through * 2.0**scale).reshape(-1, len(bias)) - bias - sums).mean(axis=0))
         if not (np.abs(bias) <= BIAS_HIGH).all():
             return None
-        return layer(weights, bias, shift)
+        z = (sums.astype(np.int64) + bias.astype(np.int64)).reshape(len(self.x), -1)
+        return layer(weights, bias, shift, each.wirings, residual), z
+
+    def _continued(self, made: _Made, scales: Sequence[_Scales], compensated: bool = False) -> _Made | None:
+        """The integer layers of these scales, those after ``made`` made; None where something is out of range."""
+        layers, arrays = list(made.layers), list(made.arrays)
+        for number in range(len(layers), len(scales)):
+            found = self._layer(number, scales, arrays, compensated)
+            if found is None:
+                return None
+            layers.append(found[0])
+            arrays.append(activated(found[1], found[0].shift) if found[0].shift else found[1])
+        return _Made(layers, arrays)
+
+    def _model(self, made: _Made, output_scale: int) -> IntegerModel:
+        return IntegerModel(tuple(made.layers), self.input_scale, output_scale, -self.limit, self.limit)
 
     def model(self, scales: Sequence[_Scales], compensated: bool = False) -> IntegerModel | None:
         """The integer model of these scales; None where something is out of range."""
-        a, layers = self.x, []
-        for number in range(len(scales)):
-            made = self._layer(number, scales, a, compensated)
-            if made is None:
-                return None
-            layers.append(made)
-            if made.shift:
-                a = np.clip(rescale(made.sums(a), made.shift), 0, ACTIVATION_MAX)
-        return IntegerModel(tuple(layers), self.input_scale, self._scale_of_sums(len(scales) - 1, scales), -self.limit, self.limit)
+        made = self._continued(_Made([], [self.x]), scales, compensated)
+        return None if made is None else self._model(made, self._scale_of_sums(len(scales) - 1, scales))
 
-    def _deviation(self, scales: Sequence[_Scales]) -> float:
+    def _deviation(self, made: _Made | None, scales: Sequence[_Scales]) -> float:
         """Largest deviation of the outputs; infinite where the protocol has no key for such a model."""
-        model = self.model(scales)
-        if model is None or fits(model):
+        if made is None:
             return math.inf
-        return float(np.abs(model.run(self.x) * 2.0**-model.output_scale - self.truth).max(initial=0.0))
+        scale = self._scale_of_sums(len(scales) - 1, scales)
+        if fits(self._model(made, scale)):
+            return math.inf
+        return float(np.abs(made.arrays[-1] * 2.0**-scale - self.truth).max(initial=0.0))
 
     def _problem(self, scales: Sequence[_Scales]) -> str:
         model = self.model(scales)
@@ -289,7 +364,7 @@ def _compensated(weights: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 def _widened(model: IntegerModel) -> IntegerModel:
     """The model with as wide a range of inputs as costs next to nothing, and as cannot wrap."""
-    most, bits = largest_input(model.layers[0].matrix.shape[0] - 3), max(model.range_bits, FREE_RANGE_BITS)
+    most, bits = largest_input(_inputs_read(model.layers)), max(model.range_bits, FREE_RANGE_BITS)
     while model.input_high < most:
         high = min(2 * model.input_high, most)
         wider = replace(model, input_low=-high, input_high=high)

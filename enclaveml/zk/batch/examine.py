@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError
+from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.batch.quantise import Quantised, quantise
 from enclaveml.zk.batch.rows_of_a_proof import choose, peak_bytes, template
 from enclaveml.zk.batch.verify.api import proof_bytes
@@ -45,7 +46,8 @@ def document(found: Examination, rows: int, samples: int) -> dict[str, object]:
     return {
         "provable": True, "refused": None, "system": "batch", "model_hash": found.quantised.model_hash, "rows": rows, "samples": samples,
         "tolerance": found.quantised.tolerance, "deviation": measured.deviation, "agreement": measured.agreement,
-        "layers": [[each.weights.shape[0], each.weights.shape[1]] for each in model.layers], "shifts": [each.shift for each in model.layers[:-1]],
+        "layers": [[each.weights.shape[0], each.weights.shape[1]] for each in model.layers],
+        "positions": [each.shape.positions for each in model.layers], "shifts": [each.shift for each in model.layers[:-1]],
         "input_scale": model.input_scale, "output_scale": model.output_scale,
         "input_range": [v * 2.0**-model.input_scale for v in (model.input_low, model.input_high)], "range_bits": model.range_bits,
         "rows_per_proof": found.rows, "proof_bytes": found.proof_bytes, "memory_bytes": found.peak_bytes,
@@ -57,14 +59,26 @@ def text(found: Examination, rows: int, samples: int) -> str:
     if found.quantised is None:
         return f"refused: {found.refused}\n"
     told = document(found, rows, samples)
-    widths = " to ".join(str(n) for n in [told["layers"][0][0], *(m for _, m in told["layers"])])  # type: ignore[index, union-attr]
     low, high = told["input_range"]  # type: ignore[misc]
     return "\n".join([
         f"the model can be proved in batches: {found.caution}", "",
-        f"layers: dense, {widths}; weights int8, activations 8 bits; inputs from {low:g} to {high:g} in steps of 2^-{told['input_scale']}",
+        f"layers: {_layers(found.quantised.model)}; weights int8, activations 8 bits; inputs from {low:g} to {high:g} in steps of 2^-{told['input_scale']}",
         f"beside the float model on {samples} sample rows: off by {told['deviation']:.3g} at most (tolerance {told['tolerance']:.3g}), argmax "
         f"agreement {told['agreement']:.4f}",
         f"{found.rows:,} rows a proof; a proof of {found.proof_bytes / 1e6:.2f} MB; {rows:,} rows in {-(-rows // found.rows):,} proofs",
         f"predicted: peak memory of one prover {found.peak_bytes / 1e9:.2f} GB",
         f"model hash: {told['model_hash']}",
     ]) + "\n"
+
+
+def _layers(model: IntegerModel) -> str:
+    """The layers in words: widths of dense ones, else how often how many inputs become how many outputs."""
+    shapes = [each.shape for each in model.layers]
+    if not any(shape.wirings or shape.residual for shape in shapes):
+        return "dense, " + " to ".join(map(str, [shapes[0].inputs, *(shape.outputs for shape in shapes)]))
+    words = []
+    for shape in shapes:
+        often = f"{shape.positions} times " if shape.positions > 1 else ""
+        added = f" and array {shape.residual[0]} added" if shape.residual else ""
+        words.append(f"{often}{shape.inputs} to {shape.outputs}{added}")
+    return "; ".join(words)

@@ -5,6 +5,7 @@ PROTOCOL.md, "Statement", has the arithmetic. Letters: N rows, K inputs and M ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,9 @@ from enclaveml.zk.batch.format import (
     Layer,
     P,
     VerificationKey,
+    Wiring,
 )
+from enclaveml.zk.batch.patches import products
 
 #: The biases that three int8 limbs can say.
 BIAS_LOW, BIAS_HIGH = WEIGHT_LOW * sum(BIAS_CONSTANTS), WEIGHT_HIGH * sum(BIAS_CONSTANTS)
@@ -28,44 +31,69 @@ INPUT_LOW, INPUT_HIGH = -(2**15), 2**15 - 1
 
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
-    """A dense layer as it is committed: ``matrix`` (K + 3, M) int8, the weights and below them the bias's three limbs.
+    """A layer as it is committed: ``matrix`` (K + 3, M') int8, the weights and below them the bias's three limbs.
 
-    shift: s of the rescaling after it; 0 in the last layer, which has none.
+    shift: s of the rescaling after it; 0 in the last layer, which has none. wirings, residual: as in a key.
     """
 
     matrix: np.ndarray
     shift: int
+    wirings: tuple[Wiring, ...] = ()
+    residual: tuple[int, int] | None = None
 
     @property
     def weights(self) -> np.ndarray:
-        """(K, M) float64: products and sums of these integers are exact in it."""
+        """(K, M') float64: products and sums of these integers are exact in it."""
         return self.matrix[: -len(BIAS_CONSTANTS)].astype(np.float64)
 
     @property
     def bias(self) -> np.ndarray:
-        """(M,) int64."""
+        """(M',) int64."""
         return np.array(BIAS_CONSTANTS, np.int64) @ self.matrix[-len(BIAS_CONSTANTS) :].astype(np.int64)
 
-    def sums(self, a: np.ndarray) -> np.ndarray:
-        """z = a W + b, (N, M) int64, of a (N, K) of integers."""
-        return (a.astype(np.float64) @ self.weights).astype(np.int64) + self.bias
+    @property
+    def shape(self) -> Layer:
+        """What a key says of it."""
+        return Layer(self.matrix.shape[0] - len(BIAS_CONSTANTS), self.matrix.shape[1], self.shift, self.wirings, self.residual)
 
-    def extremes(self, low: int, high: int) -> tuple[int, int]:
-        """The least and the largest z that inputs from ``low`` to ``high`` can give."""
-        negative, positive = np.minimum(self.weights, 0).sum(axis=0), np.maximum(self.weights, 0).sum(axis=0)
-        least = negative * high + positive * low + self.bias
-        most = positive * high + negative * low + self.bias
-        return int(least.min()), int(most.max())
+    def reads(self, number: int) -> tuple[Wiring, ...]:
+        """The wirings of layer ``number``, from 1, a dense layer's too."""
+        return self.wirings or (Wiring(number - 1, (1, 1, self.matrix.shape[0] - len(BIAS_CONSTANTS))),)
+
+    def sums(self, number: int, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """z, (N, M) int64, of the arrays (N, features) of integers before layer ``number``: the inputs, then activations."""
+        found = products(self.reads(number), arrays, self.weights).astype(np.int64).reshape(len(arrays[0]), -1, self.matrix.shape[1])
+        found = (found + self.bias).reshape(len(arrays[0]), -1)
+        if self.residual is None:
+            return found
+        source, exponent = self.residual
+        return found + (arrays[source].astype(np.int64) << exponent)
+
+    def extremes(self, number: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The least and the largest z that arrays within these ranges, (low, high) each, can give."""
+        least, most, start = self.bias, self.bias, 0
+        for wiring in self.reads(number):
+            weights = self.weights[start : start + wiring.inputs]
+            negative, positive = np.minimum(weights, 0).sum(axis=0), np.maximum(weights, 0).sum(axis=0)
+            low, high = (wiring.window * value for value in ranges[wiring.source])
+            if any(wiring.pads):
+                low, high = min(low, 0), max(high, 0)
+            least = least + negative * high + positive * low
+            most = most + positive * high + negative * low
+            start += wiring.inputs
+        low, high = (value << self.residual[1] for value in ranges[self.residual[0]]) if self.residual else (0, 0)
+        return int(least.min()) + low, int(most.max()) + high
 
 
-def layer(weights: np.ndarray, bias: np.ndarray, shift: int) -> IntegerLayer:
-    """A layer of weights (K, M) and biases (M,) of whole numbers. Raises ValueError where one is out of its range."""
+def layer(weights: np.ndarray, bias: np.ndarray, shift: int, wirings: tuple[Wiring, ...] = (),
+          residual: tuple[int, int] | None = None) -> IntegerLayer:
+    """A layer of weights (K, M') and biases (M',) of whole numbers. Raises ValueError where one is out of its range."""
     weights, bias = np.asarray(weights), np.asarray(bias).astype(np.int64)
     if weights.min() < WEIGHT_LOW or weights.max() > WEIGHT_HIGH:
         raise ValueError(f"weights from {weights.min():g} to {weights.max():g}; {WEIGHT_LOW} to {WEIGHT_HIGH} are int8")
     if bias.min() < BIAS_LOW or bias.max() > BIAS_HIGH:
         raise ValueError(f"biases from {bias.min()} to {bias.max()}; {BIAS_LOW} to {BIAS_HIGH} are three limbs")
-    return IntegerLayer(np.concatenate([weights, limbs(bias)]).astype(np.int8), shift)
+    return IntegerLayer(np.concatenate([weights, limbs(bias)]).astype(np.int8), shift, wirings, residual)
 
 
 def limbs(bias: np.ndarray) -> np.ndarray:
@@ -81,6 +109,11 @@ def limbs(bias: np.ndarray) -> np.ndarray:
 def rescale(z: np.ndarray, shift: int) -> np.ndarray:
     """q of the sums z, rounded to the nearest (halves up): (z + 2^(s-1)) >> s, in int64."""
     return (z + (1 << (shift - 1))) >> shift
+
+
+def activated(z: np.ndarray, shift: int) -> np.ndarray:
+    """a of the sums z, in int64: rescaled, and cut to 0 and 255."""
+    return np.clip(rescale(z, shift), 0, ACTIVATION_MAX)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +142,10 @@ class IntegerModel:
         """y (N, D) int64 of x (N, K) within the range. Raises ValueError for rows that are not."""
         if not self.within(x).all():
             raise ValueError(f"an input is out of [{self.input_low}, {self.input_high}]")
-        a = x
-        for each in self.layers[:-1]:
-            a = np.clip(rescale(each.sums(a), each.shift), 0, ACTIVATION_MAX)
-        return self.layers[-1].sums(a)
+        arrays = [x]
+        for number, each in enumerate(self.layers[:-1], 1):
+            arrays.append(activated(each.sums(number, arrays), each.shift))
+        return self.layers[-1].sums(len(self.layers), arrays)
 
     def outputs(self, rows: np.ndarray) -> np.ndarray:
         """What the model says of float rows (N, *row_shape), (N, D) float64; inputs out of range are cut to it."""
@@ -120,17 +153,17 @@ class IntegerModel:
 
     @property
     def range_bits(self) -> int:
-        low, high, found = self.input_low, self.input_high, 0
-        for each in self.layers[:-1]:
-            least, most = (int(rescale(np.int64(z), each.shift)) for z in each.extremes(low, high))
+        ranges, found = [(self.input_low, self.input_high)], 0
+        for number, each in enumerate(self.layers[:-1], 1):
+            least, most = (int(rescale(np.int64(z), each.shift)) for z in each.extremes(number, ranges))
             found = max(found, most.bit_length(), (-least - 1).bit_length() if least < 0 else 0)
-            low, high = 0, ACTIVATION_MAX
+            ranges.append((0, ACTIVATION_MAX))
         return found
 
     def key(self, rows: int, roots: tuple[bytes, ...], masks: int = 0) -> VerificationKey:
         """The verification key of proofs of so many rows, ``masks`` of them mask rows. Raises ValueError where the protocol has
         no such key."""
-        shapes = tuple(Layer(each.matrix.shape[0] - len(BIAS_CONSTANTS), each.matrix.shape[1], each.shift) for each in self.layers)
+        shapes = tuple(each.shape for each in self.layers)
         return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots, masks)
 
 

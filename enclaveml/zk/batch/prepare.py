@@ -38,7 +38,7 @@ from enclaveml.zk.rows import Progress, padded, sampled
 from enclaveml.zk.scratch import Scratch
 
 #: Of the quantiser and this module: another version, other circuits.
-_PLAN_VERSION = 3
+_PLAN_VERSION = 4
 
 #: The order that the proof at preparation is made for; no run gives it.
 _NONCE = bytes(32)
@@ -150,7 +150,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         srs_origin="none",
         settings={**laid.settings, "zero_knowledge": key.masks > 0, "mask_rows": key.masks, "weights": found.weights, "range_bits": key.range_bits,
                   "input_range": [key.input_low, key.input_high],
-                  "layers": [[layer.inputs, layer.outputs, layer.shift] for layer in key.layers]},
+                  "layers": [layer.to_json() for layer in key.layers], "widths": widths_of(key)},
         measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in FILES)},
         files={name: sha256_file(folder / name) for name in FILES},
         folder=folder,
@@ -189,8 +189,13 @@ def _prove_once(
     }
 
 
+def widths_of(key: VerificationKey) -> list[int]:
+    """Features of the inputs and of each layer."""
+    return [key.width, *(layer.features for layer in key.layers)]
+
+
 def _plan(key: VerificationKey) -> str:
-    widths = "-".join(map(str, [key.width, *(layer.outputs for layer in key.layers)]))
+    widths = "-".join(map(str, widths_of(key)))
     shifts = ",".join(str(layer.shift) for layer in key.hidden) or "none"
     masks = f" masks={key.masks}" if key.masks else ""
     return f"batch B={key.real_rows}{masks} layers={widths} shifts={shifts} range={key.range_bits}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.calibrate import calibrate
-from enclaveml.zk.batch.chain import dense_layers
+from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.export import HASH_BATCH, export
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
@@ -47,15 +47,26 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     Raises JobError for a model that no batch proof can hold, or not within the tolerance or the agreement asked for.
     """
     document = export(function, HASH_BATCH)
-    dense = dense_layers(document)
+    layers = float_layers(document)
     truth = float_outputs(function, rows, min(64, max(2, len(rows))))
     if not np.isfinite(truth).all():
         raise JobError("the model's outputs on the sample rows are not all finite")
-    model = calibrate(dense, rows, truth)
+    model = calibrate(layers, rows, truth)
+    if request.inputs != "public":
+        model = coarse(model)
     found = measure(model, rows, truth)
     refuse(found, request)
-    count = sum(each.weights.size + each.bias.size for each in dense)
+    count = sum(each.weights.size + each.bias.size for each in layers)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
+
+
+def coarse(model: IntegerModel) -> IntegerModel:
+    """The model with its inputs' range cut to a power of two: what was the largest sample's value says its size alone.
+
+    The range is at least twice the largest sample's, so that the sample rows stay within it.
+    """
+    high = 1 << (model.input_high.bit_length() - 1)
+    return replace(model, input_low=-high, input_high=high)
 
 
 def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measured:

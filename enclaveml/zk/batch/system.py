@@ -45,7 +45,7 @@ class BatchSystem:
     def plan_text(self, circuit: Circuit) -> str:
         """What was calibrated, and what a proof takes."""
         measured, settings = circuit.measured, circuit.settings
-        widths = "-".join(map(str, [settings["layers"][0][0], *(layer[1] for layer in settings["layers"])]))
+        widths = "-".join(map(str, settings["widths"]))
         return (f"batch circuit ({circuit.caution}): layers {widths}, {circuit.rows} rows and {circuit.proof_bytes / 1e6:.2f} MB a proof\n"
                 f"deviation {circuit.deviation:.3g} (tolerance {circuit.tolerance:g}), argmax agreement {circuit.agreement:.4f} on "
                 f"{circuit.samples} sample rows\n"

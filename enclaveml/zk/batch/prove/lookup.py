@@ -26,13 +26,13 @@ class Challenges:
         square = extension.times(beta, beta)
         offsets = [extension.minus(alpha, extension.times(square, extension.lift(layer.shift))) for layer in key.hidden]
         return cls(alpha, beta, tuple(offset for offset, layer in zip(offsets, key.hidden, strict=True)
-                                      for _ in range(layer.outputs)))
+                                      for _ in range(layer.features)))
 
 
 def multiplicities(key: VerificationKey, trace: Trace) -> np.ndarray:
     """uint32: uses of the activation entries, then of the remainders' table of each shift, ascending."""
     counts = [np.bincount((trace.quotients + (1 << key.range_bits)).reshape(-1), minlength=2 << key.range_bits)]
-    column_shifts = np.repeat([layer.shift for layer in key.hidden], [layer.outputs for layer in key.hidden])
+    column_shifts = np.repeat([layer.shift for layer in key.hidden], [layer.features for layer in key.hidden])
     for shift in key.shifts:
         counts.append(np.bincount(trace.remainders[:, column_shifts == shift].reshape(-1), minlength=1 << shift))
     return np.concatenate(counts).astype("<u4")

@@ -29,7 +29,7 @@ def memory_bytes(key: VerificationKey) -> int:
 
     Measured and foreseen stand beside each other in ``benchmarks/reports/batch.md``. Not for the weights proof.
     """
-    cells = key.rows * sum(layer.outputs for layer in key.hidden)
+    cells = key.rows * key.units
     weights = sum(layer.length * layer.outputs for layer in key.layers)
     masked = _MASKED + _MASKED_CELL * key.rows * (key.width + PADS) if key.masks else 0
     return _BASE + masked + _CELL * cells + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights

@@ -8,8 +8,7 @@ from hashlib import sha256, shake_256
 import numpy as np
 
 from ..format import INPUTS_DOMAIN, MASKS_DOMAIN, P, VerificationKey
-from .element import Element
-from .multilinear import evaluate
+from .field import product, small
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class InputRows:
         self._x = known.x
         self._masks = stream(seed, "inputs", key.masks * key.width).reshape(key.masks, key.width)
 
-    def evaluate(self, rows: np.ndarray, columns: np.ndarray) -> Element:
-        """sum_ij eq_i x[i, j] eq'_j; rows [5, N], columns [5, K or more]."""
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """[5, K]: sum_i eq_i x[i, j]; rows [5, N]."""
         real = len(self._x)
-        return evaluate(self._x, rows[:, :real], columns) + evaluate(self._masks, rows[:, real:], columns)
+        return small(product(rows[:, :real], self._x) + product(rows[:, real:], self._masks))
 
 
 def stream(seed: bytes, label: str, count: int) -> np.ndarray:

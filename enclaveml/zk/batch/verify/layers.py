@@ -1,21 +1,21 @@
-"""Steps 4, 6, 8 and 10 of the rows' proof (``PROTOCOL.md``, "The proof"): they are the same with mask rows and without."""
+"""Steps 4, 6, 8, 9 and 10 of the rows' proof (``PROTOCOL.md``, "The proof"), as they are with mask rows and without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..format import BIAS_CONSTANTS, VerificationKey, bits
-from .element import Element, power, total
-from .extension import add, by_x, element, scale
-from .multilinear import eq, eq_table, ones
+from .element import ONE, ZERO, Element, total
+from .extension import add, by_x, element, inner, scale
+from .multilinear import eq, eq_table
 from .opening import Tree, check_opening
 from .reader import Reader
 from .rejection import demand
 from .sumcheck import rounds
 from .transcript import Transcript
+from .wiring import Features, reads
 
 
 @dataclass(frozen=True)
@@ -31,36 +31,50 @@ class Challenges:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """A layer at (rho, phi): phi, eq's table there, and z; of a hidden layer the claims q, a, h too."""
+class Activation:
+    """A hidden layer after step 6: phi, the claims at (rho, phi), and z, which follows."""
 
-    point: list[Element]
-    table: np.ndarray
+    at: Features
+    q: Element
+    a: Element
+    h: Element
     z: Element
-    q: Element | None = None
-    a: Element | None = None
-    h: Element | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the sum over ``places``, arrays m and thetas [5, features], of theta a_m(rho) is ``value``."""
+
+    value: Element
+    places: list[tuple[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Product:
-    """A layer after step 8: kappa, eq's table there, what it is given at (rho, kappa), and W(kappa, phi)."""
+    """A layer after step 8: kappa's table, the claim about its weights, and what it claims of committed arrays."""
 
-    point: list[Element]
     table: np.ndarray
-    given: Element
     weight: Element
+    claims: list[Claim]
+
+
+def product_claims(key: VerificationKey, number: int, masked: bool) -> int:
+    """How many elements step 8 of a layer sends beside its rounds: what it reads of the inputs, where these are committed, and of
+    hidden layers, its weights, and what it adds."""
+    layer, sources = key.layers[number - 1], {wiring.source > 0 for wiring in key.wirings(number)}
+    added = layer.residual is not None and (masked or layer.residual[0] > 0)
+    return 1 + (True in sources) + (masked and False in sources) + added
 
 
 def draw_zerocheck(key: VerificationKey, transcript: Transcript, lookup: list[Element]) -> Challenges:
     """Step 4, after ``lookup``, alpha and beta."""
     n = bits(key.rows)
-    drawn = transcript.elements("zerocheck", n + sum(bits(layer.outputs) for layer in key.hidden) + 2)
+    drawn = transcript.elements("zerocheck", n + sum(layer.variables for layer in key.hidden) + 2)
     tau, rest, (lam, mu) = drawn[:n], drawn[n:-2], drawn[-2:]
     sigmas = []
     for layer in key.hidden:
-        sigmas.append(rest[:bits(layer.outputs)])
-        rest = rest[bits(layer.outputs):]
+        sigmas.append(rest[:layer.variables])
+        rest = rest[layer.variables:]
     return Challenges(*lookup, tau, sigmas, lam, mu)
 
 
@@ -71,72 +85,105 @@ def read_parts(key: VerificationKey, reader: Reader, transcript: Transcript) -> 
     return parts
 
 
-def check_features(key: VerificationKey, reader: Reader, transcript: Transcript, drawn: Challenges,
-                   parts: list[Element], weight: Element, mu: Element) -> list[Feature]:
+def check_activations(key: VerificationKey, reader: Reader, transcript: Transcript, drawn: Challenges,
+                      parts: list[Element], weight: Element, mu: Element) -> list[Activation]:
     """The rest of step 6; ``weight`` and ``mu`` are what the two sums over rows are multiplied with at rho."""
     alpha, beta = drawn.alpha, drawn.beta
-    features = []
+    activations = []
     for number, (layer, part) in enumerate(zip(key.hidden, parts, strict=True), 1):
-        phi, claim = rounds(reader, transcript, part, bits(layer.outputs), 4, "features", "feature")
+        phi, claim = rounds(reader, transcript, part, layer.variables, 4, "features", "feature")
         raw, (q, a, h, r) = reader.elements(4, "claims")
         transcript.absorb("claims", raw)
-        table = eq_table(phi)
-        one = ones(table, layer.outputs)
+        at = Features.at(layer, phi)
+        one = at.one
         left = alpha * one - q - beta * a
         right = (alpha - beta * beta * layer.shift) * one - r
         sigma = drawn.sigmas[number - 1]
         demand(weight * eq(sigma, phi) * (h * left * right - left - right) + mu * h == claim,
                f"activation of layer {number}: the claims are not what the rounds lead to")
         z = r + q * 2**layer.shift - one * 2 ** (layer.shift - 1)
-        features.append(Feature(phi, table, z, q, a, h))
+        activations.append(Activation(at, q, a, h, z))
         weight = weight * drawn.lam
-    return features
+    return activations
 
 
-def check_products(key: VerificationKey, reader: Reader, transcript: Transcript, features: list[Feature],
-                   inputs: Callable[[np.ndarray], Element] | None) -> list[Product]:
-    """Step 8. ``inputs`` evaluates the batch's at (rho, kappa_1), given kappa_1's table; None: the proof claims it."""
-    products = []
-    for number in range(len(key.layers), 0, -1):
-        layer = key.layers[number - 1]
-        z = features[number - 1].z
-        kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
-        table = eq_table(kappa)
-        claimed = number > 1 or inputs is None
-        raw, claims = reader.elements(2 if claimed else 1, "product claims")
-        transcript.absorb("product claims", raw)
-        given = claims[0] if claimed else inputs(table)
-        limbs = total(element(table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
-        demand((given + limbs) * claims[-1] == claim,
-               f"product of layer {number}: the claims are not what the rounds lead to")
-        products.insert(0, Product(kappa, table, given, claims[-1]))
-    return products
+def check_products(key: VerificationKey, reader: Reader, transcript: Transcript, sums: list[tuple[Features, Element]],
+                   given: np.ndarray | None) -> dict[int, Product]:
+    """Step 8, last layer to first; sums: each layer's point and z. given: the inputs at rho [5, K]; None: they are committed."""
+    return {number: _check_product(key, number, *sums[number - 1], given, reader, transcript)
+            for number in range(len(key.layers), 0, -1)}
 
 
-def combined(key: VerificationKey, features: list[Feature], products: list[Product], delta: Element,
-             inputs: bool) -> tuple[Element, np.ndarray]:
-    """What step 9 opens columns and helpers for: the claim, theta [5, c]; with the inputs' columns before them or not."""
-    claims = [products[0].given] if inputs else []
-    columns = [products[0].table[:, :key.width]] if inputs else []
-    helpers = []
-    for number, layer in enumerate(key.hidden, 1):
-        feature, below = features[number - 1], products[number]
-        first, second, third, fourth = (power(delta, len(claims) + i) for i in range(4))
-        here = feature.table[:, :layer.outputs]
-        columns.append(scale(here, first))
-        columns.append(add(scale(here, second), scale(below.table[:, :layer.outputs], fourth)))
-        helpers.append(coordinates(scale(here, third)))
-        claims += [feature.q, feature.a, feature.h, below.given]
-    claim = total(power(delta, i) * value for i, value in enumerate(claims))
-    return claim, np.concatenate(columns + helpers, axis=1)
+def _check_product(key: VerificationKey, number: int, at: Features, z: Element, given: np.ndarray | None, reader: Reader,
+                   transcript: Transcript) -> Product:
+    """Step 8 for one layer: z at its point ``at`` against what it reads."""
+    layer, masked = key.layers[number - 1], given is None
+    claims: list[Claim] = []
+    if layer.residual is not None:
+        source, exponent = layer.residual
+        if source or masked:
+            raw, (added,) = reader.elements(1, "residual")
+            transcript.absorb("residual", raw)
+            claims.append(Claim(added, [(source, at.table)]))
+        else:
+            added = inner(given, at.table)
+        z = z - added * 2**exponent
+    kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
+    raw, said = reader.elements(product_claims(key, number, masked) - len(claims), "product claims")
+    transcript.absorb("product claims", raw)
+    table = eq_table(kappa)
+    value = at.inside * total(element(table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
+    of_inputs: list[tuple[int, np.ndarray]] = []
+    of_layers: list[tuple[int, np.ndarray]] = []
+    start = 0
+    for wiring in key.wirings(number):
+        theta = reads(wiring, at.positions, table[:, start:start + wiring.inputs])
+        start += wiring.inputs
+        if wiring.source or masked:
+            (of_layers if wiring.source else of_inputs).append((wiring.source, theta))
+        else:
+            value = value + inner(given, theta)
+    *values, weight = said
+    made = [Claim(one, places) for one, places in zip(values, [part for part in (of_inputs, of_layers) if part], strict=True)]
+    value = total([value, *values])
+    demand(value * weight == claim, f"product of layer {number}: the claims are not what the rounds lead to")
+    return Product(table, weight, made + claims)
 
 
-def open_weights(key: VerificationKey, reader: Reader, transcript: Transcript, features: list[Feature],
-                 products: list[Product]) -> None:
+def combined(key: VerificationKey, activations: list[Activation], products: dict[int, Product], delta: Element,
+             masked: bool) -> tuple[Element, np.ndarray]:
+    """Step 9: all claims with powers of delta added up, and theta [5, c] of the columns, the inputs' among them where they are
+    committed, and of the helpers."""
+    claim, power = ZERO, ONE
+    quotients, helpers = [], []
+    values = [np.zeros((5, key.features(array)), np.int64) for array in range(len(key.layers))]
+
+    def include(number: int) -> None:
+        nonlocal claim, power
+        for later in products[number].claims:
+            claim = claim + power * later.value
+            for source, theta in later.places:
+                values[source] = add(values[source], scale(theta, power))
+            power = power * delta
+
+    include(1)  # of hidden layers the first reads none
+    for number, layer in enumerate(activations, 1):
+        quotients.append(scale(layer.at.table, power))
+        values[number] = add(values[number], scale(layer.at.table, power * delta))
+        helpers.append(coordinates(scale(layer.at.table, power * delta * delta)))
+        claim = claim + power * (layer.q + delta * (layer.a + delta * layer.h))
+        power = power * delta * delta * delta
+        include(number + 1)
+    columns = [theta for pair in zip(quotients, values[1:], strict=True) for theta in pair]
+    return claim, np.concatenate([*values[:masked], *columns, *helpers], axis=1)
+
+
+def open_weights(key: VerificationKey, reader: Reader, transcript: Transcript, sums: list[tuple[Features, Element]],
+                 products: dict[int, Product]) -> None:
     """Step 10."""
-    for number, (layer, feature, product) in enumerate(zip(key.layers, features, products, strict=True), 1):
-        tree = Tree(key.roots[number - 1], layer.outputs)
-        check_opening(reader, transcript, [tree], product.table, product.weight, feature.table[:, :layer.outputs],
+    for number, layer in enumerate(key.layers, 1):
+        tree, done = Tree(key.roots[number - 1], layer.outputs), products[number]
+        check_opening(reader, transcript, [tree], done.table, done.weight, sums[number - 1][0].outputs,
                       f"weights of layer {number}")
 
 

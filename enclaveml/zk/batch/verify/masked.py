@@ -8,15 +8,15 @@ import numpy as np
 
 from ..format import INPUT_SALT, PADS, ROUND_MASKS, SALT, VerificationKey, bits, table_shape
 from .element import ONE, ZERO, Element, power, total
-from .extension import array, scale
+from .extension import array, inner, scale
 from .known_inputs import InputRows, KnownInputs
 from .layers import (
-    Feature,
-    check_features,
+    check_activations,
     check_products,
     combined,
     draw_zerocheck,
     open_weights,
+    product_claims,
     read_parts,
 )
 from .lookups import entries, rows_value
@@ -27,6 +27,7 @@ from .reader import ELEMENT, Reader
 from .rejection import demand
 from .sumcheck import rounds
 from .transcript import Transcript
+from .wiring import Features
 
 #: An equation about the coefficients of the rounds' masks: what each is multiplied with, and the sum.
 _Equation = tuple[list[Element], Element]
@@ -34,11 +35,11 @@ _Equation = tuple[list[Element], Element]
 
 def masked_bytes(key: VerificationKey) -> int:
     """Length of a masked proof of ``key.rows`` rows."""
-    n, v, units = bits(key.rows), _table_bits(key), sum(layer.outputs for layer in key.hidden)
+    n, v, units = bits(key.rows), _table_bits(key), key.units
     rows, columns = table_shape(entries(key))
     elements = 2 + 4 * n + 2 * v + 1 + 1  # the sums, the rounds, a multiplicity, the outputs
-    elements += sum(1 + 4 * bits(layer.outputs) + 4 for layer in key.hidden)
-    elements += sum(2 * bits(layer.length) + 2 for layer in key.layers)
+    elements += sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
+    elements += sum(2 * bits(layer.length) + product_claims(key, number, True) for number, layer in enumerate(key.layers, 1))
     size = INPUT_SALT + 5 * HASH + sum(opening_bytes(layer.length, [layer.outputs]) for layer in key.layers)
     size += masked_opening_bytes(key.rows, [key.width + 2 * units, 5 * units])
     size += masked_opening_bytes(2 * key.masks, [key.outputs])
@@ -57,7 +58,7 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     transcript.absorb("input salt", salt)
 
     # 1. to 4. Commitments and challenges.
-    units = sum(layer.outputs for layer in key.hidden)
+    units = key.units
     table_columns = table_shape(entries(key))[1]
     columns = _commitment(reader, transcript, "columns", key.width + 2 * units)
     multiplicities = _commitment(reader, transcript, "multiplicities", table_columns + PADS)
@@ -79,26 +80,29 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     # 6. Each layer's features.
     parts = read_parts(key, reader, transcript)
     weight, real = _real_rows(key, drawn.tau, rho)
-    features = check_features(key, reader, transcript, drawn, parts, weight, drawn.mu * real)
+    activations = check_activations(key, reader, transcript, drawn, parts, weight, drawn.mu * real)
 
     # 7. The outputs of all rows.
-    phi = transcript.elements("output", bits(key.outputs))
+    last = Features.at(key.layers[-1], transcript.elements("output", key.layers[-1].variables))
     raw, (output,) = reader.elements(1, "output")
     transcript.absorb("output", raw)
-    features.append(Feature(phi, eq_table(phi), output))
+    sums = [*((layer.at, layer.z) for layer in activations), (last, output)]
 
     # 8. The layers' products, last to first.
-    products = check_products(key, reader, transcript, features, None)
+    products = check_products(key, reader, transcript, sums, None)
     row_table = eq_table(rho)
     if known is not None:
-        given = InputRows(key, nonce, salt, known).evaluate(row_table, products[0].table)
-        demand(given == products[0].given, "inputs: they are not what the proof commits to")
+        given = InputRows(key, nonce, salt, known).at(row_table)
+        for claim in (claim for done in products.values() for claim in done.claims):
+            of_inputs = [theta for source, theta in claim.places if not source]
+            demand(not of_inputs or total(inner(given, theta) for theta in of_inputs) == claim.value,
+                   "inputs: they are not what the proof commits to")
 
     # 9. Everything that is committed.
     delta = transcript.element("combine")
-    claim, theta = combined(key, features, products, delta, inputs=True)
+    claim, theta = combined(key, activations, products, delta, masked=True)
     check_masked_opening(reader, transcript, [columns, helpers], row_table, claim, theta, "columns")
-    _open_outputs(key, reader, transcript, outputs, rho, row_table, y, features[-1])
+    _open_outputs(key, reader, transcript, outputs, rho, row_table, y, last, output)
     table_rows = bits(2 * table_shape(entries(key))[0])
     check_masked_opening(reader, transcript, [multiplicities], eq_table(entry[:table_rows]), multiplicity,
                          eq_table(entry[table_rows:]), "multiplicities")
@@ -110,7 +114,7 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     _open_round_masks(reader, transcript, masks, equations, delta)
 
     # 10. The weights.
-    open_weights(key, reader, transcript, features, products)
+    open_weights(key, reader, transcript, sums, products)
 
 
 def _commitment(reader: Reader, transcript: Transcript, label: str, columns: int) -> Tree:
@@ -136,13 +140,13 @@ def _product(factors: list[Element]) -> Element:
 
 
 def _open_outputs(key: VerificationKey, reader: Reader, transcript: Transcript, tree: Tree, rho: list[Element],
-                  row_table: np.ndarray, y: np.ndarray, last: Feature) -> None:
-    """The outputs' mask rows: what those of the real rows leave of ``last.z``."""
+                  row_table: np.ndarray, y: np.ndarray, last: Features, output: Element) -> None:
+    """The outputs' mask rows: what those of the real rows leave of ``output``."""
     high = bits(key.rows) - bits(key.masks)
     weights = np.zeros((5, 2 * key.masks), np.int64)
     weights[:, :key.masks] = scale(eq_table(rho[high:]), _product(rho[:high]))
-    claim = last.z - evaluate(y, row_table[:, :key.real_rows], last.table)
-    check_masked_opening(reader, transcript, [tree], weights, claim, last.table[:, :key.outputs], "outputs")
+    claim = output - evaluate(y, row_table[:, :key.real_rows], last.table)
+    check_masked_opening(reader, transcript, [tree], weights, claim, last.table, "outputs")
 
 
 def _sums(n: int, v: int, mu: Element, value: Element) -> _Equation:

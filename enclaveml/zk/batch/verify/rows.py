@@ -6,13 +6,15 @@ import numpy as np
 
 from ..format import VerificationKey, bits
 from .element import Element, total
+from .field import product
 from .layers import (
-    Feature,
-    check_features,
+    Activation,
+    check_activations,
     check_products,
     combined,
     draw_zerocheck,
     open_weights,
+    product_claims,
     read_parts,
 )
 from .lookups import entries, rows_sum
@@ -23,15 +25,16 @@ from .reader import ELEMENT, Reader, numbers
 from .rejection import demand
 from .sumcheck import rounds
 from .transcript import Transcript
+from .wiring import Features
 
 
 def rows_bytes(key: VerificationKey) -> int:
     """Length of a proof of ``key.rows`` rows."""
-    n, units = bits(key.rows), sum(layer.outputs for layer in key.hidden)
-    elements = sum(2 * bits(layer.length) + 1 for layer in key.layers)
+    n, units = bits(key.rows), key.units
+    elements = sum(2 * bits(layer.length) + product_claims(key, number, False) for number, layer in enumerate(key.layers, 1))
     size = sum(opening_bytes(layer.length, [layer.outputs]) for layer in key.layers)
     if key.hidden:
-        elements += 4 * n + sum(1 + 4 * bits(layer.outputs) + 4 + 1 for layer in key.hidden)
+        elements += 4 * n + sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
         size += 2 * HASH + 4 * entries(key) + opening_bytes(key.rows, [2 * units, 5 * units])
     return size + ELEMENT * elements
 
@@ -46,34 +49,33 @@ def check_rows(key: VerificationKey, nonce: bytes, x: np.ndarray, y: np.ndarray,
     transcript.absorb("outputs", np.ascontiguousarray(y, "<i4"))
 
     trees: list[Tree] = []
-    features: list[Feature] = []
+    activations: list[Activation] = []
     if key.hidden:
-        trees, rho, features = _check_activations(key, reader, transcript)
+        trees, rho, activations = _check_activations(key, reader, transcript)
     else:
         rho = transcript.elements("row", bits(key.rows))
     row_table = eq_table(rho)
 
     # 7. The outputs.
-    phi = transcript.elements("output", bits(key.outputs))
-    table = eq_table(phi)
-    features.append(Feature(phi, table, evaluate(y, row_table, table)))
+    last = Features.at(key.layers[-1], transcript.elements("output", key.layers[-1].variables))
+    sums = [*((layer.at, layer.z) for layer in activations), (last, evaluate(y, row_table, last.table))]
 
     # 8. The layers' products, last to first.
-    products = check_products(key, reader, transcript, features, lambda inner: evaluate(x, row_table, inner))
+    products = check_products(key, reader, transcript, sums, product(row_table, x))
 
     # 9. The committed columns, every claim about them at once.
-    if key.hidden:
-        claim, theta = combined(key, features, products, transcript.element("combine"), inputs=False)
+    if activations:
+        claim, theta = combined(key, activations, products, transcript.element("combine"), masked=False)
         check_opening(reader, transcript, trees, row_table, claim, theta, "columns")
 
     # 10. The weights.
-    open_weights(key, reader, transcript, features, products)
+    open_weights(key, reader, transcript, sums, products)
 
 
 def _check_activations(key: VerificationKey, reader: Reader,
-                       transcript: Transcript) -> tuple[list[Tree], list[Element], list[Feature]]:
+                       transcript: Transcript) -> tuple[list[Tree], list[Element], list[Activation]]:
     """Steps 1 to 6: the trees, rho, and the hidden layers' claims."""
-    n, units = bits(key.rows), sum(layer.outputs for layer in key.hidden)
+    n, units = bits(key.rows), key.units
     # 1. to 3. Columns, multiplicities, helpers.
     trees = [Tree(reader.take(HASH), 2 * units)]
     transcript.absorb("columns", trees[0].root)
@@ -92,4 +94,4 @@ def _check_activations(key: VerificationKey, reader: Reader,
     # 6. Each layer's features.
     parts = read_parts(key, reader, transcript)
     demand(total(parts) == claim, "layers: their parts are not the rows' last claim")
-    return trees, rho, check_features(key, reader, transcript, drawn, parts, eq(drawn.tau, rho), drawn.mu)
+    return trees, rho, check_activations(key, reader, transcript, drawn, parts, eq(drawn.tau, rho), drawn.mu)
