@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -91,6 +92,18 @@ def test_keys_that_are_none(arguments: tuple[bytes | None, bytes | None], reason
 def test_rows_are_those_of_the_statement() -> None:
     with pytest.raises(ValueError, match=r"^inputs are int32 \(2048, 2\); integers of the shape \(1792, 2\) are expected$"):
         prover().prove(np.zeros((ROWS, 2), np.int32), case.NONCE, case.INPUT_KEY)
+
+
+def test_an_error_tells_no_value_that_is_hidden() -> None:
+    x, _, _ = proved()
+    x = x.copy()
+    x[5, 1] = 9
+    with pytest.raises(ValueError, match="^inputs are out of range; the key allows -8 to 7$"):
+        prover().prove(x, case.NONCE, case.INPUT_KEY)
+    narrow = BatchProver(replace(reference().key, range_bits=1), [np.array(layer, np.int32) for layer in case.network().weights])
+    with pytest.raises(ValueError, match=r"^row \d+, layer 1: a rescaled value is outside \[-2\^1, 2\^1\): "
+                                         "calibrate the scales on rows like it, or raise the range bits$"):
+        narrow.prove(proved()[0], case.NONCE, case.INPUT_KEY)
 
 
 def test_streams_are_uniform_and_apart() -> None:

@@ -56,15 +56,15 @@ class BatchProver:
         bytes, what all others do: drawn from the system if not given, which is for tests. Two proofs of one seed show what they hide.
 
         Raises ValueError where x has another shape or type, is outside the key's range, or gives a rescaled value outside the
-        key's range bits.
+        key's range bits. Where there are masks no value stands in it.
         """
         x = np.asarray(x)
         shape = (self._key.real_rows, self._key.width)
         if x.shape != shape or x.dtype.kind not in "iu":
             raise ValueError(f"inputs are {x.dtype} {x.shape}; integers of the shape {shape} are expected")
         if x.min() < self._key.input_low or x.max() > self._key.input_high:
-            raise ValueError(f"inputs are between {x.min()} and {x.max()}; "
-                             f"the key allows {self._key.input_low} to {self._key.input_high}")
+            found = "inputs are out of range" if self._key.masks else f"inputs are between {x.min()} and {x.max()}"
+            raise ValueError(f"{found}; the key allows {self._key.input_low} to {self._key.input_high}")
         if bool(self._key.masks) != (input_key is not None):
             raise ValueError("an input key is given where the key has masks, and only there")
         with jax.enable_x64(True), pool() as threads:
