@@ -98,8 +98,11 @@ def exact_bits(rows: np.ndarray) -> int | None:
     return None
 
 
-def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) -> IntegerModel:
+def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray, plain: bool = False) -> IntegerModel:
     """The integer model of float layers that deviates least from ``truth`` (S, D) on rows (S, *row_shape).
+
+    plain: weights and biases are rounded to the nearest, by scales that are powers of two or follow from the weights: of the rows the
+    model says which of these scales suit them, and nothing finer.
 
     Raises JobError where the protocol has no key for it (too wide, or values of too different sizes).
     """
@@ -112,8 +115,8 @@ def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) 
     problems: list[str] = []
     scales = _input_scales(_inputs_read(dense), every[0])
     for scale in scales[:1] if large else scales:
-        for equalised in ("", "weights", "activations") if len(dense) > 1 else ("",):
-            search = _Search(_equalised(dense, every[0], equalised), every[0], rows, truth, scale)
+        for equalised in ("", "weights", "activations")[: 2 if plain else 3] if len(dense) > 1 else ("",):
+            search = _Search(_equalised(dense, every[0], equalised), every[0], rows, truth, scale, plain)
             try:
                 deviation, chosen_scales = search.best(0 if large else SWEEPS)
                 found.append((deviation, len(found), search, chosen_scales))
@@ -122,7 +125,7 @@ def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) 
     if not found:
         raise JobError(f"no integer model for a batch proof was found: {problems[-1]}; proof.system: ezkl has wider numbers")
     widest = max(len(each.weights) for each in dense)
-    tried = [(search, best, compensated) for _, _, search, best in (sorted(found)[:1] if large else found) for compensated in ((False, True) if widest <= COMPENSATED else (False,))]
+    tried = [(search, best, compensated) for _, _, search, best in (sorted(found)[:1] if large else found) for compensated in ((False, True) if widest <= COMPENSATED and not plain else (False,))]
     models = (search.model(best, compensated) for search, best, compensated in tried)
     made = [model for model in models if model is not None and not fits(model)]
     return _widened(min(made, key=lambda model: _off(model.outputs(every[0]) - every[1])))
@@ -198,8 +201,8 @@ class _Search:
     every: all sample rows, of which ``rows`` are those to try on.
     """
 
-    def __init__(self, dense: Sequence[FloatLayer], every: np.ndarray, rows: np.ndarray, truth: np.ndarray, input_scale: int) -> None:
-        self.dense, self.truth, self.input_scale = dense, truth, input_scale
+    def __init__(self, dense: Sequence[FloatLayer], every: np.ndarray, rows: np.ndarray, truth: np.ndarray, input_scale: int, plain: bool = False) -> None:
+        self.dense, self.truth, self.input_scale, self.plain = dense, truth, input_scale, plain
         self.x = quantised(rows, input_scale)
         most = np.abs(quantised(every, input_scale)).max(initial=0)
         self.limit = int(min(largest_input(_inputs_read(dense)), max(1, HEADROOM * most)))
@@ -240,7 +243,7 @@ class _Search:
         top = ACTIVATION_MAX * FILLED / self.most[number]
         factors = (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top)))
         alone = number + 1 in self.tied or np.isin(np.abs(each.weights), (0, 1)).all()  # as they are, differences are exact
-        for factor in factors[:1] if alone else factors:
+        for factor in factors[:1] if alone else factors[:2] if self.plain else factors:
             fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
             kept = math.floor(math.log2(top / factor) + 1e-9)
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
@@ -304,7 +307,9 @@ class _Search:
             weights = np.clip(np.rint(weights), WEIGHT_LOW, WEIGHT_HIGH)
         bias = each.bias * through * 2.0**scale
         sums = (products(wirings, arrays, weights) + added).reshape(-1, len(bias))
-        bias = np.rint(bias + ((self.targets[number] * through * 2.0**scale).reshape(-1, len(bias)) - bias - sums).mean(axis=0))
+        if not self.plain:
+            bias = bias + ((self.targets[number] * through * 2.0**scale).reshape(-1, len(bias)) - bias - sums).mean(axis=0)
+        bias = np.rint(bias)
         if not (np.abs(bias) <= BIAS_HIGH).all():
             return None
         z = (sums.astype(np.int64) + bias.astype(np.int64)).reshape(len(self.x), -1)

@@ -51,10 +51,13 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     truth = float_outputs(function, rows, min(64, max(2, len(rows))))
     if not np.isfinite(truth).all():
         raise JobError("the model's outputs on the sample rows are not all finite")
-    model = calibrate(layers, rows, truth)
-    if request.inputs != "public":
+    hidden = request.inputs != "public"
+    model = calibrate(layers, rows, truth, plain=hidden)
+    if hidden:
         model = coarse(model)
     found = measure(model, rows, truth)
+    if hidden:
+        found = rounded(found)
     refuse(found, request)
     count = sum(each.weights.size + each.bias.size for each in layers)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
@@ -67,6 +70,12 @@ def coarse(model: IntegerModel) -> IntegerModel:
     """
     high = 1 << (model.input_high.bit_length() - 1)
     return replace(model, input_low=-high, input_high=high)
+
+
+def rounded(found: Measured) -> Measured:
+    """What was measured to one digit of the deviation, upwards, and two of the agreement, downwards."""
+    step = 10.0 ** math.floor(math.log10(found.deviation)) if found.deviation > 0 else 1.0
+    return Measured(math.ceil(found.deviation / step) * step, math.floor(100 * found.agreement) / 100)
 
 
 def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measured:
