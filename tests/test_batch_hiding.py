@@ -19,8 +19,8 @@ from enclaveml.zk.batch.prove.rank import independent
 from enclaveml.zk.batch.prove.round_masks import RoundMask, sum_weights, value_weights
 from enclaveml.zk.batch.verify.api import KnownInputs, Rejected, verify_masked
 
-#: Rows in four chunks; two rounds until those of mask rows alone are left, the first jitted, the second in numpy.
-ROWS, MASKS = 1024, 256
+#: Rows in four chunks; three rounds until those of mask rows alone are left, the third in numpy.
+ROWS, MASKS = 2048, 256
 
 
 @cache
@@ -89,7 +89,7 @@ def test_keys_that_are_none(arguments: tuple[bytes | None, bytes | None], reason
 
 
 def test_rows_are_those_of_the_statement() -> None:
-    with pytest.raises(ValueError, match=r"^inputs are int32 \(1024, 2\); integers of the shape \(768, 2\) are expected$"):
+    with pytest.raises(ValueError, match=r"^inputs are int32 \(2048, 2\); integers of the shape \(1792, 2\) are expected$"):
         prover().prove(np.zeros((ROWS, 2), np.int32), case.NONCE, case.INPUT_KEY)
 
 

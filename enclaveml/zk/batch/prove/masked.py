@@ -11,13 +11,14 @@ from enclaveml.zk.batch.format import bits as bits_of
 from enclaveml.zk.batch.prove import columns, extension, field, kernels, lookup, multilinear, table
 from enclaveml.zk.batch.prove.chunks import chunk_rows
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed
-from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus, powers, times
+from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus, times
 from enclaveml.zk.batch.prove.inference import Trace, infer, infer_masks
 from enclaveml.zk.batch.prove.linear import combination_of_rows
 from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked, combined, open_masked
 from enclaveml.zk.batch.prove.masks import Masks, input_digest, input_masks
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.proof import (
+    Claims,
     FeaturePoint,
     Network,
     ZeroCheck,
@@ -78,13 +79,16 @@ class _Small:
 
 @dataclass(frozen=True)
 class _Claims:
-    """Where the sum-checks ended: the row point, the table's, the hidden layers' and every layer's kappa; the weights' openings."""
+    """Where the sum-checks ended: the row point and its tables of eq, the table's, the hidden layers'; what layers claim of
+    arrays, the weights' openings, and eq of the outputs."""
 
     rows: list[Element]
+    suffixes: list[Extended]
     entry: table.TableClaim
     features: list[FeaturePoint]
-    points: list[list[Element]]
+    later: list[Claims]
     products: list[tuple[list[Element], Extended]]
+    output_eq: Extended
 
 
 class _Prover:
@@ -103,7 +107,7 @@ class _Prover:
         rows = self._commit_rows(x, real, input_key)
         small = self._commit_small(rows, real)
         challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
-        found = lookup.helpers(rows.trace, challenges, chunk_rows(key.rows, sum(layer.outputs for layer in key.hidden)), self._threads)
+        found = lookup.helpers(rows.trace, challenges, chunk_rows(key.rows, key.units), self._threads)
         self._hide(found.helpers)
         helpers = self._commit("helpers", helper_columns(found.helpers, self._threads), "columns")
         drawn = ZeroCheck.draw(transcript, key)
@@ -144,22 +148,22 @@ class _Prover:
         claim = prove_rows(transcript, chunks, drawn.tau, drawn.mu, self._threads, Hiding(key.masks, of_rows))
         entry = table.prove_table(transcript, key, challenges, small.counted.columns, total, of_table)
 
-        eq = multilinear.eq_suffixes(claim.point)[0]
+        suffixes = multilinear.eq_suffixes(claim.point)
+        eq = suffixes[0]
         activations, inputs, outputs = (combination_of_rows(values, eq, key.masks) for values in (
             rows.trace.activations, rows.inputs, rows.trace.outputs.astype(np.int32)))
         features = prove_features(transcript, key, rows.trace, challenges, claim, eq, activations, drawn.weights)
         given = [inputs] + [tuple(v[part] for v in activations) for part in slices(key)]
-        points, products = prove_products(transcript, self._network, given, outputs, features)
-        return _Claims(claim.point, entry, features, points, products)
+        later, products, output_eq = prove_products(transcript, self._network, given, outputs, features)
+        return _Claims(claim.point, suffixes, entry, features, later, products, output_eq)
 
     def _openings(self, rows: _Rows, small: _Small, helpers: _Tree, chunks: list[Extended], mu: Element, claims: _Claims) -> None:
         """Steps 9 and 10; ``chunks`` of the helpers."""
         key = self._key
         delta = self._transcript.elements("combine")[0]
-        suffixes = multilinear.eq_suffixes(claims.rows)
-        self._open_rows(rows, helpers, chunks, suffixes[0], claims, delta)
+        self._open_rows(rows, helpers, chunks, claims, delta)
         high = bits_of(key.rows) - bits_of(key.masks)
-        self._open(small.outputs, columns.times_element(suffixes[high], product(claims.rows[:high])), claims.products[-1][1])
+        self._open(small.outputs, columns.times_element(claims.suffixes[high], product(claims.rows[:high])), claims.output_eq)
         entry = claims.entry
         self._open(small.counted, multilinear.eq_suffixes(entry.rows)[0], multilinear.eq_table(entry.columns),
                    slice(len(small.counted.columns) // 2, None))
@@ -167,11 +171,10 @@ class _Prover:
         self._open(small.added, weights, multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32)))
         open_weights(self._transcript, self._network, claims.products)
 
-    def _open_rows(self, rows: _Rows, helpers: _Tree, chunks: list[Extended], eq: Extended, claims: _Claims, delta: Element) -> None:
+    def _open_rows(self, rows: _Rows, helpers: _Tree, chunks: list[Extended], claims: _Claims, delta: Element) -> None:
         """Step 9 a."""
         key = self._key
-        theta = coefficients(key, claims.features, claims.points, powers(delta, 4 * len(claims.features) + 1)[1:])
-        theta_inputs = tuple(v[: key.width] for v in multilinear.eq_table(claims.points[0]))
+        theta_inputs, *theta = coefficients(key, claims.features, claims.later, delta)
         hidden, inputs = combine_rows(key, rows.trace, chunks, self._threads), field.from_signed(rows.inputs)
 
         def combine(gamma: Extended, xi: Element) -> Combinations:
@@ -180,19 +183,19 @@ class _Prover:
                      hidden(others, [columns.times_element(c, xi) for c in theta]))
             return tuple(field.add(a, b) for a, b in zip(*parts, strict=True))
 
-        opened = Masked((rows.committed, helpers.committed), helpers.pads, eq, slice(-key.masks, None))
+        opened = Masked((rows.committed, helpers.committed), helpers.pads, claims.suffixes[0], slice(-key.masks, None))
         open_masked(self._transcript, opened, combine, self._threads)
 
     def _mask_rows(self, x: np.ndarray) -> Trace:
         """The mask rows of all layers for those of the inputs, int32 [m, K]."""
-        found = [[self._masks.elements(f"{name} {number}", (self._key.masks, layer.outputs)).astype(np.int32)
+        found = [[self._masks.elements(f"{name} {number}", (self._key.masks, layer.features)).astype(np.int32)
                   for number, layer in enumerate(self._key.hidden, 1)] for name in "qa"]
         return infer_masks(self._key, self._network.weights, x, *(np.concatenate(parts, axis=1) for parts in found))
 
     def _hide(self, helpers: list[Extended]) -> None:
         """Replace the helpers of mask rows, the last of the chunks, by uniform elements."""
         m = self._key.masks
-        drawn = [self._masks.elements(f"h {number}", (m, layer.outputs, DEGREE)) for number, layer in enumerate(self._key.hidden, 1)]
+        drawn = [self._masks.elements(f"h {number}", (m, layer.features, DEGREE)) for number, layer in enumerate(self._key.hidden, 1)]
         rows = np.moveaxis(np.concatenate(drawn, axis=1), 2, 0)
         size = min(m, len(helpers[0][0]))
         for number, start in enumerate(range(0, m, size), len(helpers) - m // size):

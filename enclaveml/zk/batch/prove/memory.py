@@ -5,7 +5,7 @@ Fitted to resident peaks (ru_maxrss) of a process that does nothing but prove, C
 
 from __future__ import annotations
 
-from enclaveml.zk.batch.format import BLOWUP, DEGREE, VerificationKey
+from enclaveml.zk.batch.format import BLOWUP, DEGREE, PADS, VerificationKey
 
 #: Python, JAX and what it compiles.
 _BASE = 480_000_000
@@ -20,6 +20,9 @@ _ENDS = 40
 #: Bytes of a weight: the codeword, integers and floats for products.
 _WEIGHT = 4 * BLOWUP + 28
 
+#: What a masked proof takes beside: more programs; of an input or pad of a row, the codeword and columns before they are encoded.
+_MASKED, _MASKED_CELL = 170_000_000, 4 * BLOWUP + 24
+
 
 def memory_bytes(key: VerificationKey) -> int:
     """Bytes that proving a batch of the key's rows takes at its peak, in a process of its own, the process included.
@@ -28,4 +31,5 @@ def memory_bytes(key: VerificationKey) -> int:
     """
     cells = key.rows * key.units
     weights = sum(layer.length * layer.outputs for layer in key.layers)
-    return _BASE + _CELL * cells + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights
+    masked = _MASKED + _MASKED_CELL * key.rows * (key.width + PADS) if key.masks else 0
+    return _BASE + masked + _CELL * cells + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights

@@ -48,7 +48,7 @@ def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challe
     step = field.to_montgomery(field.subtract(masks, real))
     bound = [field.multiply(step, c) for c in extension.constant(r)]
     bound[0] = field.add(bound[0], field.to_montgomery(real))
-    rest = kernels.multiply(inverses, extension.broadcast(extension.constant(minus(ONE, r)), 1))
+    rest = tuple(map(np.asarray, kernels.multiply(inverses, extension.broadcast(extension.constant(minus(ONE, r)), 1))))
     folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added,
                        chunk=_CHUNK)
     transcript.message("multiplicity", extension.to_bytes(folded.values[0]))
