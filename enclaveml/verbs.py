@@ -410,6 +410,12 @@ def _report(args: argparse.Namespace) -> int:
     return report(args.results, args.output, "markdown" if args.markdown else "json" if args.json else "html")
 
 
+# Of verbs that read a job's rows, but not its model, so that one might take them for harmless.
+_RUNS_CODE = """
+The function that the job names in model.preprocess is run, where model.preprocess_proved is false: treat a job file
+that you did not write as a program.
+"""
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "run",
@@ -497,7 +503,7 @@ examples:
   enclaveml slurm job.yaml --ranks 16 --nodes 4 --time 04:00:00
   enclaveml slurm job.yaml --set cluster=configs/four-gpu-node.yaml --cpus-per-task 16
   enclaveml slurm job.yaml --ranks 1025 --nodes 256 --root-cores 64
-""",
+""" + _RUNS_CODE,
         _slurm_arguments,
         _slurm,
     ),
@@ -509,7 +515,7 @@ examples:
   enclaveml forecast job.yaml --ranks 256 --cores-per-rank 16 --device h100
   enclaveml forecast job.yaml --ranks 64 --rows 1000000 --curve
   enclaveml forecast job.yaml --ranks 512 --root-cores 128 --core-speed 1.4 --json
-""",
+""" + _RUNS_CODE,
         _forecast_arguments,
         _forecast,
     ),
