@@ -38,7 +38,8 @@ def _statuses(done: str, **others: str) -> str:
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: ``arguments`` adds its own to a parser, ``call`` does it and returns the exit status."""
+    """One verb: ``arguments`` adds its own to a parser, ``call`` does it and returns the exit status. note: what its help
+    says behind the summary."""
 
     name: str
     summary: str
@@ -46,6 +47,7 @@ class Verb:
     arguments: Callable[[argparse.ArgumentParser], None]
     call: Callable[[argparse.Namespace], int]
     statuses: str = STATUSES
+    note: str = ""
 
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -411,10 +413,8 @@ def _report(args: argparse.Namespace) -> int:
 
 
 # Of verbs that read a job's rows, but not its model, so that one might take them for harmless.
-_RUNS_CODE = """
-The function that the job names in model.preprocess is run, where model.preprocess_proved is false: treat a job file
-that you did not write as a program.
-"""
+_RUNS_CODE = ("The function that the job names in model.preprocess is run where model.preprocess_proved is false:\ntreat a job "
+              "file that you did not write as a program.")
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -503,9 +503,10 @@ examples:
   enclaveml slurm job.yaml --ranks 16 --nodes 4 --time 04:00:00
   enclaveml slurm job.yaml --set cluster=configs/four-gpu-node.yaml --cpus-per-task 16
   enclaveml slurm job.yaml --ranks 1025 --nodes 256 --root-cores 64
-""" + _RUNS_CODE,
+""",
         _slurm_arguments,
         _slurm,
+        note=_RUNS_CODE,
     ),
     Verb(
         "forecast",
@@ -515,9 +516,10 @@ examples:
   enclaveml forecast job.yaml --ranks 256 --cores-per-rank 16 --device h100
   enclaveml forecast job.yaml --ranks 64 --rows 1000000 --curve
   enclaveml forecast job.yaml --ranks 512 --root-cores 128 --core-speed 1.4 --json
-""" + _RUNS_CODE,
+""",
         _forecast_arguments,
         _forecast,
+        note=_RUNS_CODE,
     ),
     Verb(
         "doctor",
