@@ -151,7 +151,7 @@ def test_channels_of_very_different_sizes_are_equalised(monkeypatch: pytest.Monk
     rows = np.random.default_rng(4).normal(size=(100, 10)).astype(np.float32)
     truth = run(tuple(dense), rows.astype(np.float64))
     with_it = measure(calibrate(skewed, rows, truth), rows, truth).deviation
-    monkeypatch.setattr(calibrate_module, "_equalised", lambda dense, rows, by: list(dense))
+    monkeypatch.setattr(calibrate_module, "equalised", lambda dense, rows, by: list(dense))
     assert with_it < measure(calibrate(skewed, rows, truth), rows, truth).deviation / 2
 
 
