@@ -132,8 +132,8 @@ def plan_chain(
                  f"argmax agreement {agreed:.4f}")
         if best is None or off < best[0]:
             best = off, agreed, parts
-        if off * 2 <= limit and agreed >= request.agreement:
-            break
+        if request.scale is not None or (off * 2 <= limit and agreed >= request.agreement):
+            break  # at a scale that is given, less of the tolerance changes nothing
     off, agreed, parts = best
     if agreed < request.agreement:
         raise JobError(f"the proved outputs of the model in {len(benches)} slices have the argmax of its float outputs on {agreed:.4f} of the "
