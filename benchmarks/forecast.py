@@ -120,8 +120,8 @@ def svg(found: list[dict[str, Any]]) -> str:
     """A log-log plot of rows a second over ranks, with the line of perfect scaling from the first point."""
     import math
 
-    width, height, left, bottom, top = 800, 460, 70, 400, 20
-    right = width - 230
+    width, height, left, bottom, top = 840, 460, 70, 400, 20
+    right = width - 270
     points = [(p["ranks"], p["rows_per_second"]) for one in found for p in one["points"]]
     x0, x1 = (math.log2(f(p for p, _ in points)) for f in (min, max))
     low = math.floor(math.log10(min(r for _, r in points)))

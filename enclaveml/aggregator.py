@@ -70,7 +70,7 @@ class Aggregator:
                  circuits: Circuits, outputs: int, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], journal: Journal, reference: Callable[[np.ndarray], np.ndarray],
                  row_bytes: int, job_id: str = "", clock: Callable[[], float] = time.monotonic,
-                 spend: Callable[[], None] = lambda: None, input_key: bytes = b"") -> None:
+                 spend: Callable[[], None] = lambda: None, input_key: bytes | None = None) -> None:
         self.job, self.members = job, members
         self._circuits, self._boxes, self._job_id = circuits, boxes, job_id
         replicas = job.split.replicas if job.split.strategy == "redundant" else 1

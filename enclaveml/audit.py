@@ -266,8 +266,9 @@ class _Audit:
 
     @cached_property
     def _key(self) -> bytes:
-        """The job's input key. Raises EnvironmentFault where there is none."""
-        return input_key.load(self._options.input_key or input_key.key_path(self._options.results))
+        """The job's input key. Raises EnvironmentFault where there is none, or another's."""
+        wanted = str(self._results.versions.get(input_key.DIGEST, ""))
+        return input_key.load(self._options.input_key or input_key.key_path(self._options.results), wanted)
 
     def _given(self) -> Dataset:
         """The data given, preprocessed as asked for. A function other than the one that the file names is told of."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from enclaveml import input_key
 from enclaveml.datasets import Dataset
 from enclaveml.errors import EnvironmentFault, Fault, JobError
 from enclaveml.job import JobSpec, journal_path
@@ -22,14 +23,14 @@ _FREE = ("cluster", "output", "job")
 
 
 def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit | None, model: Any,
-          members: tuple[Member, ...], mpi: str) -> tuple[Journal, ResumeState | None]:
+          members: tuple[Member, ...], mpi: str) -> tuple[Journal, ResumeState | None, bytes | None]:
     """Open the journal with its first record of this session written.
 
-    Returns it and, with --resume on a journal, what earlier sessions reached.
+    Returns it and, with --resume on a journal, what earlier sessions reached; and the job's input key, where its circuit masks inputs.
 
     Raises:
         JobError: naming each key in which the job that is there differs.
-        EnvironmentFault: the folder cannot be written.
+        EnvironmentFault: the folder cannot be written, or the input key of a job to go on with is not there.
     """
     path = journal_path(job.output.path)
     fresh = {
@@ -41,21 +42,28 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
         "outputs": circuit.outputs if circuit else model.outputs, "started": utc_now(),
         "ranks": [_rank(m) for m in members],
     }
-    before = None
+    before = key = None
+    masked, key_file = circuit is not None and circuit.masked, input_key.key_path(job.output.path)
     if options.resume and path.exists() and not holds_nothing(path):
         before = Resume.load(path)
         _same_job(job, before.start, fresh)
+        if masked:
+            key = input_key.load(key_file, str(before.start["versions"].get(input_key.DIGEST, "")))
+            fresh["versions"][input_key.DIGEST] = input_key.digest(key)
         journal = Journal.open_append(path)
         journal.append("resume", {name: fresh[name] for name in ("started", "versions", "ranks")})
     else:
         if options.force:
             for old in (job.output.path, path):
                 _remove(old)
+        if masked:
+            key = input_key.create(key_file, replace=options.force or options.resume)  # with --resume there is nothing to go on with
+            fresh["versions"][input_key.DIGEST] = input_key.digest(key)
         # The journal holds a fingerprint of the data, by which few rows could be searched for.
         journal = Journal.create(path, overwrite=options.resume, private=job.proof.inputs != "public")
         journal.append("start", fresh)
     journal.flush()
-    return journal, before
+    return journal, before, key
 
 
 def _remove(path: os.PathLike[str]) -> None:

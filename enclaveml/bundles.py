@@ -37,7 +37,7 @@ class Bundles:
 
     def __init__(self, job: JobSpec, accounts: Accounts, circuits: Circuits, members: Mapping[int, Member],
                  boxes: Mapping[int, Outbox], pace: Pace, draws: Draws,
-                 spend: Callable[[], None] = lambda: None, job_id: str = "", input_key: bytes = b"") -> None:
+                 spend: Callable[[], None] = lambda: None, job_id: str = "", input_key: bytes | None = None) -> None:
         self._job, self._accounts, self.circuits, self._draws = job, accounts, circuits, draws
         self._job_id, self._input_key = job_id, input_key
         self._members, self._boxes, self._pace, self._spend = members, boxes, pace, spend

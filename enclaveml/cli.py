@@ -51,7 +51,7 @@ def build_parser(prog: str = "enclaveml") -> argparse.ArgumentParser:
 
 
 def _add_verb(parser: argparse.ArgumentParser, verb: Verb) -> None:
-    parser.description = verb.summary[0].upper() + verb.summary[1:] + "."
+    parser.description = f"{verb.summary[0].upper()}{verb.summary[1:]}." + (f"\n{verb.note}" if verb.note else "")
     parser.epilog = f"{verb.examples}\n{verb.statuses}"
     verb.arguments(parser)
     parser.set_defaults(call=verb.call)

@@ -38,8 +38,9 @@ POLL_BULK_S = 2e-4
 BULK_BYTES = 1 << 20
 
 # Before it sleeps for the first time, a rank looks again and again for as long as the bytes take at this rate
-# (bytes a second, about half of what shared memory gives): a transfer that is under way moves only so.
-SPIN_RATE = 2e9
+# (bytes a second, about a quarter of what shared memory gives), for so many of them at least so many seconds: a
+# transfer that is under way moves only so, and the shortest sleep takes longer than a small one.
+SPIN_RATE, SPIN_BYTES, SPIN_LEAST_S = 1e9, 1 << 16, 1e-3
 
 # A rank that has waited this many seconds for others, who are at work then, does work of its own until they come. Not while many
 # bytes move: they move only when the library is called.
@@ -172,11 +173,12 @@ class World:
 
     # -- waiting -----------------------------------------------------------------
 
-    def _wait(self, request: MPI.Request, what: str, keep: object, size: int = 0,
-              limit_s: float | None = None) -> None:
+    def wait(self, request: MPI.Request, what: str, keep: object, size: int = 0,
+             limit_s: float | None = None) -> None:
         """Poll ``request``, which moves ``size`` bytes, to its end; ``keep`` holds the buffers that it uses."""
         began = time.monotonic()
-        bulk, spin = size > BULK_BYTES, began + size / SPIN_RATE
+        bulk = size > BULK_BYTES
+        spin = began + max(size / SPIN_RATE, SPIN_LEAST_S if size >= SPIN_BYTES else 0.0)
         limit = self.patience_s if limit_s is None else limit_s
         longest = POLL_BULK_S if bulk else POLL_MAX_S
         delay = 5e-5
@@ -192,14 +194,18 @@ class World:
                 time.sleep(delay)
                 delay = min(delay * 1.5, longest)
                 if time.monotonic() - began > limit:
-                    self._orphans.append((request, keep))
+                    self._orphans.append((request, keep))  # MPI may still write there
                     raise CommTimeout(
                         f"rank {self.rank} ({self.host}) waited {limit:.0f} s in {what} for the other ranks "
                         f"{[i for i in self.ids if i != self.rank]}: one of them is stuck. The job can be resumed"
                     )
         except MPI.Exception as error:
-            self._orphans.append((request, keep))
-            raise self._translate(error) from error
+            raise self.broken(error, request, keep) from error
+
+    def broken(self, error: MPI.Exception, request: MPI.Request, keep: object) -> Exception:
+        """What to raise for a request that failed; the buffers that it uses are kept, for MPI may still write into them."""
+        self._orphans.append((request, keep))
+        return self._translate(error)
 
     def _translate(self, error: MPI.Exception) -> Exception:
         return RankLost(str(error)) if error.Get_error_class() in _LOST else error
@@ -217,13 +223,13 @@ class World:
         mine = np.ascontiguousarray(mine)
         out = np.empty((len(self.ids), mine.size), mine.dtype)
         request = self._start(self.comm.Iallgather, mine, out)
-        self._wait(request, what, (mine, out))
+        self.wait(request, what, (mine, out))
         return out
 
     def bcast_array(self, array: np.ndarray, what: str) -> np.ndarray:
         """The root's ``array`` written into everybody's, of the same shape and dtype, at most CHUNK_BYTES."""
         request = self._start(self.comm.Ibcast, array, root=0)
-        self._wait(request, what, array, array.nbytes)
+        self.wait(request, what, array, array.nbytes)
         return array
 
     def bcast_bytes(self, data: bytes | None, what: str) -> bytes:
@@ -275,7 +281,7 @@ class World:
             out = np.empty((sum(counts), *mine.shape[1:]), mine.dtype) if self.is_root else None
             receive = [out, counts, displs, row] if self.is_root else None
             request = self._start(self.comm.Igatherv, [mine, len(mine), row], receive, root=0)
-            self._wait(request, what, (mine, receive), sum(counts) * row.Get_size())
+            self.wait(request, what, (mine, receive), sum(counts) * row.Get_size())
         finally:
             row.Free()
         return out
@@ -336,7 +342,7 @@ class World:
     def finalize(self) -> None:
         """End MPI in good order. Not to be called after a rank was lost: it was seen to hang."""
         barrier = self._start(self.comm.Ibarrier)
-        self._wait(barrier, "the last barrier", None, limit_s=RECOVERY_S)
+        self.wait(barrier, "the last barrier", None, limit_s=RECOVERY_S)
         MPI.Finalize()
 
 
@@ -359,14 +365,13 @@ class Transfer:
             if not self.done and self._request.Test():
                 self._end()
         except MPI.Exception as error:
-            self._world._orphans.append((self._request, self._keep))
-            raise self._world._translate(error) from error
+            raise self._world.broken(error, self._request, self._keep) from error
         return self.done
 
     def wait(self) -> np.ndarray:
         """This rank's rows, when they are here. Raises RankLost, and CommTimeout as every wait here does."""
         if not self.done:
-            self._world._wait(self._request, self._what, self._keep, self._size)
+            self._world.wait(self._request, self._what, self._keep, self._size)
             self._end()
         return self._mine
 

@@ -129,7 +129,7 @@ def _here(job_path: Path | None, overrides: Sequence[str], local_rank: int, rank
         wanted = _devices(job, ("",))[0]
     found += machine.libraries()
     found += machine.cores(ranks_on_node)
-    found += machine.root()
+    found += machine.root(started=world is not None)
     found += machine.device(wanted, local_rank)
     found += machine.memory(ranks_on_node)
     found += machine.scratch()

@@ -89,13 +89,15 @@ def cores(ranks_on_node: int, env: Mapping[str, str] = os.environ) -> list[Findi
     return [ok("cores", text)]
 
 
-def root(env: Mapping[str, str] = os.environ, uid: int | None = None) -> list[Finding]:
-    """Open MPI refuses root."""
+def root(env: Mapping[str, str] = os.environ, uid: int | None = None, started: bool = False) -> list[Finding]:
+    """Open MPI refuses root. started: ranks run, so whatever started them does not."""
     uid = os.getuid() if uid is None else uid
     if uid != 0:
         return [ok("user", f"uid {uid}")]
     if env.get("OMPI_ALLOW_RUN_AS_ROOT") and env.get("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
         return [ok("user", "root, which Open MPI was told to allow")]
+    if started:
+        return [ok("user", "root, which this launcher allows")]
     return [Finding("user", WARNING, "root, which Open MPI's mpirun refuses",
                     "run as a user, or in a container export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")]
 

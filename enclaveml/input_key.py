@@ -1,7 +1,8 @@
 """The key that committed inputs of batch proofs are masked with: whoever has it can tie proofs to inputs, or find them out.
 
 Rank 0 draws it when a job begins and keeps it in a file of its own beside the results, for who audits with the inputs. Each order
-has a key made of it and of the order's nonce, so that a rank can unmask what it proved itself and nothing else.
+has a key made of it and of the order's nonce, so that a rank can unmask what it proved itself and nothing else. Journal and results
+file have a digest of the key, by which it is known again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault
@@ -18,12 +20,26 @@ log = logging.getLogger(__name__)
 #: Bytes of a job's input key and of an order's.
 INPUT_KEY_BYTES = 32
 
-_DOMAIN = b"enclaveml order's input key 1"
+#: The digest's name among the versions in journal and results file.
+DIGEST = "input_key_sha256"
+
+_ORDER = b"enclaveml order's input key 1"
+_NAME = b"enclaveml input key 1"
 
 
-def order_key(input_key: bytes, nonce: bytes) -> bytes:
-    """The input key of the order with this nonce (``nonce.py``): SHA-256 of a label, the job's key and the nonce."""
-    return hashlib.sha256(_DOMAIN + input_key + nonce).digest()
+def order_key(input_key: bytes | None, nonce: bytes) -> bytes:
+    """The input key of the order with this nonce (``nonce.py``): SHA-256 of a label, the job's key and the nonce.
+
+    Raises ValueError where there is no job's key.
+    """
+    if input_key is None or len(input_key) != INPUT_KEY_BYTES:
+        raise ValueError(f"no input key of {INPUT_KEY_BYTES} bytes to make an order's of")
+    return hashlib.sha256(_ORDER + input_key + nonce).digest()
+
+
+def digest(input_key: bytes) -> str:
+    """What a key is known by, in hex; it says nothing of it."""
+    return hashlib.sha256(_NAME + input_key).hexdigest()
 
 
 def key_path(results: str | Path) -> Path:
@@ -31,34 +47,31 @@ def key_path(results: str | Path) -> Path:
     return Path(f"{os.fspath(results)}.input-key")
 
 
-def of_job(results: str | Path, resumed: bool, force: bool) -> bytes:
-    """The input key of the job that writes these results: that of its earlier sessions where there is one, else a new one.
-
-    Raises EnvironmentFault as ``create`` and ``load`` do.
-    """
-    path = key_path(results)
-    if resumed and path.exists():
-        return load(path)
-    if resumed:
-        log.warning("%s is not there: earlier proofs of this job can be tied to their inputs only by who has a copy; another key is made", path)
-    return create(path, force)
-
-
 def create(path: Path, replace: bool = False) -> bytes:
     """Draw a key and write it to a new file, 64 hex digits and a newline, readable by its owner alone.
 
     Raises EnvironmentFault where the file cannot be written, or is there and not to be replaced.
     """
-    key = os.urandom(INPUT_KEY_BYTES)
+    key, made = os.urandom(INPUT_KEY_BYTES), path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if replace:
-            path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(key.hex() + "\n")
-            file.flush()
-            os.fsync(descriptor)
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.write(key.hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                os.replace(made, path)
+            else:
+                os.link(made, path)
+        finally:
+            made.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except FileExistsError:
         raise EnvironmentFault(f"{path}: is there already, and is the only way to tie proofs to their inputs; move it, or give "
                                "--force") from None
@@ -67,13 +80,22 @@ def create(path: Path, replace: bool = False) -> bytes:
     return key
 
 
-def load(path: Path) -> bytes:
-    """The key in a file. Raises EnvironmentFault where it cannot be read or is none."""
+def load(path: Path, wanted: str) -> bytes:
+    """The key in a file, of which ``wanted`` is the digest. A file that others can read is warned of.
+
+    Raises EnvironmentFault where it cannot be read, is none, or is another job's.
+    """
     try:
         text = path.read_text(encoding="ascii")
+        mode = stat.S_IMODE(path.stat().st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentFault(f"{path}: the input key cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from error
     digits = text.removesuffix("\n")
     if len(digits) != 2 * INPUT_KEY_BYTES or set(digits) - set("0123456789abcdef"):
         raise EnvironmentFault(f"{path}: found {len(text)} characters that are no input key; allowed: {2 * INPUT_KEY_BYTES} hex digits")
-    return bytes.fromhex(digits)
+    key = bytes.fromhex(digits)
+    if digest(key) != wanted:
+        raise EnvironmentFault(f"{path}: is not this job's input key: its digest is {digest(key)[:16]}, the job has {wanted[:16] or 'none'}")
+    if mode & 0o077:
+        log.warning("%s: others than its owner can read it (mode %o); whoever has it can find out the job's inputs", path, mode)
+    return key

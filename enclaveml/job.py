@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from enclaveml.errors import Fault, JobError
+from enclaveml.input_key import key_path
 from enclaveml.job_checks import check
 from enclaveml.job_files import missing
 from enclaveml.job_layers import read_layers
@@ -271,7 +272,10 @@ def check_output(job: JobSpec, resume: bool, force: bool) -> None:
     """
     if resume and force:
         raise JobError("--resume and --force exclude each other: go on with the results, or replace them")
-    found = next((p for p in (job.output.path, journal_path(job.output.path)) if os.path.lexists(p)), None)
+    kept = [job.output.path, journal_path(job.output.path)]
+    if job.proof.system == "batch" and job.proof.inputs == "committed":
+        kept.append(key_path(job.output.path))
+    found = next((p for p in kept if os.path.lexists(p)), None)
     if found is not None and not (resume or force):
         shown = os.path.relpath(found)
         raise JobError(

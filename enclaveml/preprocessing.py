@@ -3,6 +3,8 @@
 Inside (``model.preprocess_proved``, the default) every rank builds the model as ``model(preprocess(rows))``: that composition is
 what is exported, hashed and proved, and a verified row speaks of the job's own rows. Outside, rank 0 alone applies the function, with numpy, as
 it reads: what it makes are the job's rows to everything behind it, and a verified row speaks of those.
+What it makes is kept nowhere, since data may be larger than memory: the fingerprint, the rounds and, where inputs are public, the results file
+each read the rows, and the function runs again for each of them.
 
 What the function is, ``preprocess_function`` says. Letters: B rows.
 """

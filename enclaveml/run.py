@@ -360,7 +360,6 @@ class _Story:
     def _aggregator(self, job: JobSpec, dataset: Dataset, brief: Brief, circuits: tuple[Circuit, ...], model: Model,
                     members: tuple[Member, ...], exchange: Exchange,
                     infer: Inference) -> tuple[Aggregator, Finish, Heartbeat]:
-        from enclaveml import input_key
         from enclaveml.aggregator import Aggregator
         from enclaveml.begin import begin
         from enclaveml.circuits import Circuits
@@ -373,12 +372,9 @@ class _Story:
         if budget and circuits[0].system == "batch":
             budget.disclose()
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
-        journal, before = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
-                                self.world.library)
+        journal, before, key = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
+                                     self.world.library)
         self._closing.append(journal)
-        key = b""
-        if any(circuit.masked for circuit in circuits):
-            key = input_key.of_job(job.output.path, before is not None, self.options.force)
         mine = Circuits(circuits, lambda circuit: system_of(circuit.system).verifier(circuit, max(1, int(members[0].cores))), journal,
                         before.circuit_ids if before else ())
         self._closing.append(mine)

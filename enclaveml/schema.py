@@ -197,7 +197,7 @@ KEYS: tuple[Key, ...] = (
     Key("proof.inputs", "text", "public", "",
         "what the proof shows of the inputs: values, a KZG commitment, a Poseidon hash (slow); "
         "inputs that are easily guessed can be found from a commitment or hash by trying; with proof.system batch values, or "
-        "a commitment that nobody can try",
+        "a commitment on which no guess can be tried (on outputs and weights it can)",
         choices=("public", "committed", "hashed")),
     Key("proof.bounded_inputs", "flag", False, "",
         "committed or hashed inputs are bounded by the circuit itself, for an outside audit: costs 1.4 times the "

@@ -38,7 +38,8 @@ def _statuses(done: str, **others: str) -> str:
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: ``arguments`` adds its own to a parser, ``call`` does it and returns the exit status."""
+    """One verb: ``arguments`` adds its own to a parser, ``call`` does it and returns the exit status. note: what its help
+    says behind the summary."""
 
     name: str
     summary: str
@@ -46,6 +47,7 @@ class Verb:
     arguments: Callable[[argparse.ArgumentParser], None]
     call: Callable[[argparse.Namespace], int]
     statuses: str = STATUSES
+    note: str = ""
 
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -415,6 +417,10 @@ def _report(args: argparse.Namespace) -> int:
     return report(args.results, args.output, "markdown" if args.markdown else "json" if args.json else "html")
 
 
+# Of verbs that read a job's rows, but not its model, so that one might take them for harmless.
+_RUNS_CODE = ("The function that the job names in model.preprocess is run where model.preprocess_proved is false:\ntreat a job "
+              "file that you did not write as a program.")
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "run",
@@ -505,6 +511,7 @@ examples:
 """,
         _slurm_arguments,
         _slurm,
+        note=_RUNS_CODE,
     ),
     Verb(
         "forecast",
@@ -517,6 +524,7 @@ examples:
 """,
         _forecast_arguments,
         _forecast,
+        note=_RUNS_CODE,
     ),
     Verb(
         "doctor",

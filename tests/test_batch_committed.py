@@ -31,6 +31,8 @@ from enclaveml.zk.systems import audit_system
 
 NONCE, INPUT_KEY = bytes(range(32)), bytes(range(1, 33))
 
+OTHERS = "verification: Rejected: inputs: the proof is not of these, or not under this input key"
+
 #: Rows of a bundle: of the 512 of a proof all but 256.
 BUNDLE = 256
 
@@ -80,7 +82,7 @@ def test_what_is_registered(case: Case) -> None:
     assert (key.rows, key.masks, circuit.logrows) == (512, 256, 9)
     assert -key.input_low == key.input_high == 1 << (key.input_high.bit_length() - 1)  # no sample's value, only its size
     assert np.abs(case.job.rows).max() * 2.0**circuit.input_scale < key.input_high
-    assert circuit.caution == "inputs hidden, weights not" and circuit.settings["zero_knowledge"] is True
+    assert circuit.caution == "inputs hidden, weights not" and circuit.settings["hides"] == "inputs"
     assert circuit.proof_bytes == len(case.proof.computation) and case.proof.outputs.shape == (BUNDLE, 3)
     assert "(inputs hidden, weights not): layers 6-4-3, 256 rows and " in BatchSystem().plan_text(circuit)
 
@@ -106,7 +108,7 @@ def test_rank_0_holds_a_proof_to_its_rows_and_its_key(case: Case) -> None:
     assert np.abs(good.proved - floats(rows)).max() <= case.circuit.tolerance
     assert set(coarse.status.tolist()) == {INCONSISTENT}
     assert all(set(found.status.tolist()) == {REJECTED} for found in bad)
-    assert bad[0].text == bad[1].text == "verification: Rejected: inputs: they are not what the proof commits to"
+    assert bad[0].text == bad[1].text == OTHERS
 
 
 def test_an_auditor_needs_the_owners_key_for_the_inputs(case: Case) -> None:
@@ -131,7 +133,7 @@ def test_an_auditor_needs_the_owners_key_for_the_inputs(case: Case) -> None:
     finally:
         auditor.close()
     assert [(checked[i].error, checked[i].owned) for i in (0, 1)] == [("", False), ("", True)]
-    assert checked[2].error == checked[3].error == "verification: Rejected: inputs: they are not what the proof commits to"
+    assert checked[2].error == checked[3].error == OTHERS
     assert checked[4].error == "an input key of 0 bytes; committed inputs have one of 32, public ones none"
     assert checked[5].error and checked[6].error and not any(checked[i].owned for i in range(2, 7))
 
@@ -175,7 +177,7 @@ def test_every_row_of_a_job_is_verified_and_no_input_is_shown(played: tuple[Smal
     assert (said.status, set(said.rows.tolist())) == ("complete", {1})
     assert np.abs(said.proved - floats(job.rows)).max() <= case.circuit.tolerance
     path = input_key.key_path(job.results)
-    key, content = input_key.load(path), job.results.read_bytes()
+    key, content = bytes.fromhex(path.read_text()), job.results.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     for place in (content, log.encode()):
         assert key not in place and key.hex().encode() not in place
@@ -202,11 +204,12 @@ def test_an_audit_of_the_job_with_its_data_and_without(played: tuple[SmallJob, s
     np.save(other, rows)
     changed = audit(AuditOptions(job.results, ids, inputs=other, processes=1))
     assert [failure.text for failure in changed.failures] == [
-        "its proof: verification: Rejected: inputs: they are not what the proof commits to"]
+        f"its proof: {OTHERS}"]
     elsewhere.write_bytes(job.results.read_bytes())
     with pytest.raises(EnvironmentFault, match="moved.h5.input-key: the input key cannot be read: No such file"):
         audit(AuditOptions(elsewhere, ids, inputs=data, processes=1))
     assert audit(AuditOptions(elsewhere, ids, inputs=data, input_key=input_key.key_path(job.results), processes=1)).failures == []
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64 + "\n")
-    assert audit(AuditOptions(elsewhere, ids, inputs=data, input_key=wrong, processes=1)).failures
+    with pytest.raises(EnvironmentFault, match="wrong: is not this job's input key: its digest is "):
+        audit(AuditOptions(elsewhere, ids, inputs=data, input_key=wrong, processes=1))

@@ -29,6 +29,7 @@ EVALUATION = "{}'s opening: the evaluation is not the claim"
 EVALUATION_LEAF = "{}'s opening: a leaf is not on the evaluation combination"
 PROXIMITY_LEAF = "{}'s opening: a leaf is not on the proximity combination"
 INPUTS = "inputs: they are not what the proof commits to"
+OTHERS = "inputs: the proof is not of these, or not under this input key"
 ROUNDS = EVALUATION.format("round masks")
 
 
@@ -45,7 +46,7 @@ def refused(prover: MaskedProver, reason: str, proof: bytes | None = None, known
 # Honest proofs.
 
 #: Beginning of the SHA-256 of the whole proof of 512 rows below: the format can't change by accident.
-DIGEST = "bd7a7a236704a39c"
+DIGEST = "4c58ea18f4737b8b"
 
 
 @cache
@@ -111,7 +112,7 @@ def test_layers_that_are_wired_to_maps_and_several_arrays(small: None) -> None:
     case.verify(prover, known=True)
     for row, place in ((0, 0), (7, 17), (3, 7)):
         prover.x[row][place] ^= 1
-        refused(prover, INPUTS, known=True)
+        refused(prover, OTHERS, known=True)
         prover.x[row][place] ^= 1
     prover.y[7][1] += 1
     refused(prover, ".*")
@@ -173,9 +174,9 @@ def test_known_inputs_that_are_others(small: None) -> None:
     for i, j in ((0, 0), (7, 1), (3, 0)):
         other = x.copy()
         other[i, j] += 1 if other[i, j] < 7 else -1
-        with pytest.raises(Rejected, match=f"^{INPUTS}$"):
+        with pytest.raises(Rejected, match=f"^{OTHERS}$"):
             known(other)
-    with pytest.raises(Rejected, match=f"^{INPUTS}$"):
+    with pytest.raises(Rejected, match=f"^{OTHERS}$"):
         known(x, bytes(32))
     for key in (b"", bytes(31), bytes(33), "k" * 32, bytearray(32), None):
         with pytest.raises(Rejected, match="^inputs: their key is not 32 bytes$"):
@@ -211,6 +212,24 @@ def test_inputs_that_are_not_rank_0s(small: None) -> None:
     prover.y = case.network().run(prover.x)[-1].z
     refused(prover, ".*", known=True)
     assert prover.x != theirs
+
+
+def test_inputs_that_are_committed_to_and_others_that_are_said(small: None) -> None:
+    """Says the digest of rank 0's inputs, and proves of others with the same outputs: found at the point."""
+
+    class Lying(Careless):
+        def mask_rows(self) -> None:
+            super().mask_rows()
+            self.inputs = [list(row) for row in self.inputs]
+            self.inputs[-1][0] += 1  # a mask row: real rows, sums and outputs as they should be
+            z = self.network.sums(1, [self.inputs[-8:]])
+            step = self.full[0]
+            step.z[-8:] = [[v % P for v in row] for row in z]
+            step.r[-8:] = [[(u + 4 - 8 * v) % P for u, v in zip(us, vs)] for us, vs in zip(z, step.q[-8:])]
+
+    lying = case.made(Lying)
+    case.verify(lying)
+    refused(lying, INPUTS, known=True)
 
 
 def test_a_false_claim_of_the_inputs(small: None) -> None:
@@ -628,7 +647,7 @@ def test_numbers_that_are_not_canonical(small: None) -> None:
     prover = case.made(Careless)
     seen = set()
     for label, begin, end in prover.sent:
-        if label in ("input salt", "columns", "multiplicities", "outputs", "masks", "helpers", "leaves"):
+        if label in ("input salt", "inputs", "columns", "multiplicities", "outputs", "masks", "helpers", "leaves"):
             continue
         seen.add(label)
         for at in (begin, end - 4):
@@ -685,8 +704,8 @@ def test_a_prover_that_leaves_out_an_item_is_refused(small: None) -> None:
 
     case.verify(case.made(Counting))
     labels = list(count)
-    assert labels[:10] == ["kind", "key", "nonce", "outputs", "input salt", "columns", "multiplicities", "outputs", "masks",
-                           "helpers"]
+    assert labels[:11] == ["kind", "key", "nonce", "outputs", "input salt", "inputs", "columns", "multiplicities", "outputs",
+                           "masks", "helpers"]
     for skip in range(len(labels) - 1):  # after the last, leaves, nothing is drawn
         if labels[skip] in labels[:skip] and labels[skip] != "outputs":
             continue  # one of each kind
@@ -696,7 +715,7 @@ def test_a_prover_that_leaves_out_an_item_is_refused(small: None) -> None:
             case.verify(lying)
 
 
-ITEMS = {"kind", "key", "nonce", "outputs", "input salt", "columns", "multiplicities", "masks", "helpers", "sums", "rows",
+ITEMS = {"kind", "key", "nonce", "outputs", "input salt", "inputs", "columns", "multiplicities", "masks", "helpers", "sums", "rows",
          "table", "multiplicity", "layers", "features", "claims", "output", "product", "product claims", "pad", "proximity",
          "evaluation", "leaves"}
 

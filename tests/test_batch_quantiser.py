@@ -17,7 +17,7 @@ from enclaveml.zk.batch.float_model import FloatLayer
 from enclaveml.zk.batch.float_model import run as run_floats
 from enclaveml.zk.batch.format import P, Wiring
 from enclaveml.zk.batch.integer import BIAS_HIGH, BIAS_LOW, IntegerModel, layer
-from enclaveml.zk.batch.quantise import Measured, coarse, measure, refuse, tolerance_of
+from enclaveml.zk.batch.quantise import Measured, check_sizes, coarse, measure, refuse, rounded, tolerance_of
 from enclaveml.zk.interface import CircuitRequest
 
 RNG = np.random.default_rng(3)
@@ -159,8 +159,33 @@ def test_channels_of_very_different_sizes_are_equalised(monkeypatch: pytest.Monk
     rows = np.random.default_rng(4).normal(size=(100, 10)).astype(np.float32)
     truth = run(tuple(dense), rows.astype(np.float64))
     with_it = measure(calibrate(skewed, rows, truth), rows, truth).deviation
-    monkeypatch.setattr(calibrate_module, "_equalised", lambda dense, rows, by: list(dense))
+    monkeypatch.setattr(calibrate_module, "equalised", lambda dense, rows, by: list(dense))
     assert with_it < measure(calibrate(skewed, rows, truth), rows, truth).deviation / 2
+
+
+def test_where_inputs_are_hidden_weights_are_not_fitted_to_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearest whole numbers, by scales of powers of two and of weights' sizes: rows choose among these, and show in nothing finer."""
+    dense, asked = mlp((10, 12, 3)), []
+    rows = np.random.default_rng(4).normal(size=(100, 10)).astype(np.float32)
+    truth = run(tuple(dense), rows.astype(np.float64))
+
+    def bias_of(model: IntegerModel) -> np.ndarray:
+        return np.array([1, 256, 65536]) @ model.layers[-1].matrix[-3:].astype(np.int64)
+
+    fitted = calibrate(dense, rows, truth)
+    equalised = calibrate_module.equalised
+    monkeypatch.setattr(calibrate_module, "equalised", lambda dense, rows, by: asked.append(by) or equalised(dense, rows, by))
+    monkeypatch.setattr(calibrate_module, "_compensated", lambda *_: pytest.fail("weights were fitted to rows"))
+    model = calibrate(dense, rows, truth, plain=True)
+    assert set(asked) == {"", "weights"}
+    assert np.array_equal(bias_of(model), np.rint(dense[-1].bias * 2.0**model.output_scale))
+    assert not np.array_equal(bias_of(fitted), np.rint(dense[-1].bias * 2.0**fitted.output_scale))
+    assert measure(model, rows, truth).deviation < 4 * measure(fitted, rows, truth).deviation
+
+
+def test_what_was_measured_on_hidden_rows_is_told_in_few_digits() -> None:
+    assert rounded(Measured(0.0312, 0.98765)) == Measured(pytest.approx(0.04), 0.98)
+    assert rounded(Measured(0.0, 1.0)) == Measured(0.0, 1.0) and rounded(Measured(7.0, 0.5)).deviation == pytest.approx(7.0)
 
 
 def test_the_job_s_tolerance_and_agreement_are_kept() -> None:
@@ -220,6 +245,14 @@ def test_a_network_of_maps_is_near_its_float_model() -> None:
     assert found.deviation < 0.04 * np.abs(truth).max() and found.agreement > 0.95
     fresh = rng.normal(size=(400, 72)).astype(np.float32)
     assert np.abs(model.outputs(fresh) - run_floats(layers, fresh)[1][-1]).max() < tolerance_of(CircuitRequest(), found.deviation)
+
+
+def test_a_network_that_no_key_holds_is_refused_before_its_scales_are_sought() -> None:
+    check_sizes(mlp((2,) * 16))
+    for layers, reason in ((mlp((2,) * 17), "16 layers; 1 to 15 are allowed"),
+                           ([FloatLayer(np.ones((1, 2)), np.zeros(2), (Wiring(0, (1, 2**15, 1)),)), *mlp((2**16, 1))], "layer 1 has too many positions")):
+        with pytest.raises(JobError, match=f"^the network is larger than a batch proof's may be: {re.escape(reason)} "):
+            check_sizes(layers)
 
 
 def test_maxima_by_differences_are_near_their_float_model() -> None:

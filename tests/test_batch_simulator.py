@@ -101,7 +101,7 @@ def seen(prover: MaskedProver) -> tuple[list[int], list[int]]:
     said: dict[str, np.ndarray] = {}
     for label, begin, end in prover.sent:
         data = prover.proof[begin:end]
-        if label in ("input salt", "columns", "multiplicities", "outputs", "masks", "helpers"):
+        if label in ("input salt", "inputs", "columns", "multiplicities", "outputs", "masks", "helpers"):
             continue
         opening += label == "proximity"
         if opening >= 4:

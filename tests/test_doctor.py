@@ -93,6 +93,7 @@ def test_locks_that_keep_nobody_apart_or_are_not_there(tmp_path, monkeypatch):
 
 def test_root():
     assert doctor_machine.root({}, 1000) == [ok("user", "uid 1000")]
+    assert doctor_machine.root({}, 0, started=True) == [ok("user", "root, which this launcher allows")]
     [found] = doctor_machine.root({}, 0)
     assert found.state == WARNING and "OMPI_ALLOW_RUN_AS_ROOT=1" in found.remedy
     [found] = doctor_machine.root({"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}, 0)

@@ -59,7 +59,8 @@ zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.patches zk.batch.files zk.batch.programs
 zk.batch.integer zk.batch.float_model
 zk.batch.rows_of_a_proof zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
-zk.batch.calibrate zk.batch.algebra
+zk.batch.equalise zk.batch.algebra
+zk.batch.calibrate zk.batch.nodes
 zk.batch.graph
 zk.batch.quantise zk.batch.prover zk.batch.verifier
 zk.batch.prepare zk.batch.audit zk.batch.examine
@@ -128,7 +129,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.batch.graph", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
+    "onnx": {"zk.batch.graph", "zk.batch.nodes", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "tqdm": {"log", "progress"},

@@ -38,6 +38,11 @@ class MaskedProver(RowsProver):
         seed = sha256(b"enclaveml-batch-inputs" + self.input_key + self.salt + self.nonce).digest()
         return field_elements(seed, "inputs", self.key.masks, self.key.width)
 
+    def input_digest(self) -> bytes:
+        """The hook: what is said of the inputs and their key."""
+        data = b"".join(v.to_bytes(2, "little", signed=True) for row in self.x for v in row)
+        return sha256(b"enclaveml-batch-input-digest" + self.input_key + self.salt + data).digest()
+
     def output_masks(self) -> list[list[int]]:
         """The hook: the outputs' mask rows."""
         return self.full[-1].z[-self.key.masks:]
@@ -103,6 +108,7 @@ class MaskedProver(RowsProver):
                 self.absorb(label, data)
             self.salt = raw(self.seed, "input salt", 32)
             self.send("input salt", self.salt)
+            self.send("inputs", self.input_digest())
             self.commit_rows()
             self.lookup = tuple(self.draw("lookup", 2))
             self.commit_helpers()

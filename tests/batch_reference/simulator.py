@@ -98,6 +98,7 @@ class Simulator(Preset):
         for label, data in self.statement():
             self.absorb(label, data)
         self.send("input salt", self.coins.randbytes(32))
+        self.send("inputs", self.coins.randbytes(32))  # a hash with an unknown key
         for label in ("columns", "multiplicities", "outputs", "masks"):
             self.root(label)
         self.lookup = tuple(self.draw("lookup", 2))

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError
+from enclaveml.zk.batch.equalise import equalised, tied
 from enclaveml.zk.batch.float_model import FloatLayer, run
-from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, WEIGHT_HIGH, WEIGHT_LOW, Wiring
+from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, WEIGHT_HIGH, WEIGHT_LOW
 from enclaveml.zk.batch.integer import (
     BIAS_HIGH,
     IntegerLayer,
@@ -98,8 +99,11 @@ def exact_bits(rows: np.ndarray) -> int | None:
     return None
 
 
-def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) -> IntegerModel:
+def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray, plain: bool = False) -> IntegerModel:
     """The integer model of float layers that deviates least from ``truth`` (S, D) on rows (S, *row_shape).
+
+    plain: weights and biases are rounded to the nearest, by scales that are powers of two or follow from the weights: of the rows the
+    model says which of these scales suit them, and nothing finer.
 
     Raises JobError where the protocol has no key for it (too wide, or values of too different sizes).
     """
@@ -112,8 +116,8 @@ def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) 
     problems: list[str] = []
     scales = _input_scales(_inputs_read(dense), every[0])
     for scale in scales[:1] if large else scales:
-        for equalised in ("", "weights", "activations") if len(dense) > 1 else ("",):
-            search = _Search(_equalised(dense, every[0], equalised), every[0], rows, truth, scale)
+        for by in ("", "weights", "activations")[: 2 if plain else 3] if len(dense) > 1 else ("",):
+            search = _Search(equalised(dense, every[0], by), every[0], rows, truth, scale, plain)
             try:
                 deviation, chosen_scales = search.best(0 if large else SWEEPS)
                 found.append((deviation, len(found), search, chosen_scales))
@@ -122,7 +126,8 @@ def calibrate(dense: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) 
     if not found:
         raise JobError(f"no integer model for a batch proof was found: {problems[-1]}; proof.system: ezkl has wider numbers")
     widest = max(len(each.weights) for each in dense)
-    tried = [(search, best, compensated) for _, _, search, best in (sorted(found)[:1] if large else found) for compensated in ((False, True) if widest <= COMPENSATED else (False,))]
+    compensations = (False, True) if widest <= COMPENSATED and not plain else (False,)
+    tried = [(search, best, compensated) for _, _, search, best in (sorted(found)[:1] if large else found) for compensated in compensations]
     models = (search.model(best, compensated) for search, best, compensated in tried)
     made = [model for model in models if model is not None and not fits(model)]
     return _widened(min(made, key=lambda model: _off(model.outputs(every[0]) - every[1])))
@@ -147,65 +152,20 @@ def _input_scales(inputs: int, rows: np.ndarray) -> list[int]:
     return [finest, finest - 2, finest - 4]
 
 
-def _tied(layers: Sequence[FloatLayer]) -> set[int]:
-    """Numbers of the layers whose values are added to others, or to whose sums others are: they are multiplied by nothing."""
-    return {number for at, each in enumerate(layers, 1) if each.residual is not None for number in (at, each.residual)}
-
-
-def _equalised(dense: Sequence[FloatLayer], rows: np.ndarray, by: str) -> list[FloatLayer]:
-    """The same function, each hidden channel multiplied so that its weights (or largest value) and the next layers' are of one size."""
-    found, tied = list(dense), _tied(dense)
-    arrays = run(dense, rows)[0] if by == "activations" else []
-    for i in range(len(dense) - 1) if by else ():
-        here = found[i]
-        channels = len(here.bias)
-        readers = _readers(found, i + 1)
-        if i + 1 in tied or any(wiring.shape[2] != channels and not wiring.whole for _, wiring, _ in readers):
-            continue
-        if by == "weights":
-            sizes = np.abs(here.weights).max(axis=0)
-        else:
-            sizes = arrays[i + 1].reshape(-1, channels).max(axis=0)
-        ahead = np.max([np.abs(found[j].weights[part]).reshape(-1, channels, found[j].weights.shape[1]).max(axis=(0, 2))
-                        for j, _, part in readers], axis=0)
-        dead = (sizes <= 0) | (ahead <= 0)
-        factor = np.sqrt(np.where(dead, 1.0, ahead) / np.where(dead, 1.0, sizes))
-        factor = np.where(dead, np.median(factor[~dead]) if (~dead).any() else 1.0, factor)
-        factor = np.clip(factor, np.median(factor) / 8, np.median(factor) * 8)
-        found[i] = replace(here, weights=here.weights * factor, bias=here.bias * factor)
-        for j, _, part in readers:
-            weights = found[j].weights.copy()
-            weights[part] /= np.tile(factor, (part.stop - part.start) // channels)[:, None]
-            found[j] = replace(found[j], weights=weights)
-    return found
-
-
-def _readers(layers: Sequence[FloatLayer], source: int) -> list[tuple[int, Wiring, slice]]:
-    """Who reads an array: the layer's place, the wiring, and which of its weights that takes."""
-    found = []
-    for j, each in enumerate(layers):
-        start = 0
-        for wiring in each.reads(j + 1):
-            if wiring.source == source:
-                found.append((j, wiring, slice(start, start + wiring.inputs)))
-            start += wiring.inputs
-    return found
-
-
 class _Search:
     """Scales of all layers for one scale of the inputs, by coordinate descent on the largest deviation.
 
     every: all sample rows, of which ``rows`` are those to try on.
     """
 
-    def __init__(self, dense: Sequence[FloatLayer], every: np.ndarray, rows: np.ndarray, truth: np.ndarray, input_scale: int) -> None:
-        self.dense, self.truth, self.input_scale = dense, truth, input_scale
+    def __init__(self, dense: Sequence[FloatLayer], every: np.ndarray, rows: np.ndarray, truth: np.ndarray, input_scale: int, plain: bool = False) -> None:
+        self.dense, self.truth, self.input_scale, self.plain = dense, truth, input_scale, plain
         self.x = quantised(rows, input_scale)
         most = np.abs(quantised(every, input_scale)).max(initial=0)
         self.limit = int(min(largest_input(_inputs_read(dense)), max(1, HEADROOM * most)))
         self.targets = run(dense, rows)[1]
         self.most = [float(a.max(initial=0.0)) or 1.0 for a in run(dense, every)[0][1:]]
-        self.tied = _tied(dense)
+        self.tied = tied(dense)
 
     def best(self, sweeps: int) -> tuple[float, list[_Scales]]:
         """The least deviation and its scales, after so many sweeps over all layers. Raises JobError where no scales give a model that the protocol has."""
@@ -240,7 +200,7 @@ class _Search:
         top = ACTIVATION_MAX * FILLED / self.most[number]
         factors = (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top)))
         alone = number + 1 in self.tied or np.isin(np.abs(each.weights), (0, 1)).all()  # as they are, differences are exact
-        for factor in factors[:1] if alone else factors:
+        for factor in factors[:1] if alone else factors[:2] if self.plain else factors:
             fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
             kept = math.floor(math.log2(top / factor) + 1e-9)
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
@@ -304,7 +264,9 @@ class _Search:
             weights = np.clip(np.rint(weights), WEIGHT_LOW, WEIGHT_HIGH)
         bias = each.bias * through * 2.0**scale
         sums = (products(wirings, arrays, weights) + added).reshape(-1, len(bias))
-        bias = np.rint(bias + ((self.targets[number] * through * 2.0**scale).reshape(-1, len(bias)) - bias - sums).mean(axis=0))
+        if not self.plain:
+            bias = bias + ((self.targets[number] * through * 2.0**scale).reshape(-1, len(bias)) - bias - sums).mean(axis=0)
+        bias = np.rint(bias)
         if not (np.abs(bias) <= BIAS_HIGH).all():
             return None
         z = (sums.astype(np.int64) + bias.astype(np.int64)).reshape(len(self.x), -1)

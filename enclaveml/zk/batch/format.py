@@ -41,6 +41,7 @@ __all__ = [
     "BIAS_CONSTANTS",
     "BLOWUP",
     "DEGREE",
+    "DIGEST_DOMAIN",
     "DOMAIN",
     "GENERATOR",
     "INPUTS_DOMAIN",
@@ -92,6 +93,9 @@ INPUT_KEY = 32
 #: First bytes of what masks are derived from: all of them, and the seed of the inputs' mask rows.
 MASKS_DOMAIN = b"enclaveml-batch-masks"
 INPUTS_DOMAIN = b"enclaveml-batch-inputs"
+
+#: First bytes of what a masked proof says of its inputs and their key.
+DIGEST_DOMAIN = b"enclaveml-batch-input-digest"
 
 _FORMAT = "enclaveml-batch-key-1"
 #: More than any key takes.

@@ -23,8 +23,9 @@ class Wiring:
     """How the positions of a layer read an array, ``source``: 0 the inputs, m the activations of hidden layer m.
 
     The array's features are a map ``shape`` (height, width, channels). It is summed over windows ``pool`` that do not overlap (rows and
-    columns left over at its end are not read), or of each window the one ``cell`` is taken where there is one; ``pads`` zeros are put around it (top, left, bottom, right), and there is a position for each
-    patch ``kernel`` of it every ``stride`` cells. PROTOCOL.md, "Wiring". A dense layer has one position, which reads the array in order.
+    columns left over at its end are not read), or of each window the one ``cell`` is taken where there is one; ``pads`` zeros are put
+    around it (top, left, bottom, right), and there is a position for each patch ``kernel`` of it every ``stride`` cells. PROTOCOL.md,
+    "Wiring". A dense layer has one position, which reads the array in order.
     """
 
     source: int

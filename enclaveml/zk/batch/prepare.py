@@ -148,7 +148,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         logrows=key.rows.bit_length() - 1,
         proof_bytes=proof_bytes(key),
         srs_origin="none",
-        settings={**laid.settings, "zero_knowledge": key.masks > 0, "mask_rows": key.masks, "weights": found.weights, "range_bits": key.range_bits,
+        settings={**laid.settings, "zero_knowledge": False, "hides": "inputs" if key.masks else "nothing", "mask_rows": key.masks, "weights": found.weights, "range_bits": key.range_bits,
                   "input_range": [key.input_low, key.input_high],
                   "layers": [layer.to_json() for layer in key.layers], "widths": widths_of(key)},
         measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in FILES)},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.calibrate import calibrate
+from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.format import Layer, VerificationKey
 from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.export import HASH_BATCH, export
@@ -48,16 +51,31 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     """
     document = export(function, HASH_BATCH)
     layers = float_layers(document)
+    check_sizes(layers)
     truth = float_outputs(function, rows, min(64, max(2, len(rows))))
     if not np.isfinite(truth).all():
         raise JobError("the model's outputs on the sample rows are not all finite")
-    model = calibrate(layers, rows, truth)
-    if request.inputs != "public":
+    hidden = request.inputs != "public"
+    model = calibrate(layers, rows, truth, plain=hidden)
+    if hidden:
         model = coarse(model)
     found = measure(model, rows, truth)
+    if hidden:
+        found = rounded(found)
     refuse(found, request)
     count = sum(each.weights.size + each.bias.size for each in layers)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
+
+
+def check_sizes(layers: Sequence[FloatLayer]) -> None:
+    """Raise JobError for layers that no key has, whatever their weights and scales: before these are looked for."""
+    shapes = tuple(Layer(len(each.weights), len(each.bias), int(number < len(layers)), each.wirings,
+                         None if each.residual is None else (each.residual, 0)) for number, each in enumerate(layers, 1))
+    try:
+        VerificationKey(4, -1, 1, shapes, 0, (bytes(32),) * len(shapes))
+    except ValueError as error:
+        raise JobError(f"the network is larger than a batch proof's may be: {error} (a maximum over n cells takes n - 1 layers along each axis); "
+                       "make it smaller, or use proof.system: ezkl") from error
 
 
 def coarse(model: IntegerModel) -> IntegerModel:
@@ -67,6 +85,12 @@ def coarse(model: IntegerModel) -> IntegerModel:
     """
     high = 1 << (model.input_high.bit_length() - 1)
     return replace(model, input_low=-high, input_high=high)
+
+
+def rounded(found: Measured) -> Measured:
+    """What was measured to one digit of the deviation, upwards, and two of the agreement, downwards."""
+    step = 10.0 ** math.floor(math.log10(found.deviation)) if found.deviation > 0 else 1.0
+    return Measured(math.ceil(found.deviation / step) * step, math.floor(100 * found.agreement) / 100)
 
 
 def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measured:

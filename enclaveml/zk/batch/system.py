@@ -1,4 +1,4 @@
-"""The batch proof system as ``interface.ProofSystem`` has it: integrity only, not zero-knowledge."""
+"""The batch proof system as ``interface.ProofSystem`` has it: integrity only, or with committed inputs hiding these, and never the weights."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, p
 from enclaveml.zk.batch.prove.inference import Trace, infer, infer_masks
 from enclaveml.zk.batch.prove.linear import combination_of_rows
 from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked, combined, open_masked
-from enclaveml.zk.batch.prove.masks import Masks, input_masks
+from enclaveml.zk.batch.prove.masks import Masks, input_digest, input_masks
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.proof import (
     Claims,
@@ -119,6 +119,7 @@ class _Prover:
         """Step 1, the columns."""
         key, salt = self._key, self._masks.input_salt()
         self._transcript.message("input salt", salt)
+        self._transcript.message("inputs", input_digest(input_key, salt, x))
         hidden_inputs = input_masks(input_key, salt, self._nonce, (key.masks, key.width)).astype(np.int32)
         hidden = self._mask_rows(hidden_inputs)
         inputs = np.concatenate([x, hidden_inputs])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from enclaveml.zk.batch.format import INPUT_KEY, INPUT_SALT, INPUTS_DOMAIN, MASKS_DOMAIN, PADS, SALT, P
+from enclaveml.zk.batch.format import DIGEST_DOMAIN, INPUT_KEY, INPUT_SALT, INPUTS_DOMAIN, MASKS_DOMAIN, PADS, SALT, P
 
 
 class Masks:
@@ -58,3 +58,8 @@ def input_masks(input_key: bytes, salt: bytes, nonce: bytes, shape: tuple[int, i
     if len(input_key) != INPUT_KEY:
         raise ValueError(f"an input key of {len(input_key)} bytes; {INPUT_KEY} are expected")
     return Masks(hashlib.sha256(INPUTS_DOMAIN + input_key + salt + nonce).digest()).elements("inputs", shape)
+
+
+def input_digest(input_key: bytes, salt: bytes, x: np.ndarray) -> bytes:
+    """What the proof says of the real rows' inputs (N - m, K) and their key before anything is drawn."""
+    return hashlib.sha256(DIGEST_DOMAIN + input_key + salt + np.ascontiguousarray(x, "<i2").tobytes()).digest()

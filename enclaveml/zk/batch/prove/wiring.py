@@ -25,13 +25,13 @@ def patches(wiring: Wiring, values: np.ndarray) -> np.ndarray:
     top, left, bottom, right = wiring.pads
     if any(wiring.pads):
         summed = np.pad(summed, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    (down, beside), (kernel_height, kernel_width) = wiring.places, wiring.kernel
-    found = np.empty((n, down, beside, kernel_height, kernel_width, channels), summed.dtype)
-    for dy in range(kernel_height):
-        rows = summed[:, dy : dy + (down - 1) * wiring.stride[0] + 1 : wiring.stride[0]]
-        for dx in range(kernel_width):
-            found[:, :, :, dy, dx] = rows[:, :, dx : dx + (beside - 1) * wiring.stride[1] + 1 : wiring.stride[1]]
-    return found.reshape(n, wiring.positions, wiring.inputs)
+    summed = np.ascontiguousarray(summed)
+    row, down, beside, value = summed.strides
+    # Of a patch each line of cells lies in one piece: its cells and their channels are one axis.
+    windows = np.lib.stride_tricks.as_strided(
+        summed, (n, *wiring.places, wiring.kernel[0], wiring.kernel[1] * channels),
+        (row, down * wiring.stride[0], beside * wiring.stride[1], down, value), writeable=False)
+    return windows.reshape(n, wiring.positions, wiring.inputs)
 
 
 def _summed(wiring: Wiring, values: np.ndarray) -> np.ndarray:

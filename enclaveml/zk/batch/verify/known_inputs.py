@@ -7,7 +7,7 @@ from hashlib import sha256, shake_256
 
 import numpy as np
 
-from ..format import INPUTS_DOMAIN, MASKS_DOMAIN, P, VerificationKey
+from ..format import DIGEST_DOMAIN, INPUTS_DOMAIN, MASKS_DOMAIN, P, VerificationKey
 from .field import product, small
 
 
@@ -17,6 +17,11 @@ class KnownInputs:
 
     x: np.ndarray
     key: bytes
+
+
+def input_digest(salt: bytes, known: KnownInputs) -> bytes:
+    """What a proof says of its inputs and their key before anything is drawn: they cannot be chosen later."""
+    return sha256(b"".join([DIGEST_DOMAIN, known.key, salt, np.ascontiguousarray(known.x, "<i2").tobytes()])).digest()
 
 
 class InputRows:

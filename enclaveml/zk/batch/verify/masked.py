@@ -9,7 +9,7 @@ import numpy as np
 from ..format import INPUT_SALT, PADS, ROUND_MASKS, SALT, VerificationKey, bits, table_shape
 from .element import ONE, ZERO, Element, power, total
 from .extension import array, inner, scale
-from .known_inputs import InputRows, KnownInputs
+from .known_inputs import InputRows, KnownInputs, input_digest
 from .layers import (
     check_activations,
     check_products,
@@ -40,7 +40,7 @@ def masked_bytes(key: VerificationKey) -> int:
     elements = 2 + 4 * n + 2 * v + 1 + 1  # the sums, the rounds, a multiplicity, the outputs
     elements += sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
     elements += sum(2 * bits(layer.length) + product_claims(key, number, True) for number, layer in enumerate(key.layers, 1))
-    size = INPUT_SALT + 5 * HASH + sum(opening_bytes(layer.length, [layer.outputs]) for layer in key.layers)
+    size = INPUT_SALT + 6 * HASH + sum(opening_bytes(layer.length, [layer.outputs]) for layer in key.layers)
     size += masked_opening_bytes(key.rows, [key.width + 2 * units, 5 * units])
     size += masked_opening_bytes(2 * key.masks, [key.outputs])
     size += masked_opening_bytes(2 * rows, [columns]) + masked_opening_bytes(ROUND_MASKS, [5])
@@ -56,6 +56,10 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     transcript.absorb("outputs", np.ascontiguousarray(y, "<i4"))
     salt = reader.take(INPUT_SALT)
     transcript.absorb("input salt", salt)
+    digest = reader.take(HASH)
+    transcript.absorb("inputs", digest)
+    if known is not None:
+        demand(input_digest(salt, known) == digest, "inputs: the proof is not of these, or not under this input key")
 
     # 1. to 4. Commitments and challenges.
     units = key.units

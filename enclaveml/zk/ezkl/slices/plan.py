@@ -132,8 +132,8 @@ def plan_chain(
                  f"argmax agreement {agreed:.4f}")
         if best is None or off < best[0]:
             best = off, agreed, parts
-        if off * 2 <= limit and agreed >= request.agreement:
-            break
+        if request.scale is not None or (off * 2 <= limit and agreed >= request.agreement):
+            break  # at a scale that is given, less of the tolerance changes nothing
     off, agreed, parts = best
     if agreed < request.agreement:
         raise JobError(f"the proved outputs of the model in {len(benches)} slices have the argmax of its float outputs on {agreed:.4f} of the "
@@ -214,9 +214,13 @@ def _lay_out(parts: Sequence[Part], request: CircuitRequest, progress: Progress)
 
 
 def _cheapest(parts: Sequence[Part], request: CircuitRequest) -> list[Candidate]:
-    """A candidate for each slice at the pair of rows per proof and domain size that the job is predicted cheapest at."""
+    """A candidate for each slice at the pair of rows per proof and domain size that the job is predicted cheapest at.
+
+    Of those that the prediction cannot tell apart, the one with the smallest keys: Freivalds' columns make a key grow with the
+    square of their blocks, and with it set-up, which takes longer than a proof where weights are many.
+    """
     work = work_of(request)
-    best: tuple[float, list[Candidate]] | None = None
+    chains: list[tuple[float, float, list[Candidate]]] = []
     for rows in _sizes(parts, request):
         at: list[dict[int, Candidate]] = []
         for part in parts:
@@ -229,12 +233,13 @@ def _cheapest(parts: Sequence[Part], request: CircuitRequest) -> list[Candidate]
         for logrows in set.intersection(*(set(cheap) for cheap in at)):
             chain = [cheap[logrows] for cheap in at]
             seconds = sum(one.prove_seconds for one in chain) * (work.waves(rows) + SETUP_SHARE)
-            if best is None or seconds < best[0]:
-                best = seconds, chain
-    if best is None:
+            chains.append((seconds, sum(one.key_bytes for one in chain), chain))
+    if not chains:
         raise TooLarge(f"the model's {len(parts)} slices fit {request.memory_gb:g} GB of memory at no common number of rows a proof; more "
                        "slices (proof.slices) are smaller ones")
-    return [_exact(part, one) for part, one in zip(parts, best[1], strict=True)]
+    near = min(seconds for seconds, _, _ in chains) * (1 + cost.ERROR)
+    _, _, best = min((c for c in chains if c[0] <= near), key=lambda c: c[1])
+    return [_exact(part, one) for part, one in zip(parts, best, strict=True)]
 
 
 def _sizes(parts: Sequence[Part], request: CircuitRequest) -> list[int]:
