@@ -1,4 +1,4 @@
-"""``python -m benchmarks.batch``: batch proofs, masked and integrity only, of the digits model and of a dense net of four million weights.
+"""``python -m benchmarks.batch``: batch proofs, masked and integrity only, of the digits model, of a dense net of four million weights and of a CNN.
 
 Every proof is verified and every output held against the integer network inside the timed loop. Beside it the tuned ezkl path proves
 and verifies the digits model in the same run, at the batch model's tolerance, and at calibrated ezkl's as ``reports/digits.json`` has it.
@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from benchmarks.machine import REPORTS, machine, sentence, table, write_report
 from enclaveml.datasets import open_dataset
 from enclaveml.job import load_job
 from enclaveml.models import build_model, package_model
-from enclaveml.zk.batch.format import ACTIVATION_MAX
+from enclaveml.zk.batch.format import Layer, Wiring
+from enclaveml.zk.batch.integer import IntegerLayer, activated, rescale
 from enclaveml.zk.batch.quantise import quantise
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import CircuitRequest
@@ -31,11 +34,16 @@ from enclaveml.zk.rows import float_outputs
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Model, rows, rounds, and microseconds a row to stay below (issue 8): with zero-knowledge, for which so many of the rows are mask rows.
-CASES = (("digits", 1024, 60, 120.0), ("digits", 16384, 8, 40.0), ("dense", 1024, 3, 3500.0))
+CASES = (("digits", 1024, 60, 120.0), ("digits", 16384, 8, 40.0), ("dense", 1024, 3, 3500.0), ("cnn", 1024, 2, 20000.0))
 MASKS = 256
 
 #: Widths of the dense net.
 DENSE = (4, 1000, 1000, 1000, 1000, 1000, 3)
+
+#: The CNN of 264,031 parameters: 3 x 32 x 32, convolutions 5 x 5 to 12 and to 33 channels without zeros around them, each with ReLU and means
+#: of 2 x 2, then 251, 175 and 10. K and M' of each layer, and how it reads the one before.
+CNN = ((75, 12, (Wiring(0, (32, 32, 3), (1, 1), (5, 5)),)), (300, 33, (Wiring(1, (28, 28, 12), (2, 2), (5, 5)),)),
+       (825, 251, (Wiring(2, (10, 10, 33), (2, 2), (5, 5)),)), (251, 175, ()), (175, 10, ()))
 
 #: Standard deviation of the noise on resampled digits, whose pixels are 0 to 1.
 NOISE = 0.02
@@ -56,34 +64,35 @@ def digits(folder: Path) -> tuple[Path, str, Any, Data, float]:
     model = found.model
     x = np.clip(model.quantise(resampled), model.input_low, model.input_high)
     path = folder / "digits.npz"
-    np.savez(path, x=x, shifts=[layer.shift for layer in model.layers], low=model.input_low, high=model.input_high,
+    np.savez(path, x=x, layers=_layers([layer.shape for layer in model.layers]), low=model.input_low, high=model.input_high,
              range_bits=model.range_bits, **{f"weights_{i}": layer.matrix for i, layer in enumerate(model.layers)})
     words = (f"deviation {found.measured.deviation:.3g} and agreement {found.measured.agreement:.4f} with the float model "
              f"on its {len(rows)} rows")
     return path, words, function, Data(rows, float_outputs(function, rows, 64)), found.tolerance
 
 
-def dense(folder: Path) -> Path:
-    """Random int8 weights with shifts by which activations fill their range, and random rows."""
+def _layers(layers: list[Layer]) -> str:
+    return json.dumps([layer.to_json() for layer in layers])
+
+
+def random_model(path: Path, shapes: Sequence[tuple[int, int, tuple[Wiring, ...]]], width: int, rows: int) -> Path:
+    """Random int8 weights with shifts by which activations fill their range, and random rows. Shapes: K, M' and wirings of each layer."""
     draw = np.random.default_rng(8)
-    x = draw.integers(-128, 128, (1024, DENSE[0]))
-    a, shifts, weights, range_bits = x.astype(float), [], [], 0
-    for number, (inputs, outputs) in enumerate(zip(DENSE, DENSE[1:], strict=False), 1):
+    x = draw.integers(-128, 128, (rows, width))
+    arrays, made, range_bits = [x], [], 0
+    for number, (inputs, outputs, wirings) in enumerate(shapes, 1):
         matrix = np.zeros((inputs + 3, outputs), np.int8)
         matrix[:inputs] = np.clip(np.rint(draw.normal(0, 40, (inputs, outputs))), -127, 127)
-        weights.append(matrix)
-        z = (a @ matrix[:inputs].astype(float)).astype(np.int64)
-        if number == len(DENSE) - 1:
-            shifts.append(0)
+        z = IntegerLayer(matrix, 0, wirings).sums(number, arrays)
+        if number == len(shapes):
+            made.append(IntegerLayer(matrix, 0, wirings))
             break
         shift = max(1, int(np.ceil(np.log2(z.std() / 100))))
-        q = (z + (1 << (shift - 1))) >> shift
-        range_bits = max(range_bits, int(np.abs(q).max()).bit_length())
-        shifts.append(shift)
-        a = np.clip(q, 0, ACTIVATION_MAX).astype(float)
-    path = folder / "dense.npz"
-    np.savez(path, x=x, shifts=shifts, low=-128, high=127, range_bits=range_bits,
-             **{f"weights_{i}": matrix for i, matrix in enumerate(weights)})
+        range_bits = max(range_bits, int(np.abs(rescale(z, shift)).max()).bit_length())
+        made.append(IntegerLayer(matrix, shift, wirings))
+        arrays.append(activated(z, shift))
+    np.savez(path, x=x, layers=_layers([layer.shape for layer in made]), low=-128, high=127, range_bits=range_bits,
+             **{f"weights_{i}": layer.matrix for i, layer in enumerate(made)})
     return path
 
 
@@ -125,7 +134,8 @@ def lines_of(found: list[dict[str, Any]], words: str, ezkl: list[tuple[str, floa
              "**Those with public inputs are integrity only.** Weights are hidden in neither.", "",
              sentence(machine(), "batch"), "",
              f"digits: the job's MLP 64-32-10 as integers, {words}; rows resampled with noise. dense: "
-             f"{'-'.join(map(str, DENSE))}, random weights. The best round of each counts; every round's proof was verified and its outputs held against the integer "
+             f"{'-'.join(map(str, DENSE))}, random weights. cnn: 3x32x32, convolutions 5x5 to 12 and to 33 channels, each with ReLU and means of 2x2, then 251-175-10 (264,031 "
+             "parameters), random weights. The best round of each counts; every round's proof was verified and its outputs held against the integer "
              "network before the next. Compiling is in the first proof alone. Rows are those of the statement; a masked proof has "
              f"{MASKS} more. The goals are for masked proofs.", "", *table(head, rows), "",
              "## Where the time goes, ms a proof", "", *table(["stage", *names], stage_rows + alone), "",
@@ -162,7 +172,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="enclaveml-benchmark-") as name:
         folder = Path(name)
         path, words, function, data, tolerance = digits(folder)
-        models = {"digits": path, "dense": dense(folder)}
+        models = {"digits": path, "dense": random_model(folder / "dense.npz", [(k, m, ()) for k, m in pairwise(DENSE)], DENSE[0], 1024),
+                  "cnn": random_model(folder / "cnn.npz", CNN, 32 * 32 * 3, 1024)}
         found = []
         for model, rows, rounds, goal in CASES:
             for masks in (0, MASKS):
