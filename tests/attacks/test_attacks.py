@@ -304,10 +304,9 @@ def test_a_rank_that_never_answers_loses_its_rows(silent: Played, attack: str) -
     assert (line["rejections"], line["rows_verified"]) == (0, 0), silent.log
     assert proofs_of(silent, rank) == []
     if attack != "outputs_missing":  # what it has said of its rows lets others prove them at once
-        assert line["discarded"] and (
-            line["rows_moved_out"] + BUNDLE * line["discarded"]
-            == 8 + line["rows_moved_in"] + BUNDLE * line["copies"]  # its own, and what it took over while it was idle
-        ), silent.log
+        # Its own, copies, and what it took over while it was idle or a rank was lost; the last bundle may be a part of one.
+        left = line["rows_moved_out"] + BUNDLE * line["discarded"] - line["rows"]
+        assert line["discarded"] and 0 <= left < BUNDLE * line["discarded"], silent.log
         return
     assert line["fate"] == "lost"
     assert re.match(r"has not answered for \d+ s, with 0 bundles to prove and 8 rows to infer in hand", line["fate_reason"])

@@ -262,7 +262,8 @@ def test_ranks_that_srun_starts_with_pmix_are_one_world(cluster: Cluster, tiny: 
     ended = cluster.finish(job, 120, log)
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text()
     found = check_complete(tiny, ranks=3)
-    assert [rank["rows_verified"] for rank in found] == [0, 12, 12]
+    verified = [rank["rows_verified"] for rank in found]  # 12 each, where neither was idle and took a bundle over
+    assert verified[0] == 0 and min(verified[1:]) > 0 and sum(verified) == 24
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in SCRIPTS.glob("*.sbatch")))
