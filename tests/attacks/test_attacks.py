@@ -304,9 +304,9 @@ def test_a_rank_that_never_answers_loses_its_rows(silent: Played, attack: str) -
     assert (line["rejections"], line["rows_verified"]) == (0, 0), silent.log
     assert proofs_of(silent, rank) == []
     if attack != "outputs_missing":  # what it has said of its rows lets others prove them at once
-        # Its own, copies, and what it took over while it was idle or a rank was lost; the last bundle may be a part of one.
-        left = line["rows_moved_out"] + BUNDLE * line["discarded"] - line["rows"]
-        assert line["discarded"] and 0 <= left < BUNDLE * line["discarded"], silent.log
+        own = 8 + line["rows_moved_in"] + BUNDLE * line["copies"]  # and what it took over while it was idle
+        lost = line["rows_moved_out"] + BUNDLE * line["discarded"] - own  # what the lost rank still had, 8 rows, is shared out as well
+        assert line["discarded"] and 0 <= lost <= 8, (line, silent.log)
         return
     assert line["fate"] == "lost"
     assert re.match(r"has not answered for \d+ s, with 0 bundles to prove and 8 rows to infer in hand", line["fate_reason"])
