@@ -25,7 +25,8 @@ def check_readable(path: str | Path, cpu_s: int = CPU_S, wall_s: float = WALL_S)
     Raises:
         FormatError: HDF5 hangs in the file's structure, or dies of it.
     """
-    command = [sys.executable, "-m", "enclaveml.hdf5_probe", str(cpu_s), str(path)]
+    # -P: else a module of the folder where a file is audited would be imported.
+    command = [sys.executable, "-P", "-m", "enclaveml.hdf5_probe", str(cpu_s), str(path)]
     try:
         process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=wall_s, check=False)
     except subprocess.TimeoutExpired:

@@ -41,6 +41,14 @@ def test_a_file_that_hdf5_never_ends_reading_is_damaged(tmp_path) -> None:
         check_readable(path, cpu_s=2)
 
 
+def test_nothing_is_imported_from_the_folder_that_it_is_asked_in(tmp_path, monkeypatch) -> None:
+    path = endless(tmp_path / "endless.h5")
+    (tmp_path / "h5py.py").write_text("raise SystemExit(0)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FormatError, match="signal 9"):
+        check_readable(path, cpu_s=2)
+
+
 def test_a_file_system_that_hangs_is_bounded_too(tmp_path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)  # opening it waits for a writer

@@ -44,6 +44,13 @@ def test_ezkls_errors_come_with_their_text(child) -> None:
     assert process.wait(child, "version", 60).error == ""
 
 
+def test_nothing_is_imported_from_the_folder_that_it_is_started_in(child, tmp_path: Path, monkeypatch) -> None:
+    for module in ("ezkl", "enclaveml", "json"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    assert process.wait(child, "version", 60).value == {"version": "23.0.5"}
+
+
 def test_an_unknown_call_is_an_error(child) -> None:
     with pytest.raises(ProofError) as caught:
         process.wait(child, "no_such_call", 60)

@@ -112,7 +112,8 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # a panic prints where it was; an abort only there
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.program.module, str(theirs.fileno()), str(os.getpid()), cores],
+                # -P: the folder that a job or an audit is started in may be anybody's, and is not to be imported from.
+                [sys.executable, "-P", "-m", self.program.module, str(theirs.fileno()), str(os.getpid()), cores],
                 pass_fds=[theirs.fileno()],
                 env=child_environment(self.threads, self.program.threads),
                 stdin=subprocess.DEVNULL,
