@@ -251,6 +251,9 @@ CHANGES = {
     "both sides agree on another scale": (lambda m, s: (s[0].update(output_scale=9), s[1].update(input_scale=9)), "slice 1: its manifest says output_scale"),
     "both sides agree on another width": (lambda m, s: (s[0].update(outputs=8), s[1].update(width=8)), "slice 1: its manifest says committed values"),
     "more than a column": (lambda m, s: (s[0].update(outputs=10**6), s[1].update(width=10**6)), "which one commitment at 2^"),
+    "inputs of more than a column": (
+        lambda m, s: (m.update(inputs="committed", row_shape=[10**5]), s[0].update(inputs="committed", width=10**5)),
+        "slice 1 commits to 4 rows of 100000 values, which one commitment at 2^8 does not hold"),
     "a bound that is none": (lambda m, s: (s[0]["settings"].update(bound="legs"), m["settings"].update(bound="legs")), "its manifest says circuit_id"),
     "a flag": (lambda m, s: m.update(inputs_bounded=True), "what its manifest says of how inputs are bounded"),
     "no number": (lambda m, s: s[0].update(rows="4"), "rows of a slice is '4'"),

@@ -80,7 +80,7 @@ def file_of(number: int, name: str) -> str:
 
 
 def room_for(logrows: int) -> int:
-    """Most values between two slices: they must fit one committed column, else one commitment would not hold them all."""
+    """Most values that a slice commits to at a place: they must fit one column, else one commitment would not hold them all."""
     return cost.usable_rows(logrows)
 
 
@@ -101,12 +101,12 @@ def slices_of(circuit: Circuit) -> tuple[Slice, ...]:
 
     Raises FormatError where they do not: the manifest may be somebody else's.
     """
-    where = f"circuit {circuit.circuit_id[:16]}"
+    where = f"circuit {str(circuit.circuit_id)[:16]}"
     try:
         found = tuple(_slice(document) for document in circuit.settings["slices"])
         if not 2 <= len(found) <= MOST:
             raise ValueError(f"{len(found)} slices; allowed: 2 to {MOST}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"{where}: its manifest has no slices: {error}") from error
     first, final = found[0], found[-1]
     said = {
@@ -126,10 +126,12 @@ def slices_of(circuit: Circuit) -> tuple[Slice, ...]:
     for name, (claimed, wanted) in said.items():
         if claimed != wanted:
             raise FormatError(f"{where}: {name}: its slices say {claimed!r}, and it must be {wanted!r}")
-    for each in found[:-1]:
-        if each.rows * each.outputs > room_for(each.logrows):
-            raise FormatError(f"{where}: {each.rows} rows of {each.outputs} values between two slices, which one commitment at 2^"
-                              f"{each.logrows} does not hold")
+    for each in found:  # a second column of inputs would move the outputs' commitment, and be compared by nobody
+        widths = [each.width] * (each.inputs == "committed") + [each.outputs] * (not each.last)
+        for width in widths:
+            if each.rows * width > room_for(each.logrows):
+                raise FormatError(f"{where}: slice {each.number + 1} commits to {each.rows} rows of {width} values, which one commitment at "
+                                  f"2^{each.logrows} does not hold")
     return found
 
 

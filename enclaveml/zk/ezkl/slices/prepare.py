@@ -34,9 +34,8 @@ def prepare_slices(function: ModelFunction, sample_rows: np.ndarray, request: Ci
     rows, digest = sampled(function, sample_rows)
     cache = keys.Cache()
     fingerprint = function.fingerprint or model_hash(function)
-    given = request.rows_per_proof is not None and request.scale is not None and request.slices is not None
     key = keys.key_of({"slices": request.slices, "slices_plan": _PLAN_VERSION, "samples": digest,
-                       "whole": cache_key(function, request, fingerprint, sized=not given)})
+                       "whole": cache_key(function, request, fingerprint, sized=True)})
     with contextlib.closing(process.Child(EZKL, len(allowed_cores()))) as child:
         folder = cache.entry(
             "circuits", key, lambda place: build_slices(place, function, rows, request, child, cache, progress),

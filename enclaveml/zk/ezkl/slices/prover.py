@@ -56,7 +56,8 @@ class SlicesProver(EzklProver):
         section = b""
         if circuit.inputs == "committed":
             section = proofs[0][: statement.COMMITMENT_BYTES]
-        elif call := tie_call(circuit.inputs, felts, self._slices[0].paths(circuit.folder), self._scratch, names["felts"], timeout_s):
+        elif call := tie_call(circuit.inputs, felts, self._slices[0].paths(circuit.folder), self._scratch, names["felts"],
+                              timeout_s - seconds["witness"] - seconds["prove"]):
             tied: Reply = yield call
             raise_error(call.name, tied)
             section = tie_bytes(circuit.inputs, tied.value)
@@ -91,7 +92,7 @@ class SlicesProver(EzklProver):
                 "circuit": each.paths(self.circuit.folder)[COMPILED],
                 "output": str(self._scratch.file(names[f"witness-{each.number}"])),
             },
-            timeout_s,
+            timeout_s - seconds["witness"],
         )
         seconds["witness"] += made.seconds
         if made.ended:
