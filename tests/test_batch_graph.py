@@ -211,6 +211,19 @@ def test_what_is_no_layer_is_refused_with_advice(which: str) -> None:
     assert str(caught.value).startswith(what + "; a batch proof holds ") and instead in str(caught.value)
 
 
+def test_a_sum_with_values_that_stand_there_twice_is_refused() -> None:
+    nodes = [("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "v", {}), ("Gemm", ["v", "u"], "s", {}), ("Gather", ["s", "index"], "t", {"axis": 1}),
+             ("Add", ["t", "v"], "z", {}), ("Relu", ["z"], "r", {}), ("Gemm", ["r", "o"], "output", {})]
+    with pytest.raises(JobError, match="node 4 of 7, Add: a sum with values of a layer that stand there more than once"):
+        float_layers(document(nodes, w=normal(4, 3), u=normal(3, 3), index=np.array([1, 0, 1]), o=normal(3, 2)))
+
+
+def test_zeros_that_are_not_written_out_are_refused() -> None:
+    nodes = stem(conv("h", "l", "d", auto_pad="SAME_UPPER"), ("Relu", ["d"], "e", {}), *end("e"))
+    with pytest.raises(JobError, match="Conv: zeros around a map that are not written out"):
+        float_layers(document(nodes, (2, 6, 5, 2), 4, **used(nodes, 90)))
+
+
 def test_a_model_of_flax_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """As jax2onnx writes a convolution, BatchNorm, a residual and a mean."""
     import jax

@@ -17,7 +17,7 @@ from enclaveml.zk.batch.float_model import FloatLayer
 from enclaveml.zk.batch.float_model import run as run_floats
 from enclaveml.zk.batch.format import P, Wiring
 from enclaveml.zk.batch.integer import BIAS_HIGH, BIAS_LOW, IntegerModel, layer
-from enclaveml.zk.batch.quantise import Measured, check_sizes, coarse, measure, refuse, rounded, tolerance_of
+from enclaveml.zk.batch.quantise import Measured, check_reading, check_sizes, coarse, measure, refuse, rounded, tolerance_of
 from enclaveml.zk.interface import CircuitRequest
 
 RNG = np.random.default_rng(3)
@@ -251,8 +251,21 @@ def test_a_network_that_no_key_holds_is_refused_before_its_scales_are_sought() -
     check_sizes(mlp((2,) * 16))
     for layers, reason in ((mlp((2,) * 17), "16 layers; 1 to 15 are allowed"),
                            ([FloatLayer(np.ones((1, 2)), np.zeros(2), (Wiring(0, (1, 2**15, 1)),)), *mlp((2**16, 1))], "layer 1 has too many positions")):
-        with pytest.raises(JobError, match=f"^the network is larger than a batch proof's may be: {re.escape(reason)} "):
+        with pytest.raises(JobError, match=f"^no batch proof holds this network: {re.escape(reason)} "):
             check_sizes(layers)
+
+
+def test_layers_that_are_not_the_model_are_refused() -> None:
+    """Whatever tolerance would cover them: the quantiser is fitted to the layers."""
+    layers, rows = mlp((3, 4, 1)), np.random.default_rng(3).normal(size=(150, 3)).astype(np.float32)
+    truth = run_floats(layers, rows)[1][-1]
+    check_reading(layers, rows, truth)
+    changed = truth.copy()
+    changed[149] += 0.02 * np.abs(truth).max()
+    with pytest.raises(JobError, match="^the model was read as layers that compute something else"):
+        check_reading(layers, rows, changed)
+    with pytest.raises(JobError):
+        check_reading(layers, rows, np.where(truth == truth, np.nan, truth))
 
 
 def test_maxima_by_differences_are_near_their_float_model() -> None:

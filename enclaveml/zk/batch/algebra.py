@@ -243,6 +243,8 @@ class Sums:
         if (self.residual is None and term.view.pool == (1, 1) and term.cells == self.features and (term.scale == 1).all()
                 and np.array_equal(term.index, self.index)):
             return replace(self, residual=term.view.source)
+        if len(np.unique(self.index)) < self.index.size:
+            raise NotHeld("a sum with values of a layer that stand there more than once", "add before they are repeated")
         places, outputs = self.parts[0][0].places, len(self.bias)
         index, scale = np.full(self.features, -1), np.zeros(self.features)
         index[self.index.reshape(-1)], scale[self.index.reshape(-1)] = term.index.reshape(-1), term.scale.reshape(-1)

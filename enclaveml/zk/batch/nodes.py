@@ -44,12 +44,19 @@ def multiplied(node: onnx.NodeProto, given: Value | Sums, weights: np.ndarray, b
     return found.moved(lambda v: v.reshape(*cells, -1))
 
 
+def written_out(node: onnx.NodeProto) -> None:
+    """Refuse zeros around a map that a node's ``auto_pad`` leaves to whoever runs it; the canonical document has none."""
+    if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise NotHeld("zeros around a map that are not written out")
+
+
 def convolved(node: onnx.NodeProto, given: Value | Sums, weights: np.ndarray, bias: np.ndarray | None = None) -> Sums:
     """A convolution with constant weights (M', C / groups, kh, kw) or (M', C / groups, k): groups and dilations become zeros in its kernel."""
     if isinstance(given, Sums):
         raise NotHeld("a convolution after another layer without a ReLU between them", "put a ReLU between them")
     if weights is None or weights.ndim not in (3, 4) or len(given.shape) != weights.ndim - 1:
         raise NotHeld("a convolution that has neither one nor two dimensions")
+    written_out(node)
     axes = weights.ndim - 2
     groups, stride = attribute(node, "group", 1), attribute(node, "strides", [1] * axes)
     dilations, pads = attribute(node, "dilations", [1] * axes), attribute(node, "pads", [0] * 2 * axes)
@@ -77,6 +84,7 @@ def as_map(given: Value | Sums) -> tuple[Any, Callable[[np.ndarray], np.ndarray]
 
 def window_of(node: onnx.NodeProto, given: Value | Sums, what: str, function: str) -> tuple[int, int]:
     """The window of a pooling node, which must not overlap with others; (n, 1) in one dimension."""
+    written_out(node)
     window = attribute(node, "kernel_shape", [])
     if len(window) not in (1, 2) or len(given.shape) != len(window) + 1:
         raise NotHeld(f"a {what} that has neither one nor two dimensions")

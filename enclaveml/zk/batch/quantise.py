@@ -11,7 +11,7 @@ import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.calibrate import calibrate
-from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.float_model import FloatLayer, run
 from enclaveml.zk.batch.format import Layer, VerificationKey
 from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel
@@ -23,6 +23,9 @@ from enclaveml.zk.rows import float_outputs
 #: 1.1 to 1.9 times as far on 2,000 rows of 24 random networks whose scales were chosen on 200 (normally distributed inputs, whose largest
 #: rows are the worst), 1.6 times on 65,536 noisy digits; and a row out of tolerance has no other circuit.
 MARGIN = 3.0
+
+#: How far the layers that were read may be from the model on sample rows, as a part of its largest output; and rows that are tried at a time.
+READING, READ_ROWS = 1e-2, 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     truth = float_outputs(function, rows, min(64, max(2, len(rows))))
     if not np.isfinite(truth).all():
         raise JobError("the model's outputs on the sample rows are not all finite")
+    check_reading(layers, rows, truth)
     hidden = request.inputs != "public"
     model = calibrate(layers, rows, truth, plain=hidden)
     if hidden:
@@ -67,6 +71,21 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
 
 
+def check_reading(layers: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) -> None:
+    """Raise JobError where the layers, as they were read, are another function than the model.
+
+    The quantiser holds its integers against these layers, and what it measures against the model could pass for rounding. 1 % is far
+    above what float32 leaves, and TF32 on a GPU.
+    """
+    largest = float(np.abs(truth).max(initial=0.0))
+    for start in range(0, len(rows), READ_ROWS):
+        part = slice(start, start + READ_ROWS)
+        read = run(layers, rows[part])[1][-1]
+        if not np.abs(read - truth[part]).max(initial=0.0) <= READING * max(largest, 1e-3):
+            raise JobError("the model was read as layers that compute something else: this is a fault of EnclaveML's; please report it, and use "
+                           "proof.system: ezkl")
+
+
 def check_sizes(layers: Sequence[FloatLayer]) -> None:
     """Raise JobError for layers that no key has, whatever their weights and scales: before these are looked for."""
     shapes = tuple(Layer(len(each.weights), len(each.bias), int(number < len(layers)), each.wirings,
@@ -74,7 +93,7 @@ def check_sizes(layers: Sequence[FloatLayer]) -> None:
     try:
         VerificationKey(4, -1, 1, shapes, 0, (bytes(32),) * len(shapes))
     except ValueError as error:
-        raise JobError(f"the network is larger than a batch proof's may be: {error} (a maximum over n cells takes n - 1 layers along each axis); "
+        raise JobError(f"no batch proof holds this network: {error} (a maximum over n cells takes n - 1 layers along each axis); "
                        "make it smaller, or use proof.system: ezkl") from error
 
 
