@@ -57,7 +57,9 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
             for old in (job.output.path, path):
                 _remove(old)
         if masked:
-            key = input_key.create(key_file, replace=options.force or options.resume)  # with --resume there is nothing to go on with
+            # With --resume nothing was begun, or its results were moved away: a key that is left may be the only one that opens them.
+            keep = options.resume and os.path.lexists(key_file)
+            key = input_key.load(key_file) if keep else input_key.create(key_file, replace=options.force)
             fresh["versions"][input_key.DIGEST] = input_key.digest(key)
         # The journal holds a fingerprint of the data, by which few rows could be searched for.
         journal = Journal.create(path, overwrite=options.resume, private=job.proof.inputs != "public")

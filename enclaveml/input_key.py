@@ -80,8 +80,8 @@ def create(path: Path, replace: bool = False) -> bytes:
     return key
 
 
-def load(path: Path, wanted: str) -> bytes:
-    """The key in a file, of which ``wanted`` is the digest. A file that others can read is warned of.
+def load(path: Path, wanted: str | None = None) -> bytes:
+    """The key in a file, of which ``wanted`` is the digest (None: whichever it is). A file that others can read is warned of.
 
     Raises EnvironmentFault where it cannot be read, is none, or is another job's.
     """
@@ -94,7 +94,7 @@ def load(path: Path, wanted: str) -> bytes:
     if len(digits) != 2 * INPUT_KEY_BYTES or set(digits) - set("0123456789abcdef"):
         raise EnvironmentFault(f"{path}: found {len(text)} characters that are no input key; allowed: {2 * INPUT_KEY_BYTES} hex digits")
     key = bytes.fromhex(digits)
-    if digest(key) != wanted:
+    if wanted is not None and digest(key) != wanted:
         raise EnvironmentFault(f"{path}: is not this job's input key: its digest is {digest(key)[:16]}, the job has {wanted[:16] or 'none'}")
     if mode & 0o077:
         log.warning("%s: others than its owner can read it (mode %o); whoever has it can find out the job's inputs", path, mode)
