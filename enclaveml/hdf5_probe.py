@@ -7,12 +7,15 @@ Python's interpreter too, which hears no Ctrl-C. So the verbs that read somebody
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from enclaveml import hdf5
-from enclaveml.errors import EnclaveError, FormatError
+from enclaveml.errors import EnclaveError, EnvironmentFault, FormatError
 
 #: CPU seconds for a results file's structure, which takes 0.1 for any number of rows; and seconds, where a slow
 #: file system is read.
@@ -24,24 +27,35 @@ def check_readable(path: str | Path, cpu_s: int = CPU_S, wall_s: float = WALL_S)
 
     Raises:
         FormatError: HDF5 hangs in the file's structure, or dies of it.
+        EnvironmentFault: the process cannot start, or was killed by somebody else (memory).
     """
-    # -P: else a module of the folder where a file is audited would be imported.
+    # -P: else a module of the folder where a file is audited would be imported; this package is not always installed.
     command = [sys.executable, "-P", "-m", "enclaveml.hdf5_probe", str(cpu_s), str(path)]
+    package_parent = str(Path(hdf5.__file__).resolve().parents[1])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
     try:
-        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=wall_s, check=False)
+        _, told = process.communicate(timeout=wall_s)
     except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may be in a system call that nothing ends
+            process.wait(timeout=10)
         raise FormatError(f"{path}: HDF5 did not get through its structure in {wall_s:g} s: it is damaged, or "
                           "its file system hangs") from None
+    if process.returncode == -signal.SIGKILL:
+        raise EnvironmentFault(f"{path}: the process that looks at it first was killed (memory?); see the system's log")
     if process.returncode < 0:
         raise FormatError(f"{path}: damaged: HDF5 hung in its structure, or died of it (signal {-process.returncode}, "
                           f"limit {cpu_s} CPU s)")
+    if process.returncode:
+        raise EnvironmentFault(f"{path}: the process that looks at it first failed: {told.decode(errors='replace').strip()[-300:]}")
 
 
 def main(cpu_s: int, path: str) -> None:
     """Read all that is there but datasets' data, within so many CPU seconds."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))  # at the first SIGXCPU, which nobody else sends
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with hdf5.open_read(path) as file:

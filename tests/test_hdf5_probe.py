@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from enclaveml import hdf5
-from enclaveml.errors import FormatError
+from enclaveml.errors import EnvironmentFault, FormatError
 from enclaveml.hdf5_probe import check_readable
 
 
@@ -37,7 +38,7 @@ def test_a_whole_file_is_readable(tmp_path) -> None:
 
 def test_a_file_that_hdf5_never_ends_reading_is_damaged(tmp_path) -> None:
     path = endless(tmp_path / "endless.h5")
-    with pytest.raises(FormatError, match=re.escape(f"{path}: damaged: HDF5 hung in its structure, or died of it (signal 9, limit 2 CPU s)")):
+    with pytest.raises(FormatError, match=re.escape(f"{path}: damaged: HDF5 hung in its structure, or died of it (signal 24, limit 2 CPU s)")):
         check_readable(path, cpu_s=2)
 
 
@@ -45,7 +46,7 @@ def test_nothing_is_imported_from_the_folder_that_it_is_asked_in(tmp_path, monke
     path = endless(tmp_path / "endless.h5")
     (tmp_path / "h5py.py").write_text("raise SystemExit(0)")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FormatError, match="signal 9"):
+    with pytest.raises(FormatError, match="signal 24"):
         check_readable(path, cpu_s=2)
 
 
@@ -54,6 +55,17 @@ def test_a_file_system_that_hangs_is_bounded_too(tmp_path) -> None:
     os.mkfifo(path)  # opening it waits for a writer
     with pytest.raises(FormatError, match=r"pipe: HDF5 did not get through its structure in 2 s"):
         check_readable(path, wall_s=2)
+
+
+@pytest.mark.parametrize(("script", "said"), [
+    ("#!/bin/sh\nkill -9 $$\n", "was killed (memory?)"), ("#!/bin/sh\necho no module >&2\nexit 1\n", "failed: no module")])
+def test_a_process_that_could_not_look_is_no_verdict(tmp_path, monkeypatch, script, said) -> None:
+    python = tmp_path / "python"
+    python.write_text(script)
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(EnvironmentFault, match=re.escape(said)):
+        check_readable(with_texts(tmp_path / "whole.h5"))
 
 
 @pytest.mark.parametrize("found", ["no HDF5 file", "missing"])
