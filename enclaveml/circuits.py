@@ -147,8 +147,7 @@ class Circuits:
 
     def submit(self, bundle: Bundle, rows: np.ndarray, proof: Proof, nonce: bytes, input_key: bytes = b"") -> None:
         """Have a bundle's proof verified by its circuit; rows (n, *row_shape), nonce and the order's input key are rank 0's own."""
-        named = (nonce, input_key) if input_key else (nonce,)
-        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs, *named)
+        self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs, nonce, input_key)
 
     def poll(self) -> list[Verdict]:
         """The verdicts that are ready; never blocks."""

@@ -20,7 +20,7 @@ class LazyProver:
         """As of Prover."""
         if self._made is None:
             self._made = self._make()
-        self._made.submit(task, rows, timeout_s, *((nonce, input_key) if input_key else (nonce,)))
+        self._made.submit(task, rows, timeout_s, nonce, input_key)
 
     def poll(self) -> list[ProofResult]:
         """As of Prover."""

@@ -129,8 +129,8 @@ class Worker:
             # Kept with the task: rows may be forgotten while an outcome that comes too late to cancel is on its way.
             held = [self._held[int(row)] for row in rows]
             self._proving[task] = (meta, rows, held)
-            named = [bytes.fromhex(str(meta[name])) for name in ("nonce", "input_key") if name in meta]
-            self._at(meta)[1].submit(task, np.stack([data for data, _ in held]), float(meta["timeout_s"]), *named)
+            nonce, input_key = (bytes.fromhex(str(meta.get(name, ""))) for name in ("nonce", "input_key"))
+            self._at(meta)[1].submit(task, np.stack([data for data, _ in held]), float(meta["timeout_s"]), nonce, input_key)
 
     @property
     def _provers(self) -> list[Prover]:

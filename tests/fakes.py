@@ -131,7 +131,7 @@ class FakeProver:
         self.closed = False
         self.polls = 0
 
-    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes) -> None:
+    def submit(self, task: int, rows: np.ndarray, timeout_s: float, nonce: bytes, input_key: bytes = b"") -> None:
         self.nonces[task] = nonce
         self.waiting.append((task, rows))
         self._begin()
@@ -188,7 +188,8 @@ class FakeVerifier:
         self.said: dict[int, tuple[list[int], list[int]]] = {}
         self.nonces: dict[int, bytes] = {}
 
-    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes) -> None:
+    def submit(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray, nonce: bytes,
+               input_key: bytes = b"") -> None:
         assert task not in self.said
         self.nonces[task] = nonce
         n = len(rows)

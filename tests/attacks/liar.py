@@ -141,9 +141,9 @@ def _claim_overflow() -> None:
     claims: list[ProofResult] = []
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s, nonce):
+    def submit(original, self, task, rows, timeout_s, *order):
         if self.circuit.role != PRIMARY:
-            return original(self, task, rows, timeout_s, nonce)
+            return original(self, task, rows, timeout_s, *order)
         claims.append(ProofResult(task, None, "witness: a value is out of range", 0.0, 0.0, tuple(range(len(rows)))))
 
     @instead(EzklProver, "poll")
@@ -178,8 +178,8 @@ def other_circuit(_: str) -> None:
             primary.append(self)
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s, nonce):
-        original(primary[0], task, rows, timeout_s, nonce)
+    def submit(original, self, task, rows, timeout_s, *order):
+        original(primary[0], task, rows, timeout_s, *order)
 
     _claim_overflow()  # of orders at the primary, which therefore are those at the fallback alone
 
@@ -207,8 +207,8 @@ def wrong_input(_: str) -> None:
         return original(self, rows, data + np.float32(0.25))
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s, nonce):
-        original(self, task, rows + np.float32(0.25), timeout_s, nonce)
+    def submit(original, self, task, rows, timeout_s, *order):
+        original(self, task, rows + np.float32(0.25), timeout_s, *order)
 
 
 @attack
@@ -220,9 +220,9 @@ def wrong_input_right_commitment(_: str) -> None:
 
     # Each bundle is proved twice: task n of the wrong rows, task -n of the right ones, for their commitment.
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s, nonce):
-        original(self, task, rows, timeout_s, nonce)
-        original(self, -task, rows - np.float32(0.25), timeout_s, nonce)
+    def submit(original, self, task, rows, timeout_s, *order):
+        original(self, task, rows, timeout_s, *order)
+        original(self, -task, rows - np.float32(0.25), timeout_s, *order)
 
     @instead(EzklProver, "poll")
     def poll(original, self):
@@ -296,7 +296,7 @@ def replay(earlier: str) -> None:
         original(self, order)
 
     @instead(EzklProver, "submit")
-    def submit(original, self, task, rows, timeout_s, nonce):
+    def submit(original, self, task, rows, timeout_s, *order):
         ready.append(ProofResult(task, proofs[orders[task].tobytes()], "", 0.0, 0.0))
 
     @instead(EzklProver, "poll")
@@ -310,8 +310,8 @@ def replay(earlier: str) -> None:
 def for_another_order(_: str) -> None:
     """With system batch: proofs that are true of these rows, made for another order of them (an earlier attempt, another job)."""
     @instead(BatchChildProver, "submit")
-    def submit(original, self, task, rows, timeout_s, nonce):
-        original(self, task, rows, timeout_s, nonce[:-1] + bytes([nonce[-1] ^ 1]))
+    def submit(original, self, task, rows, timeout_s, nonce, input_key):
+        original(self, task, rows, timeout_s, nonce[:-1] + bytes([nonce[-1] ^ 1]), input_key)
 
 
 # -- other outputs ---------------------------------------------------------------
