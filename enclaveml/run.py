@@ -369,7 +369,7 @@ class _Story:
 
         # One count for a model, whichever of its circuits a proof is of.
         budget = budget_of(circuits, job.proof.private_weights) if circuits else None
-        if budget and circuits[0].system == "batch":
+        if budget and circuits[0].caution:  # such proofs show the weights
             budget.disclose()
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
         journal, before, key = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,

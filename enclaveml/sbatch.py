@@ -106,7 +106,7 @@ def _wishes(job: JobSpec, part: Part, cores: int) -> list[str]:
     if part.hosts:
         lines.append(f"#SBATCH --nodelist={','.join(part.hosts)}")
     lines += [
-        "# Rank 0 verifies every proof, and proves nothing." if part.cores else
+        f"# Rank 0 verifies every proof, and proves {'as well' if job.cluster.aggregator_computes else 'nothing'}." if part.cores else
         "# A rank runs as many provers as it has cores: more is faster.",
         f"#SBATCH --cpus-per-task={part.cores or cores}",
     ]
