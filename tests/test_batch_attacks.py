@@ -11,6 +11,7 @@ import pytest
 from batch_reference import case, messages, numbers
 from batch_reference.case import Carried, CarriedWeights
 from batch_reference.network import Network, Step, inputs
+from batch_reference.recording import Log, check_every_item, recording
 from batch_reference.rows import RowsProver
 from batch_reference.trees import Tree, codeword
 
@@ -518,45 +519,21 @@ ITEMS = {
 
 @pytest.mark.parametrize("kind", ["rows", "weights"])
 def test_every_item_changes_every_later_challenge(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the verifier: the k-th item left out, every challenge drawn before is the same, every one after another."""
-    log: list[tuple[str, str | bytes]] = []
-
-    class Recording(rows.Transcript):
-        skip = -1
-
-        def absorb(self, label: str, data: bytes) -> None:
-            log.append(("absorb", label))
-            if sum(what == "absorb" for what, _ in log) - 1 != Recording.skip:
-                super().absorb(label, data)
-
-        def _draw(self, label: str, count: int) -> np.ndarray:
-            words = super()._draw(label, count)
-            if count:
-                log.append(("draw", words.tobytes()))
-            return words
-
+    """In the verifier."""
+    log: Log = []
+    recorded = recording(rows.Transcript, log)
     for module in (rows, layers, weights, opening):
         monkeypatch.setattr(module, "demand", lambda holds, reason: None)
     for module in (rows, weights):
-        monkeypatch.setattr(module, "Transcript", Recording)
+        monkeypatch.setattr(module, "Transcript", recorded)
     network = case.network((1, 2, 1), (6,))
     prover = RowsProver(network, network.key(4), case.NONCE, inputs(4, 1))
     proof = prover.prove() if kind == "rows" else CarriedWeights(network, prover.key).prove()
 
-    def run(skip: int) -> list[tuple[str, str | bytes]]:
-        log.clear()
-        Recording.skip = skip
+    def verify() -> None:
         if kind == "rows":
             rows.check_rows(prover.key, prover.nonce, np.array(prover.x), np.array(prover.y), proof)
         else:
             weights.check_weights(prover.key, proof)
-        return list(log)
 
-    whole = run(-1)
-    items = [at for at, (what, _) in enumerate(whole) if what == "absorb"]
-    assert {whole[at][1] for at in items} == ITEMS[kind]
-    for number, at in enumerate(items):
-        without = run(number)
-        assert [what for what, _ in without] == [what for what, _ in whole]
-        for place, ((what, before), (_, after)) in enumerate(zip(whole, without)):
-            assert what == "absorb" or (before == after) == (place < at), (whole[at], place)
+    check_every_item(verify, recorded, log, ITEMS[kind])

@@ -17,6 +17,7 @@ from batch_reference.masked_case import Careless, Carried
 from batch_reference.masks import field_elements
 from batch_reference.network import Step, inputs
 from batch_reference.numbers import F, eqs
+from batch_reference.recording import Log, check_every_item, recording
 from batch_reference.rows import RowsProver
 
 from enclaveml.zk.batch.format import QUERIES, P
@@ -721,39 +722,11 @@ ITEMS = {"kind", "key", "nonce", "outputs", "input salt", "inputs", "columns", "
 
 
 def test_every_item_changes_every_later_challenge(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the verifier: the k-th item left out, every challenge drawn before is the same, every one after another."""
-    log: list[tuple[str, str | bytes]] = []
-
-    class Recording(masked.Transcript):
-        skip = -1
-
-        def absorb(self, label: str, data: bytes) -> None:
-            log.append(("absorb", label))
-            if sum(what == "absorb" for what, _ in log) - 1 != Recording.skip:
-                super().absorb(label, data)
-
-        def _draw(self, label: str, count: int) -> np.ndarray:
-            words = super()._draw(label, count)
-            if count:
-                log.append(("draw", words.tobytes()))
-            return words
-
+    """In the verifier."""
+    log: Log = []
+    recorded = recording(masked.Transcript, log)
     for module in (masked, layers, opening):
         monkeypatch.setattr(module, "demand", lambda holds, reason: None)
-    monkeypatch.setattr(masked, "Transcript", Recording)
+    monkeypatch.setattr(masked, "Transcript", recorded)
     prover = case.made(Careless)
-
-    def run(skip: int) -> list[tuple[str, str | bytes]]:
-        log.clear()
-        Recording.skip = skip
-        masked.check_masked(prover.key, prover.nonce, np.array(prover.y), prover.proof, None)
-        return list(log)
-
-    whole = run(-1)
-    items = [at for at, (what, _) in enumerate(whole) if what == "absorb"]
-    assert {whole[at][1] for at in items} == ITEMS
-    for number, at in enumerate(items):
-        without = run(number)
-        assert [what for what, _ in without] == [what for what, _ in whole]
-        for place, ((what, before), (_, after)) in enumerate(zip(whole, without)):
-            assert what == "absorb" or (before == after) == (place < at), (whole[at], place)
+    check_every_item(lambda: masked.check_masked(prover.key, prover.nonce, np.array(prover.y), prover.proof, None), recorded, log, ITEMS)

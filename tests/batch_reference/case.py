@@ -9,6 +9,7 @@ import numpy as np
 from enclaveml.zk.batch.format import VerificationKey, Wiring
 from enclaveml.zk.batch.verify import api
 
+from .messages import Prover
 from .network import Network, inputs
 from .numbers import F, eq, evaluate
 from .rows import RowsProver
@@ -54,6 +55,19 @@ def verify(prover: RowsProver, proof: bytes | None = None) -> None:
                prover.proof if proof is None else proof)
 
 
+def carried(prover: Prover, label: str, values: list[F], depth: int) -> list[F] | None:
+    """What carries a lie on, from ``depth`` 1 the layers' parts, from 2 the claims; None where it is something else that is said."""
+    if label == "layers" and depth >= 1:
+        return [values[0] + prover.claim - sum(values, F(0)), *values[1:]]
+    if label == "claims" and depth >= 2:
+        q, a, h, r = values
+        none, one = prover.expected(q, a, F(0), r), prover.expected(q, a, F(1), r)
+        return [q, a, (prover.claim - none) * (one - none).inverse(), r]
+    if label == "product claims" and depth >= 2:
+        return [*values[:-1], prover.claim * prover.inner.inverse()]
+    return None
+
+
 class Carried(RowsProver):
     """Carries a lie on: from ``depth`` on it says what the verifier wants to hear instead of the truth.
 
@@ -63,14 +77,8 @@ class Carried(RowsProver):
     depth = 0
 
     def say(self, label: str, values: list[F]) -> list[F]:
-        if label == "layers" and self.depth >= 1:
-            return [values[0] + self.claim - sum(values, F(0)), *values[1:]]
-        if label == "claims" and self.depth >= 2:
-            q, a, h, r = values
-            none, one = self.expected(q, a, F(0), r), self.expected(q, a, F(1), r)
-            return [q, a, (self.claim - none) * (one - none).inverse(), r]
-        if label == "product claims" and self.depth >= 2:
-            return [*values[:-1], self.claim * self.inner.inverse()]
+        if (told := carried(self, label, values, self.depth)) is not None:
+            return told
         if label == "evaluation" and self.depth >= 3:
             return fitted(values, self.claim, self.point)
         return values

@@ -18,6 +18,7 @@ from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.verify import api, masked, opening
 
 from . import messages
+from .case import carried
 from .masked import MaskedProver, inner
 from .network import Network
 from .numbers import F
@@ -89,14 +90,8 @@ class Carried(Careless):
     depth = 0
 
     def say(self, label: str, values: list[F]) -> list[F]:
-        if label == "layers" and self.depth >= 1:
-            return [values[0] + self.claim - sum(values, F(0)), *values[1:]]
-        if label == "claims" and self.depth >= 2:
-            q, a, h, r = values
-            none, one = self.expected(q, a, F(0), r), self.expected(q, a, F(1), r)
-            return [q, a, (self.claim - none) * (one - none).inverse(), r]
-        if label == "product claims" and self.depth >= 2:
-            return [*values[:-1], self.claim * self.inner.inverse()]
+        if (told := carried(self, label, values, self.depth)) is not None:
+            return told
         if label == "evaluation" and self.depth >= 3 and self.weights:
             return [values[0] + (self.goal - inner(self.weights, values)) * self.weights[0].inverse(), *values[1:]]
         return values
