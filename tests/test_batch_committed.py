@@ -213,3 +213,17 @@ def test_an_audit_of_the_job_with_its_data_and_without(played: tuple[SmallJob, s
     wrong.write_text("0" * 64 + "\n")
     with pytest.raises(EnvironmentFault, match="wrong: is not this job's input key: its digest is "):
         audit(AuditOptions(elsewhere, ids, inputs=data, input_key=wrong, processes=1))
+
+
+@pytest.mark.mpi
+def test_a_resumed_job_that_has_nothing_to_go_on_with_keeps_a_key_that_is_left(
+    case: Case, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Its results were moved away, and batch scripts always resume: the key may be all that opens them."""
+    results = tmp_path / "results.h5"
+    key = input_key.create(input_key.key_path(results))
+    done = mpirun(2, ["-m", "enclaveml", "run", str(case.job.path), "-o", str(results), "--resume"], LIMIT_S,
+                  {"ENCLAVEML_CACHE": str(cache_of(tmp_path_factory))})
+    assert done.returncode == 0, log_of(done)
+    assert bytes.fromhex(input_key.key_path(results).read_text()) == key
+    assert audit(AuditOptions(results, (case.circuit.circuit_id,), inputs=case.job.folder / "rows.npy", processes=1)).failures == []
