@@ -23,10 +23,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from mpi4py import MPI
 
 from enclaveml.errors import EnvironmentFault
-from enclaveml.launcher import launched_size
+from enclaveml.launcher import launched_size, mpi_settings
+
+os.environ.update(mpi_settings(os.environ))
+from mpi4py import MPI  # noqa: E402  MPI begins here, with these settings
 
 # MPI 3.1 counts are 32-bit: what may be longer is sent in pieces of this many bytes.
 CHUNK_BYTES = 1 << 26
@@ -175,7 +177,11 @@ class World:
 
     def wait(self, request: MPI.Request, what: str, keep: object, size: int = 0,
              limit_s: float | None = None) -> None:
-        """Poll ``request``, which moves ``size`` bytes, to its end; ``keep`` holds the buffers that it uses."""
+        """Poll ``request``, which moves ``size`` bytes, to its end; ``keep`` holds the buffers that it uses.
+
+        limit_s: longest wait for others, ``patience_s`` by default; what this rank spends on ``spare`` work meanwhile
+        does not count. Raises CommTimeout past it, RankLost where another rank has died.
+        """
         began = time.monotonic()
         bulk = size > BULK_BYTES
         spin = began + max(size / SPIN_RATE, SPIN_LEAST_S if size >= SPIN_BYTES else 0.0)

@@ -18,7 +18,7 @@ from enclaveml.comm import refuse_separate_programs
 from enclaveml.doctor_world import vendor_of
 from enclaveml.errors import EnvironmentFault
 from enclaveml.finding import FAULT, OK, WARNING, Finding, merged, numbers, ok
-from enclaveml.launcher import launched_rank, launched_size
+from enclaveml.launcher import launched_rank, launched_size, mpi_settings
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -148,6 +148,13 @@ def test_the_vendor_of_an_mpirun(said, name):
     ({"PMI_RANK": "1", "PMI_SIZE": "3"}, 1, 3), ({"SLURM_PROCID": "5"}, 5, 0)])
 def test_what_the_launcher_says(env, rank, size):
     assert (launched_rank(env), launched_size(env)) == (rank, size)
+
+
+@pytest.mark.parametrize(("env", "settings"), [
+    ({}, {"OMPI_MCA_btl": "^ofi"}), ({"OMPI_COMM_WORLD_RANK": "2"}, {"OMPI_MCA_btl": "^ofi"}),
+    ({"OMPI_MCA_btl": "self,tcp"}, {}), ({"OMPI_MCA_pml": "ob1"}, {})])
+def test_what_mpi_is_told_before_it_begins(env, settings):
+    assert mpi_settings(env) == settings
 
 
 @pytest.mark.parametrize("env", [{"PMI_SIZE": "4", "PMI_RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "4"}])
