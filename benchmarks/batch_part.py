@@ -129,11 +129,11 @@ def _alone(key: VerificationKey) -> dict[str, Any]:
             threads.map(lambda c: np.asarray(kernels.coset_values(columns[:, :block], code.scale_powers(key.rows, c))), range(BLOWUP))
         encode()
         encoding = _best(encode) * width / block
-    salts = np.zeros((len(leaves), SALT if key.masks else 0), np.uint8)
-    hashing = _best(lambda: tree.leaves(leaves, salts)) / len(leaves) * BLOWUP * key.rows
-    nodes = np.zeros(4096 * 32, np.uint8).tobytes()
-    return {"encode_alone_seconds": encoding, "leaves_alone_seconds": hashing,
-            "nodes_alone_seconds": _best(lambda: tree.Tree(nodes)) / 4096 * 2 * BLOWUP * key.rows}
+        salts = np.zeros((len(leaves), SALT if key.masks else 0), np.uint8)
+        hashing = _best(lambda: tree.hashed(tree.LEAF, leaves, salts)) / len(leaves) * BLOWUP * key.rows
+        nodes = np.zeros((4096, 32), np.uint8)
+        return {"encode_alone_seconds": encoding, "leaves_alone_seconds": hashing,
+                "nodes_alone_seconds": _best(lambda: tree.Tree(nodes, threads)) / 4096 * 2 * BLOWUP * key.rows}
 
 
 def _best(work: Callable[[], Any], turns: int = 3) -> float:

@@ -45,8 +45,8 @@ zk.batch.verify.sumcheck zk.batch.verify.wiring zk.batch.verify.opening zk.batch
 zk.batch.verify.layers
 zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.api
-zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.tree
-zk.batch.prove.masks zk.batch.prove.rank
+zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.sha256
+zk.batch.prove.tree zk.batch.prove.masks zk.batch.prove.rank
 zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
 zk.batch.prove.round_masks zk.batch.prove.row_parts zk.batch.prove.wiring
@@ -132,6 +132,8 @@ OWNERS = {
     "onnx": {"zk.batch.graph", "zk.batch.nodes", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
+    "numba": {"zk.batch.prove.sha256"},
+    "llvmlite": {"zk.batch.prove.sha256"},
     "tqdm": {"log", "progress"},
     "matplotlib": {"report_plots"},
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},
@@ -145,7 +147,7 @@ OWNERS = {
 #: The batch prover is written in JAX: it runs in a child process, and nobody imports it but inside a function.
 PROVER = "zk.batch.prove"
 #: What only a run needs: never imported with a module, only inside its functions.
-LAZY = {"jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "orbax"}
+LAZY = {"jax", "jaxlib", "flax", "onnx", "jax2onnx", "safetensors", "orbax", "numba", "llvmlite"}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def prepare_environment(cpuinfo: str = "/proc/cpuinfo") -> None:
-    """Before JAX is imported: prove on the CPU, whatever the rank infers on; where JAX keeps what it compiles; and vectors of 512 bits
+    """Before JAX is imported: prove on the CPU, whatever the rank infers on; where JAX and numba keep what they compile; and vectors of 512 bits
     where the processor has them.
 
     What is compiled uses what this processor can. Nodes of another kind that share the cache folder have one of their own in it.
@@ -37,6 +37,7 @@ def prepare_environment(cpuinfo: str = "/proc/cpuinfo") -> None:
     kind = hashlib.sha256(" ".join(sorted(can.split())).encode()).hexdigest()[:16]
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "jax" / kind))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_root() / "numba" / kind))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     if "avx512f" in can.split() and "xla_cpu_prefer_vector_width" not in os.environ.get("XLA_FLAGS", ""):

@@ -10,9 +10,9 @@ from enclaveml.zk.batch.format import BLOWUP, QUERIES
 from enclaveml.zk.batch.prove import code, kernels, multilinear
 from enclaveml.zk.batch.prove.extension import Extended
 from enclaveml.zk.batch.prove.field import Array
-from enclaveml.zk.batch.prove.parallel import Pool, cores
+from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.transcript import Transcript
-from enclaveml.zk.batch.prove.tree import HASH, LONG_LEAF, Tree, leaves
+from enclaveml.zk.batch.prove.tree import HASH, LEAF, Tree, hashing, releases_lock
 
 #: Cells that are encoded at once, about, and most columns: more leave a core's cache.
 _CELLS = 1 << 20
@@ -37,16 +37,16 @@ class Committed:
         encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])
                     for b, part in enumerate(parts)] for c, coset in enumerate(self._cosets)]
         hashes = np.empty((n, BLOWUP, HASH), np.uint8)
-        long = 4 * width > LONG_LEAF
+        started = []
         for c, coset in enumerate(self._cosets):
-            # While long leaves of one coset are hashed, threads encode the next. Hashing short ones holds the interpreter's lock,
-            # for which encoding would have to wait at every step.
-            for future in encoded[c] if long else sum(encoded, []):
+            # While leaves of one coset are hashed, threads encode the next. Where hashing holds the interpreter's lock (``tree``),
+            # encoding would have to wait at every step: then all is encoded before.
+            for future in encoded[c] if releases_lock(width) else sum(encoded, []):
                 future.result()
-            parts = [np.array_split(v, cores() if long else 1) for v in (coset, self._salts[c::BLOWUP])]
-            hashed = threads.map(leaves, *parts) if long else [leaves(*each) for each in zip(*parts, strict=True)]
-            hashes[:, c] = np.frombuffer(b"".join(hashed), np.uint8).reshape(n, HASH)
-        self._tree = Tree(hashes.tobytes())
+            started.append(hashing(LEAF, coset, self._salts[c::BLOWUP], threads))
+        for c, parts in enumerate(started):
+            hashes[:, c] = np.concatenate([part() for part in parts])
+        self._tree = Tree(hashes.reshape(-1, HASH), threads)
 
     @property
     def root(self) -> bytes:
