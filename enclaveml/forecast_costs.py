@@ -121,7 +121,7 @@ class Target:
     @property
     def verify_cores(self) -> float:
         """What the verifiers have of the cores of rank 0's node when all of them are busy."""
-        return self.verifiers * min(1.0, self.verifiers / (self.verifiers + self.provers_beside))
+        return self.verifiers**2 / (self.verifiers + self.provers_beside)
 
 
 def target_of(ranks: int, cores_per_rank: int, ranks_per_node: int, device: str, memory_gb: float,

@@ -68,7 +68,7 @@ class Plant:
         """The numbers of the ranks' nodes; rank 0's is 0."""
         if not self.root_cores:
             return ids // self.ranks_per_node
-        return np.where(ids == 0, 0, 1 + (ids - 1) // self.ranks_per_node)
+        return 1 + (ids - 1) // self.ranks_per_node
 
 
 @dataclass

@@ -101,8 +101,7 @@ def _own_folder(root: Path, shared: Path) -> Path | None:
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > STALE_S:
                     shutil.rmtree(left, ignore_errors=True)
-        os.utime(shared)  # it ran last
-        mine = Path(tempfile.mkdtemp(prefix=".run-", dir=shared))
+        mine = Path(tempfile.mkdtemp(prefix=".run-", dir=shared))  # which dates the model's folder: it ran last
         for entry in shared.glob(ENTRY):
             with contextlib.suppress(OSError):  # removed meanwhile, or no links here: compiled anew
                 os.link(entry, mine / entry.name)

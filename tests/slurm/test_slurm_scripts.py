@@ -305,32 +305,52 @@ def test_slurm_would_accept_a_printed_script(cluster: Cluster, tiny: Tiny, tmp_p
     assert "to start at" in cluster.command("sbatch", "--test-only", str(script), cwd=tmp_path).stderr
 
 
-def test_a_printed_script_runs_on_hosts_of_different_kind(cluster: Cluster, tmp_path: Path) -> None:
+def run_printed(cluster: Cluster, folder: Path, *options: str) -> tuple[str, Path]:
+    """Print the script of the folder's ``job/job.yaml``, submit it as it is, wait for its success: the job and its log."""
     if not cluster.named:
         pytest.skip(
             "HETEROGENEOUS JOB NOT TESTED: unshare --uts is not allowed here, so nodes share a host name"
         )
-    tiny = Tiny.write(tmp_path / "job", rows=24)
-    tiny.job.write_text(
-        tiny.job.read_text() + "cluster: {ranks: [{node_id: boss, host: plain, memory_gb: 4}, "
-        "{node_id: hand, host: small, memory_gb: 12}]}\n"
-    )
     printed = subprocess.run(
-        [sys.executable, "-m", "enclaveml", "slurm", "job/job.yaml"],
+        [sys.executable, "-m", "enclaveml", "slurm", "job/job.yaml", *options],
         env=cluster.environment,
-        cwd=tmp_path,
+        cwd=folder,
         text=True,
         capture_output=True,
         timeout=60,
         check=True,
     )
-    script = tmp_path / "job.sbatch"
+    script = folder / "job.sbatch"
     script.write_text(printed.stdout)
-    job = cluster.submit(str(script), cwd=tmp_path)
-    log = tmp_path / f"job-{job}.log"
+    job = cluster.submit(str(script), cwd=folder)
+    log = folder / f"job-{job}.log"
     ended = cluster.finish(job, JOB_S, log)
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text()
+    return job, log
+
+
+def test_a_printed_script_runs_on_hosts_of_different_kind(cluster: Cluster, tmp_path: Path) -> None:
+    tiny = Tiny.write(tmp_path / "job", rows=24)
+    tiny.job.write_text(
+        tiny.job.read_text() + "cluster: {ranks: [{node_id: boss, host: plain, memory_gb: 4}, "
+        "{node_id: hand, host: small, memory_gb: 12}]}\n"
+    )
+    run_printed(cluster, tmp_path)
     assert [(line["node_id"], line["host"]) for line in check_complete(tiny, ranks=2)] == [
         ("boss", "plain"),
         ("hand", "small"),
     ]
+
+
+def test_rank_0_gets_a_node_to_itself(cluster: Cluster, tmp_path: Path) -> None:
+    """``--root-cores``: more cores than the smaller nodes have; the others' part fits one of those."""
+    tiny = Tiny.write(tmp_path / "job", rows=24)
+    tiny.job.write_text(tiny.job.read_text() + "split: {strategy: equal}\n")
+    job, log = run_printed(cluster, tmp_path, "--ranks", "3", "--root-cores", "24")
+    table = check_complete(tiny, ranks=3)
+    assert [line["host"] for line in table] == ["mid", "plain", "plain"]
+    assert [nodes_of(cluster, cluster.job(f"{job}+{part}")["NodeList"]) for part in (0, 1)] == [["mid"], ["plain"]]
+    assert [cluster.job(f"{job}+{part}")["NumCPUs"] for part in (0, 1)] == ["24", "8"]
+    verified = [line["rows_verified"] for line in table]
+    assert verified[0] == 0 and min(verified[1:]) > 0 and sum(verified) == 24
+    assert "enclaveml: exit status 0: results.h5 is complete" in log.read_text()
