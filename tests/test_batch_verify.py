@@ -218,7 +218,7 @@ def test_the_tables_sums(alpha: tuple[int, ...], beta: tuple[int, ...], seed: in
     alpha = (*alpha[:4], alpha[4] or 1)  # no entry of the table without beta has a coordinate there
     key = case.network((2, 1, 2, 1, 1), (3, 2, 3)).key(4, range_bits=9)
     draw = random.Random(seed)
-    counts = [draw.randrange(P) for _ in range(lookups.entries(key))]
+    counts = [draw.randrange(P) for _ in range(key.entries)]
     prints = [F(q) + F(*beta) * min(max(q, 0), 255) for q in range(-512, 512)]
     prints += [F(*beta) * F(*beta) * shift + r for shift in (2, 3) for r in range(2**shift)]
     assert len(prints) == len(counts)
@@ -228,7 +228,7 @@ def test_the_tables_sums(alpha: tuple[int, ...], beta: tuple[int, ...], seed: in
 
 
 def test_a_challenge_on_the_table_is_refused() -> None:
-    key, counts = case.key(), np.zeros(lookups.entries(case.key()), np.int64)
+    key, counts = case.key(), np.zeros(case.key().entries, np.int64)
     beta = Element((3, 1, 4, 1, 5))
     for alpha in (Element.of(-1), 7 + beta * 7, beta * beta * 6 + 63):
         with pytest.raises(Rejected, match="^lookups: a challenge is an entry of the table$"):

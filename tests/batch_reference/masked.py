@@ -11,7 +11,7 @@ from enclaveml.zk.batch.format import P, VerificationKey, bits
 from . import messages
 from .masks import RoundMask, SaltedTree, field_elements, full_rank, raw
 from .messages import coordinates, padded, spread
-from .network import Network, Step
+from .network import Network, Step, fingerprints, tag
 from .numbers import F, eq, eqs, interpolate, lift
 from .rows import RowsProver, places, spaced, variables
 from .trees import Tree, codeword
@@ -55,9 +55,7 @@ class MaskedProver(RowsProver):
         """The hook: 1 / (alpha - fingerprint) for each place of the multiplicities' matrix, 0 beyond the table."""
         rows, columns = sizes.table_shape(self.entries())
         alpha, beta = self.lookup
-        half = 2**self.key.range_bits
-        prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
-        prints += [r + beta * beta * s for s in self.key.shifts for r in range(2**s)]
+        prints = [first + beta * second + beta * beta * third for first, second, third in fingerprints(self.key)]
         return padded([(alpha - entry).inverse() for entry in prints], 2 * rows * columns)
 
     def round_masks(self) -> list[F]:
@@ -146,8 +144,8 @@ class MaskedProver(RowsProver):
         alpha, beta = self.lookup
         self.helpers, self.hs = [], []
         for number, (layer, step) in enumerate(zip(self.key.hidden, self.full), 1):
-            tail = alpha - beta * beta * layer.shift
-            h = [[(alpha - q - beta * a).inverse() + (tail - r).inverse() for q, a, r in zip(*row)]
+            head, tail = alpha - beta * beta * tag(layer), alpha - beta * beta * layer.shift
+            h = [[(head - q - beta * a).inverse() + (tail - r).inverse() for q, a, r in zip(*row)]
                  for row in zip(step.q[:-self.key.masks], step.a, step.r)]
             masks = self.masks(f"h {number}", self.key.masks, 5 * layer.features)
             h += [[F(*row[5 * j:5 * j + 5]) for j in range(layer.features)] for row in masks]
@@ -180,19 +178,20 @@ class MaskedProver(RowsProver):
 
         real = self.rows_that_count()
         tables: list[list] = [[value * keep for value, keep in zip(eqs(self.tau), real)], real]
-        factors, tails = [], []
+        factors, heads, tails = [], [], []
         for number, layer in enumerate(key.hidden):
             for j in range(layer.features):
                 factors.append(self.lam**number * eq(self.sigmas[number], places(layer)[j]))
+                heads.append(alpha - beta * beta * tag(layer))
                 tails.append(alpha - beta * beta * layer.shift)
                 step = self.full[number]
                 tables += [[row[j] for row in values] for values in (self.hs[number], step.q, step.a, step.r)]
 
         def summand(values: list[F]) -> F:
             zero, helper = F(0), F(0)
-            for cell, (factor, tail) in enumerate(zip(factors, tails)):
+            for cell, (factor, head, tail) in enumerate(zip(factors, heads, tails)):
                 h, q, a, r = values[2 + 4 * cell:6 + 4 * cell]
-                left, right = alpha - q - beta * a, tail - r
+                left, right = head - q - beta * a, tail - r
                 zero = zero + factor * (h * left * right - left - right)
                 helper = helper + h
             return values[0] * zero + self.mu * (values[1] * helper)
@@ -242,11 +241,11 @@ class MaskedProver(RowsProver):
 
         # 6.
         def feature(number: int) -> Callable:
-            shift = key.hidden[number].shift
+            shift, table = key.hidden[number].shift, tag(key.hidden[number])
 
             def summand(v: list[F]) -> F:
                 e, one, h, q, a, r = v
-                left, right = alpha * one - q - beta * a, (alpha - beta * beta * shift) * one - r
+                left, right = (alpha - beta * beta * table) * one - q - beta * a, (alpha - beta * beta * shift) * one - r
                 return weight * self.lam**number * e * (h * left * right - left - right) + mu * h
 
             return summand
@@ -373,7 +372,7 @@ class MaskedProver(RowsProver):
 
     def entries(self) -> int:
         """T."""
-        return 2 ** (self.key.range_bits + 1) + sum(2**s for s in self.key.shifts)
+        return len(fingerprints(self.key))
 
     # Openings.
     def open_columns(self, weights: list[F], theta: list[F], value: F) -> None:

@@ -24,13 +24,14 @@ class Step:
 class Network:
     """weights: for each layer [K + 3][M'] int8, the last three rows the bias's limbs. shifts: 0 for the last layer.
 
-    wirings, residuals: as the key's layers have them; none for dense layers.
+    wirings, residuals: as the key's layers have them; none for dense layers. tables: a layer's activation, where it isn't ReLU.
     """
 
     weights: list[list[list[int]]]
     shifts: list[int]
     wirings: dict[int, tuple[Wiring, ...]] = field(default_factory=dict)
     residuals: dict[int, tuple[int, int]] = field(default_factory=dict)
+    tables: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def random(cls, widths: list[int], shifts: list[int], seed: int = 0) -> Network:
@@ -54,10 +55,12 @@ class Network:
         return [[row[j] for row in matrix] + [0] * (length - len(matrix)) for j in range(len(matrix[0]))]
 
     def key(self, rows: int, low: int = -128, high: int = 127, range_bits: int = 10) -> VerificationKey:
-        layers = tuple(Layer(len(matrix) - 3, len(matrix[0]), shift, self.wirings.get(number, ()), self.residuals.get(number))
+        tables = tuple(dict.fromkeys(self.tables.values()))
+        layers = tuple(Layer(len(matrix) - 3, len(matrix[0]), shift, self.wirings.get(number, ()), self.residuals.get(number),
+                             tables.index(self.tables[number]) + 1 if number in self.tables else 0)
                        for number, (matrix, shift) in enumerate(zip(self.weights, self.shifts, strict=True), 1))
         roots = tuple(Tree([codeword(column) for column in self.columns(i)]).root for i in range(len(layers)))
-        return VerificationKey(rows, low, high, layers, range_bits, roots)
+        return VerificationKey(rows, low, high, layers, range_bits, roots, tables=tables)
 
     def reads(self, number: int, width: int) -> list[tuple[int, list[list[list[int]]]]]:
         """What layer ``number`` (from 1) reads: for each wiring its array, and for each position, for each k, which features are summed.
@@ -95,6 +98,10 @@ class Network:
             z.append(found)
         return z
 
+    def activation(self, number: int, q: int) -> int:
+        """a of layer ``number`` (from 1)."""
+        return looked_up(self.tables.get(number), q)
+
     def run(self, x: list[list[int]]) -> list[Step]:
         """Every layer's values on x [N][K]."""
         steps, arrays = [], [x]
@@ -105,9 +112,28 @@ class Network:
             half = 1 << shift - 1
             q = [[v + half >> shift for v in row] for row in z]
             r = [[(v + half) % 2**shift for v in row] for row in z]
-            arrays.append([[min(max(v, 0), 255) for v in row] for row in q])
+            arrays.append([[self.activation(number, v) for v in row] for row in q])
             steps.append(Step(z, q, r, arrays[-1]))
         raise AssertionError("the last layer has no shift")
+
+
+def looked_up(table: tuple[int, ...] | None, q: int) -> int:
+    """What a table makes of q; ReLU without one."""
+    if table is None:
+        return min(max(q, 0), 255)
+    return table[min(max(q + len(table) // 2, 0), len(table) - 1)]
+
+
+def fingerprints(key: VerificationKey) -> list[tuple[int, int, int]]:
+    """Every entry of the lookups, in order: what 1, beta and beta^2 are multiplied with."""
+    half = 2**key.range_bits
+    found = [(q, looked_up(table, q), tag) for table, tag in zip((None, *key.tables), (0, *range(21, 35))) for q in range(-half, half)]
+    return found + [(r, 0, s) for s in key.shifts for r in range(2**s)]
+
+
+def tag(layer: Layer) -> int:
+    """What beta^2 is multiplied with in the fingerprints of a layer's activation."""
+    return layer.table + 20 if layer.table else 0
 
 
 def inputs(rows: int, width: int, seed: int = 1) -> list[list[int]]:

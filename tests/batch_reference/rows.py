@@ -5,7 +5,7 @@ from __future__ import annotations
 from enclaveml.zk.batch.format import Layer, VerificationKey, bits
 
 from .messages import Prover, coordinates, padded, spread, u32
-from .network import Network, Step
+from .network import Network, Step, fingerprints, tag
 from .numbers import F, eq, eqs, evaluate, lift, ones
 from .trees import Tree, codeword
 
@@ -25,16 +25,13 @@ class RowsProver(Prover):
 
     def multiplicities(self) -> list[int]:
         """The hook: how often each entry is looked up."""
-        size, shifts = 2 ** (self.key.range_bits + 1), self.key.shifts
-        counts = [0] * (size + sum(2**s for s in shifts))
-        start = {s: size + sum(2**smaller for smaller in shifts if smaller < s) for s in shifts}
+        places = {entry: place for place, entry in enumerate(fingerprints(self.key))}
+        counts = [0] * len(places)
         for layer, step in zip(self.key.hidden, self.steps):
-            for q_row, r_row in zip(step.q, step.r):
-                for q, r in zip(q_row, r_row):
-                    if -size // 2 <= q < size // 2:
-                        counts[q + size // 2] += 1
-                    if 0 <= r < 2**layer.shift:
-                        counts[start[layer.shift] + r] += 1
+            for q_row, a_row, r_row in zip(step.q, step.a, step.r):
+                for looked in [(q, a, tag(layer)) for q, a in zip(q_row, a_row)] + [(r, 0, layer.shift) for r in r_row]:
+                    if looked in places:
+                        counts[places[looked]] += 1
         return counts
 
     def statement(self) -> list[tuple[str, bytes]]:
@@ -154,15 +151,13 @@ class RowsProver(Prover):
         self.send("multiplicities", u32(counts))
         alpha, beta = self.draw("lookup", 2)
         self.lookup = alpha, beta
-        hs = [[[(alpha - q - beta * a).inverse() + (alpha - beta * beta * layer.shift - r).inverse()
+        hs = [[[(alpha - beta * beta * tag(layer) - q - beta * a).inverse() + (alpha - beta * beta * layer.shift - r).inverse()
                 for q, a, r in zip(step.q[i], step.a[i], step.r[i])] for i in range(key.rows)]
               for layer, step in zip(key.hidden, self.steps)]
         self.helpers = [column for layer, h in zip(key.hidden, hs) for j in range(layer.features)
                         for column in coordinates([h[i][j] for i in range(key.rows)])]
         self.trees.append(self.commit("helpers", self.helpers))
-        half = 2**key.range_bits
-        prints = [q + beta * min(max(q, 0), 255) for q in range(-half, half)]
-        prints += [r + beta * beta * s for s in key.shifts for r in range(2**s)]
+        prints = [first + beta * second + beta * beta * third for first, second, third in fingerprints(key)]
         total = sum(((alpha - entry).inverse() * count for entry, count in zip(prints, counts) if count), F(0))
         # 4.
         drawn = self.draw("zerocheck", n + sum(variables(layer) for layer in key.hidden) + 2)
@@ -174,6 +169,7 @@ class RowsProver(Prover):
         # 5.
         cells = [(number, j) for number, layer in enumerate(key.hidden) for j in range(layer.features)]
         factors = [lam**number * eq(sigmas[number], places(key.hidden[number])[j]) for number, j in cells]
+        heads = [alpha - beta * beta * tag(key.hidden[number]) for number, _ in cells]
         tails = [alpha - beta * beta * key.hidden[number].shift for number, _ in cells]
         tables = [eqs(tau)]
         for number, j in cells:
@@ -184,7 +180,7 @@ class RowsProver(Prover):
             zero, helper = F(0), F(0)
             for cell in range(len(cells)):
                 h, q, a, r = v[1 + 4 * cell:5 + 4 * cell]
-                left, right = alpha - q - beta * a, tails[cell] - r
+                left, right = heads[cell] - q - beta * a, tails[cell] - r
                 zero = zero + factors[cell] * (h * left * right - left - right)
                 helper = helper + h
             return v[0] * zero + mu * helper
@@ -197,11 +193,11 @@ class RowsProver(Prover):
         weight = sum((eq(tau, i) * eq(rho, i) for i in range(key.rows)), F(0))
 
         def feature(number: int):
-            shift = key.hidden[number].shift
+            shift, table = key.hidden[number].shift, tag(key.hidden[number])
 
             def summand(v: list[F]) -> F:
                 e, one, h, q, a, r = v
-                left, right = alpha * one - q - beta * a, (alpha - beta * beta * shift) * one - r
+                left, right = (alpha - beta * beta * table) * one - q - beta * a, (alpha - beta * beta * shift) * one - r
                 return weight * lam**number * e * (h * left * right - left - right) + mu * h
 
             return summand

@@ -44,6 +44,15 @@ MOST_WIRINGS = 15
 MOST_VALUES = 2**28
 MOST_SHIFT = 20
 
+#: Tables of activations: the fewest and most bits of a place in one, all of a key's numbers together, and the first tag: table t, from 1,
+#: has TABLE_TAG + t where remainders have their shift, so that no entry of one is an entry of the other.
+LEAST_TABLE_BITS, MOST_TABLE_BITS = 2, 12
+MOST_TABLE_NUMBERS = 2**14
+TABLE_TAG = MOST_SHIFT
+
+#: Most entries of all lookups' tables: what a verifier inverts, whatever a key says. Without tables of activations no key has more.
+MOST_ENTRIES = 2**22
+
 #: Bits of soundness that the query phase of one opening gives.
 QUERY_BITS = -QUERIES * math.log2(5 / 8)
 

@@ -15,11 +15,15 @@ from enclaveml.zk.batch.constants import (
     DEGREE,
     DOMAIN,
     GENERATOR,
+    LEAST_TABLE_BITS,
+    MOST_ENTRIES,
     MOST_LAYERS,
     MOST_RANGE_BITS,
     MOST_READS,
     MOST_ROWS,
     MOST_SHIFT,
+    MOST_TABLE_BITS,
+    MOST_TABLE_NUMBERS,
     MOST_VALUES,
     MOST_WIDTH,
     MOST_WIRINGS,
@@ -27,6 +31,7 @@ from enclaveml.zk.batch.constants import (
     QUERIES,
     QUERY_BITS,
     RESIDUE,
+    TABLE_TAG,
     WEIGHT_HIGH,
     WEIGHT_LOW,
     bits,
@@ -48,14 +53,18 @@ __all__ = [
     "INPUT_KEY",
     "INPUT_SALT",
     "LEAST_MASKS",
+    "LEAST_TABLE_BITS",
     "LEAST_TABLE_ROWS",
     "Layer",
     "MASKS_DOMAIN",
+    "MOST_ENTRIES",
     "MOST_LAYERS",
     "MOST_RANGE_BITS",
     "MOST_READS",
     "MOST_ROWS",
     "MOST_SHIFT",
+    "MOST_TABLE_BITS",
+    "MOST_TABLE_NUMBERS",
     "MOST_VALUES",
     "MOST_WIDTH",
     "MOST_WIRINGS",
@@ -66,6 +75,7 @@ __all__ = [
     "RESIDUE",
     "ROUND_MASKS",
     "SALT",
+    "TABLE_TAG",
     "VerificationKey",
     "WEIGHT_HIGH",
     "WEIGHT_LOW",
@@ -99,7 +109,7 @@ DIGEST_DOMAIN = b"enclaveml-batch-input-digest"
 
 _FORMAT = "enclaveml-batch-key-1"
 #: More than any key takes.
-_MOST_BYTES = 2**15
+_MOST_BYTES = 2**17
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,8 @@ class VerificationKey:
 
     rows: N of one proof. input_low, input_high: range of the quantised inputs, within int16.
     range_bits: R, |q| <= 2^R. roots: of the layers' weights, 32 bytes each. masks: m, how many of the rows, the
-    last, are random and hide the others (0: none, the proof is not zero-knowledge).
+    last, are random and hide the others (0: none, the proof is not zero-knowledge). tables: activations other than ReLU, each 2^b whole
+    numbers, what q = -2^(b-1) .. 2^(b-1) - 1 become; quotients beyond become what the nearest of these does.
 
     Raises ValueError where sizes are beyond the format's limits or something could wrap modulo p.
     """
@@ -120,6 +131,7 @@ class VerificationKey:
     range_bits: int
     roots: tuple[bytes, ...]
     masks: int = 0
+    tables: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         need(type(self.layers) is tuple and type(self.roots) is tuple, "layers and roots are tuples")
@@ -138,6 +150,7 @@ class VerificationKey:
               f"range bits are {short(self.range_bits)}: 0 to {MOST_RANGE_BITS}")
         for number, layer in enumerate(self.layers, 1):
             layer.check(number, number == len(self.layers))
+        self._check_tables()
         for number, layer in enumerate(self.layers, 1):
             self._check_reads(number, layer)
             need(not layer.shift or self.range_bits + layer.shift <= 29, f"layer {number}: range bits + shift exceed 29")
@@ -153,6 +166,20 @@ class VerificationKey:
         need(sum(layer.length * layer.outputs for layer in self.layers) < P,
               "too many weights for one weights proof")
         need(2 * self.rows * self.units < P, "too many lookups: fewer rows a proof")
+
+    def _check_tables(self) -> None:
+        need(type(self.tables) is tuple and all(type(table) is tuple for table in self.tables), "the tables are tuples")
+        sizes = [2**size for size in range(LEAST_TABLE_BITS, MOST_TABLE_BITS + 1)]
+        for number, table in enumerate(self.tables, 1):
+            need(len(table) in sizes, f"table {number} has {len(table)} numbers: a power of two, {sizes[0]} to {sizes[-1]}, is allowed")
+            need(len(table) <= 2 ** (self.range_bits + 1), f"table {number} has numbers for quotients beyond 2^{self.range_bits}")
+            need(all(type(value) is int and abs(value) <= ACTIVATION_MAX for value in table),
+                 f"table {number}: a number is not a whole one from -{ACTIVATION_MAX} to {ACTIVATION_MAX}")
+        need(sum(map(len, self.tables)) <= MOST_TABLE_NUMBERS, f"the tables have more than {MOST_TABLE_NUMBERS} numbers")
+        need(len(set(self.tables)) == len(self.tables), "two tables are the same")
+        need({layer.table for layer in self.layers} - {0} == set(range(1, len(self.tables) + 1)),
+             f"the layers use other tables than the {len(self.tables)} that there are, each of them")
+        need(self.entries <= MOST_ENTRIES, f"the lookups' tables have {self.entries} entries: {MOST_ENTRIES} are allowed")
 
     def _arrays(self, number: int) -> list[int]:
         """The arrays that layer ``number`` reads or adds."""
@@ -214,15 +241,26 @@ class VerificationKey:
         """The different shifts of hidden layers, ascending: one table of remainders each."""
         return tuple(sorted({layer.shift for layer in self.hidden}))
 
+    @property
+    def entries(self) -> int:
+        """T: entries of the lookups: for every q of ReLU and of each table, then the remainders of every different shift."""
+        if not self.hidden:
+            return 0
+        return (1 + len(self.tables)) * 2 ** (self.range_bits + 1) + sum(2**shift for shift in self.shifts)
+
     def largest(self, array: int) -> int:
         """The largest magnitude of an array's values."""
-        return ACTIVATION_MAX if array else max(abs(self.input_low), abs(self.input_high))
+        if not array:
+            return max(abs(self.input_low), abs(self.input_high))
+        table = self.layers[array - 1].table
+        return max(map(abs, self.tables[table - 1])) if table else ACTIVATION_MAX
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         masks = {"masks": self.masks} if self.masks else {}
+        tables = {"tables": self.tables} if self.tables else {}
         return json.dumps({
-            **masks,
+            **masks, **tables,
             "format": _FORMAT, "rows": self.rows, "input": [self.input_low, self.input_high],
             "range_bits": self.range_bits,
             "layers": [layer.to_json() for layer in self.layers],
@@ -239,7 +277,8 @@ class VerificationKey:
             low, high = given["input"]
             layers = tuple(Layer.from_json(layer) for layer in given["layers"])
             key = cls(given["rows"], low, high, layers, given["range_bits"],
-                      tuple(bytes.fromhex(root) for root in given["roots"]), given.get("masks", 0))
+                      tuple(bytes.fromhex(root) for root in given["roots"]), given.get("masks", 0),
+                      tuple(map(tuple, given.get("tables", ()))))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a batch verification key: {error}") from error
         if key.to_bytes() != data:

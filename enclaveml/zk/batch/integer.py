@@ -6,7 +6,7 @@ PROTOCOL.md, "Statement", has the arithmetic. Letters: N rows, K inputs and M ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from enclaveml.zk.batch.format import (
     P,
     VerificationKey,
     Wiring,
+    bits,
 )
 from enclaveml.zk.batch.patches import products
 
@@ -33,13 +34,15 @@ INPUT_LOW, INPUT_HIGH = -(2**15), 2**15 - 1
 class IntegerLayer:
     """A layer as it is committed: ``matrix`` (K + 3, M') int8, the weights and below them the bias's three limbs.
 
-    shift: s of the rescaling after it; 0 in the last layer, which has none. wirings, residual: as in a key.
+    shift: s of the rescaling after it; 0 in the last layer, which has none. wirings, residual: as in a key. table: its activation, as one of
+    a key's tables; () for ReLU.
     """
 
     matrix: np.ndarray
     shift: int
     wirings: tuple[Wiring, ...] = ()
     residual: tuple[int, int] | None = None
+    table: tuple[int, ...] = ()
 
     @property
     def weights(self) -> np.ndarray:
@@ -53,7 +56,7 @@ class IntegerLayer:
 
     @property
     def shape(self) -> Layer:
-        """What a key says of it."""
+        """What a key says of it, but for which of the key's tables its own is."""
         return Layer(self.matrix.shape[0] - len(BIAS_CONSTANTS), self.matrix.shape[1], self.shift, self.wirings, self.residual)
 
     def reads(self, number: int) -> tuple[Wiring, ...]:
@@ -68,6 +71,15 @@ class IntegerLayer:
             return found
         source, exponent = self.residual
         return found + (arrays[source].astype(np.int64) << exponent)
+
+    def activated(self, z: np.ndarray) -> np.ndarray:
+        """a of the layer's sums z, in int64."""
+        return activated(z, self.shift, self.table)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the largest activation."""
+        return (min(self.table), max(self.table)) if self.table else (0, ACTIVATION_MAX)
 
     def extremes(self, number: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """The least and the largest z that arrays within these ranges, (low, high) each, can give."""
@@ -86,14 +98,14 @@ class IntegerLayer:
 
 
 def layer(weights: np.ndarray, bias: np.ndarray, shift: int, wirings: tuple[Wiring, ...] = (),
-          residual: tuple[int, int] | None = None) -> IntegerLayer:
+          residual: tuple[int, int] | None = None, table: tuple[int, ...] = ()) -> IntegerLayer:
     """A layer of weights (K, M') and biases (M',) of whole numbers. Raises ValueError where one is out of its range."""
     weights, bias = np.asarray(weights), np.asarray(bias).astype(np.int64)
     if weights.min() < WEIGHT_LOW or weights.max() > WEIGHT_HIGH:
         raise ValueError(f"weights from {weights.min():g} to {weights.max():g}; {WEIGHT_LOW} to {WEIGHT_HIGH} are int8")
     if bias.min() < BIAS_LOW or bias.max() > BIAS_HIGH:
         raise ValueError(f"biases from {bias.min()} to {bias.max()}; {BIAS_LOW} to {BIAS_HIGH} are three limbs")
-    return IntegerLayer(np.concatenate([weights, limbs(bias)]).astype(np.int8), shift, wirings, residual)
+    return IntegerLayer(np.concatenate([weights, limbs(bias)]).astype(np.int8), shift, wirings, residual, table)
 
 
 def limbs(bias: np.ndarray) -> np.ndarray:
@@ -111,9 +123,12 @@ def rescale(z: np.ndarray, shift: int) -> np.ndarray:
     return (z + (1 << (shift - 1))) >> shift
 
 
-def activated(z: np.ndarray, shift: int) -> np.ndarray:
-    """a of the sums z, in int64: rescaled, and cut to 0 and 255."""
-    return np.clip(rescale(z, shift), 0, ACTIVATION_MAX)
+def activated(z: np.ndarray, shift: int, table: tuple[int, ...] = ()) -> np.ndarray:
+    """a of the sums z, in int64: rescaled, and cut to 0 and 255, or what the table makes of it."""
+    if not table:
+        return np.clip(rescale(z, shift), 0, ACTIVATION_MAX)
+    half = len(table) // 2
+    return np.array(table, np.int64)[np.clip(rescale(z, shift), -half, half - 1) + half]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +159,7 @@ class IntegerModel:
             raise ValueError(f"an input is out of [{self.input_low}, {self.input_high}]")
         arrays = [x]
         for number, each in enumerate(self.layers[:-1], 1):
-            arrays.append(activated(each.sums(number, arrays), each.shift))
+            arrays.append(each.activated(each.sums(number, arrays)))
         return self.layers[-1].sums(len(self.layers), arrays)
 
     def outputs(self, rows: np.ndarray) -> np.ndarray:
@@ -157,14 +172,16 @@ class IntegerModel:
         for number, each in enumerate(self.layers[:-1], 1):
             least, most = (int(rescale(np.int64(z), each.shift)) for z in each.extremes(number, ranges))
             found = max(found, most.bit_length(), (-least - 1).bit_length() if least < 0 else 0)
-            ranges.append((0, ACTIVATION_MAX))
+            found = max(found, bits(len(each.table)) - 1 if each.table else 0)
+            ranges.append(each.range)
         return found
 
     def key(self, rows: int, roots: tuple[bytes, ...], masks: int = 0) -> VerificationKey:
         """The verification key of proofs of so many rows, ``masks`` of them mask rows. Raises ValueError where the protocol has
         no such key."""
-        shapes = tuple(each.shape for each in self.layers)
-        return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots, masks)
+        tables = tuple(dict.fromkeys(each.table for each in self.layers if each.table))
+        shapes = tuple(replace(each.shape, table=tables.index(each.table) + 1 if each.table else 0) for each in self.layers)
+        return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots, masks, tables)
 
 
 def quantised(rows: np.ndarray, scale: int) -> np.ndarray:

@@ -100,7 +100,7 @@ class Layer:
     """K ``inputs`` of a position, M' ``outputs`` of it, the ``shift`` s of the rescaling (0: the last layer).
 
     wirings: what a position reads, one after the other; () for a dense layer that reads the layer before it.
-    residual: None, or (m, e): 2^e times array m is added to the sums.
+    residual: None, or (m, e): 2^e times array m is added to the sums. table: which of the key's tables, from 1, is its activation; 0: ReLU.
     """
 
     inputs: int
@@ -108,6 +108,7 @@ class Layer:
     shift: int
     wirings: tuple[Wiring, ...] = ()
     residual: tuple[int, int] | None = None
+    table: int = 0
 
     @property
     def length(self) -> int:
@@ -133,7 +134,7 @@ class Layer:
         """Raise ValueError where the format has no such layer ``number``."""
         need(type(self.wirings) is tuple and all(type(wiring) is Wiring for wiring in self.wirings), "the wirings are Wirings")
         need(len(self.wirings) <= MOST_WIRINGS, f"layer {number} reads {len(self.wirings)} arrays; {MOST_WIRINGS} are allowed")
-        need(all(type(value) is int for value in (self.inputs, self.outputs, self.shift)), "a size is not an integer")
+        need(all(type(value) is int for value in (self.inputs, self.outputs, self.shift, self.table)), "a size is not an integer")
         for wiring in self.wirings:
             wiring.check(number)
         if self.residual is not None:
@@ -151,13 +152,14 @@ class Layer:
             need(self.features <= MOST_WIDTH and self.positions * self.inputs <= MOST_READS, f"layer {number} has too many positions")
         need(1 <= self.shift <= MOST_SHIFT if not last else self.shift == 0,
               f"layer {number} has the shift {short(self.shift)}: 1 to {MOST_SHIFT}, in the last layer 0")
+        need(not (last and self.table), f"layer {number}: the last layer has no activation, and no table of one")
 
     def to_json(self) -> list:
         """[K, M', s], and behind it what differs from a dense layer that reads the one before."""
-        if not self.wirings and self.residual is None:
+        if not self.wirings and self.residual is None and not self.table:
             return [self.inputs, self.outputs, self.shift]
         wirings = [[w.source, w.shape, w.pool, w.kernel, w.stride, w.pads, w.cell] for w in self.wirings]
-        return [self.inputs, self.outputs, self.shift, {"residual": self.residual, "wirings": wirings}]
+        return [self.inputs, self.outputs, self.shift, {"residual": self.residual, "wirings": wirings, **({"table": self.table} if self.table else {})}]
 
     @classmethod
     def from_json(cls, given: list) -> Layer:
@@ -167,4 +169,4 @@ class Layer:
             return cls(inputs, outputs, shift)
         (more,) = more
         wirings = tuple(Wiring(source, *map(tuple, sizes), cell if cell is None else tuple(cell)) for source, *sizes, cell in more["wirings"])
-        return cls(inputs, outputs, shift, wirings, None if more["residual"] is None else tuple(more["residual"]))
+        return cls(inputs, outputs, shift, wirings, None if more["residual"] is None else tuple(more["residual"]), more.get("table", 0))

@@ -50,7 +50,7 @@ def infer(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarray) -> 
         shifted = z + np.int32(1 << (layer.shift - 1))
         quotients = shifted >> np.int32(layer.shift)
         _check_range(quotients, key, number)
-        arrays.append(np.clip(quotients, 0, ACTIVATION_MAX))
+        arrays.append(activated(key, layer.table, quotients))
         found["q"].append(quotients)
         found["r"].append(shifted & np.int32((1 << layer.shift) - 1))
         found["a"].append(arrays[-1])
@@ -80,6 +80,15 @@ def infer_masks(key: VerificationKey, layers: Sequence[np.ndarray], x: np.ndarra
         shifted = z + (1 << (layer.shift - 1)) - (quotients[:, part].astype(np.int64) << layer.shift)
         remainders.append((shifted % P).astype(np.int32))
     return Trace(quotients, np.concatenate(remainders, axis=1), activations, z)
+
+
+def activated(key: VerificationKey, table: int, quotients: np.ndarray) -> np.ndarray:
+    """Activations int32 of quotients int32, by one of the key's tables; 0: ReLU."""
+    if not table:
+        return np.clip(quotients, 0, ACTIVATION_MAX)
+    values = np.array(key.tables[table - 1], np.int32)
+    half = len(values) // 2
+    return values[np.clip(quotients, -half, half - 1) + np.int32(half)]
 
 
 def _bias(limbs: np.ndarray) -> np.ndarray:

@@ -32,10 +32,10 @@ frobenius = jax.jit(extension.frobenius, static_argnums=1)
 
 
 @jax.jit
-def denominators(q: Array, r: Array, a: Array, alpha: Array, beta: Array, offsets: Array) -> tuple[Extended, Extended]:
-    """A = alpha - q - beta a and B = offset - r for int32 [H, F]; offsets uint32 [5, F]."""
+def denominators(q: Array, r: Array, a: Array, bases: Array, beta: Array, offsets: Array) -> tuple[Extended, Extended]:
+    """A = base - q - beta a and B = offset - r for int32 [H, F]; bases and offsets uint32 [5, F]."""
     q, r, a = (field.to_montgomery(field.from_signed(values)) for values in (q, r, a))
-    left = [field.subtract(jnp.full_like(a, alpha[k]), field.multiply(a, beta[k])) for k in range(DEGREE)]
+    left = [field.subtract(jnp.broadcast_to(bases[k], a.shape), field.multiply(a, beta[k])) for k in range(DEGREE)]
     left[0] = field.subtract(left[0], q)
     right = [jnp.broadcast_to(offsets[k], r.shape) for k in range(DEGREE)]
     right[0] = field.subtract(right[0], r)

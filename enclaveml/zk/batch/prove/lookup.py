@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.format import TABLE_TAG, VerificationKey
 from enclaveml.zk.batch.prove import extension, kernels
 from enclaveml.zk.batch.prove.extension import Element, Extended
 from enclaveml.zk.batch.prove.inference import Trace
@@ -15,24 +15,39 @@ from enclaveml.zk.batch.prove.parallel import Pool
 
 @dataclass(frozen=True)
 class Challenges:
-    """alpha and beta of the lookups, and for every hidden feature alpha - beta^2 s: F elements."""
+    """alpha and beta of the lookups, and for every hidden feature what q + beta a and r are taken from: alpha less beta^2 times the tag
+    of its activation's table (0 for ReLU), F elements, and alpha - beta^2 s."""
 
     alpha: Element
     beta: Element
+    bases: tuple[Element, ...]
     offsets: tuple[Element, ...]
 
     @classmethod
     def of(cls, key: VerificationKey, alpha: Element, beta: Element) -> Challenges:
         square = extension.times(beta, beta)
-        offsets = [extension.minus(alpha, extension.times(square, extension.lift(layer.shift))) for layer in key.hidden]
-        return cls(alpha, beta, tuple(offset for offset, layer in zip(offsets, key.hidden, strict=True)
-                                      for _ in range(layer.features)))
+
+        def of_features(tags: list[int]) -> tuple[Element, ...]:
+            found = [extension.minus(alpha, extension.times(square, extension.lift(tag))) for tag in tags]
+            return tuple(each for each, layer in zip(found, key.hidden, strict=True) for _ in range(layer.features))
+
+        return cls(alpha, beta, of_features([tag(layer.table) for layer in key.hidden]), of_features([layer.shift for layer in key.hidden]))
+
+
+def tag(table: int) -> int:
+    """What beta^2 is multiplied with in the fingerprints of a table's entries."""
+    return TABLE_TAG + table if table else 0
 
 
 def multiplicities(key: VerificationKey, trace: Trace) -> np.ndarray:
-    """uint32: uses of the activation entries, then of the remainders' table of each shift, ascending."""
-    counts = [np.bincount((trace.quotients + (1 << key.range_bits)).reshape(-1), minlength=2 << key.range_bits)]
-    column_shifts = np.repeat([layer.shift for layer in key.hidden], [layer.features for layer in key.hidden])
+    """uint32: uses of the entries of ReLU, of those of each table, then of the remainders' table of each shift, ascending."""
+    features = [layer.features for layer in key.hidden]
+    tables, column_shifts = (np.repeat(values, features) for values in (
+        [layer.table for layer in key.hidden], [layer.shift for layer in key.hidden]))
+    counts = []
+    for table in range(len(key.tables) + 1):
+        mine = trace.quotients if not key.tables else trace.quotients[:, tables == table]
+        counts.append(np.bincount((mine + (1 << key.range_bits)).reshape(-1), minlength=2 << key.range_bits))
     for shift in key.shifts:
         counts.append(np.bincount(trace.remainders[:, column_shifts == shift].reshape(-1), minlength=1 << shift))
     return np.concatenate(counts).astype("<u4")
@@ -48,14 +63,14 @@ class Helpers:
 
 
 def helpers(trace: Trace, challenges: Challenges, chunk: int, threads: Pool) -> Helpers:
-    """A = alpha - q - beta a, B = alpha - beta^2 s - r and h = 1/A + 1/B = (A + B) / (A B), chunk by chunk."""
-    alpha, beta = extension.constant(challenges.alpha), extension.constant(challenges.beta)
-    offsets = np.stack([extension.constant(offset) for offset in challenges.offsets], axis=1)
+    """A = alpha - beta^2 tag - q - beta a, B = alpha - beta^2 s - r and h = 1/A + 1/B = (A + B) / (A B), chunk by chunk."""
+    beta = extension.constant(challenges.beta)
+    bases, offsets = (np.stack([extension.constant(each) for each in found], axis=1) for found in (challenges.bases, challenges.offsets))
 
     def of_rows(start: int) -> tuple[Extended, Extended, Extended]:
         rows = slice(start, start + chunk)
         left, right = kernels.denominators(trace.quotients[rows], trace.remainders[rows], trace.activations[rows],
-                                           alpha, beta, offsets)
+                                           bases, beta, offsets)
         others, inverse = kernels.inverted(kernels.multiply(left, right))
         return left, right, kernels.scale(kernels.multiply(kernels.add(left, right), others), inverse)
 

@@ -163,11 +163,9 @@ def prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, c
                    rows: RowClaim, eq: Extended, a: Extended, weights: list[Extended]) -> list[FeaturePoint]:
     """Step 6: every hidden layer's sum-check over its features at the row point; ``a`` is folded already."""
     q, r = (combination_of_rows(values, eq, key.masks) for values in (trace.quotients, trace.remainders))
-    alpha, beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1)
-                                for c in (challenges.alpha, challenges.beta, rows.mu, rows.eq))
-    offsets = multilinear.from_plain(np.array(challenges.offsets))
-    one = tuple(np.full_like(v, c) for v, c in zip(q, extension.constant(ONE), strict=True))
-    left = extension.subtract(extension.subtract(extension.multiply(alpha, one), q), extension.multiply(beta, a))
+    beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1) for c in (challenges.beta, rows.mu, rows.eq))
+    bases, offsets = (multilinear.from_plain(np.array(each)) for each in (challenges.bases, challenges.offsets))
+    left = extension.subtract(extension.subtract(bases, q), extension.multiply(beta, a))
     right = extension.subtract(offsets, r)
 
     def summand(ops: ModuleType, w: Extended, h: Extended, left: Extended, right: Extended) -> Extended:

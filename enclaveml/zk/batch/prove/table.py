@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import ACTIVATION_MAX, VerificationKey, bits
+from enclaveml.zk.batch.format import VerificationKey, bits
 from enclaveml.zk.batch.prove import extension, field, kernels, multilinear
 from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, times
+from enclaveml.zk.batch.prove.inference import activated
 from enclaveml.zk.batch.prove.layers import send_round, sum_check
 from enclaveml.zk.batch.prove.linear import combination
-from enclaveml.zk.batch.prove.lookup import Challenges
+from enclaveml.zk.batch.prove.lookup import Challenges, tag
 from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.transcript import Transcript
 
@@ -60,8 +61,10 @@ def _inverses(key: VerificationKey, challenges: Challenges, length: int) -> Exte
     """1 / (alpha - fingerprint) of every entry, then zeros: five uint32 [length]."""
     quotients = np.arange(-(1 << key.range_bits), 1 << key.range_bits, dtype=np.int32)
     values = np.zeros((3, length), np.int32)  # what 1, beta and beta^2 are multiplied with
-    values[:2, : len(quotients)] = quotients, np.clip(quotients, 0, ACTIVATION_MAX)
-    end = len(quotients)
+    end = 0
+    for number in range(len(key.tables) + 1):
+        start, end = end, end + len(quotients)
+        values[:, start:end] = quotients, activated(key, number, quotients), np.full_like(quotients, tag(number))
     for shift in key.shifts:
         start, end = end, end + (1 << shift)
         values[0, start:end] = np.arange(1 << shift)

@@ -9,6 +9,7 @@ import numpy as np
 from ..format import BIAS_CONSTANTS, VerificationKey, bits
 from .element import ONE, ZERO, Element, total
 from .extension import add, by_x, element, inner, scale
+from .lookups import left_base
 from .multilinear import eq, eq_table
 from .opening import Tree, check_opening
 from .reader import Reader
@@ -96,7 +97,7 @@ def check_activations(key: VerificationKey, reader: Reader, transcript: Transcri
         transcript.absorb("claims", raw)
         at = Features.at(layer, phi)
         one = at.one
-        left = alpha * one - q - beta * a
+        left = left_base(layer.table, alpha, beta) * one - q - beta * a
         right = (alpha - beta * beta * layer.shift) * one - r
         sigma = drawn.sigmas[number - 1]
         demand(weight * eq(sigma, phi) * (h * left * right - left - right) + mu * h == claim,

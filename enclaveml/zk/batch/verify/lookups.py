@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..format import ACTIVATION_MAX, WEIGHT_HIGH, WEIGHT_LOW, VerificationKey, bits
+from ..format import ACTIVATION_MAX, TABLE_TAG, WEIGHT_HIGH, WEIGHT_LOW, VerificationKey, bits
 from .element import ZERO, Element
 from .extension import add, array, element, inner, inverse
 from .field import small, times
@@ -20,9 +20,9 @@ from .rejection import Rejected
 _PORTION = 2**16
 
 
-def entries(key: VerificationKey) -> int:
-    """T: activations for every q, then the remainders of every different shift."""
-    return 2 ** (key.range_bits + 1) + sum(2**shift for shift in key.shifts) if key.hidden else 0
+def left_base(table: int, alpha: Element, beta: Element) -> Element:
+    """What q + beta a of an activation is taken from: alpha less the part of a fingerprint that says which table it is of."""
+    return alpha - beta * beta * (TABLE_TAG + table) if table else alpha
 
 
 def rows_sum(key: VerificationKey, multiplicities: np.ndarray, alpha: Element, beta: Element) -> Element:
@@ -58,6 +58,10 @@ def _rows_terms(key: VerificationKey, alpha: Element, beta: Element) -> Iterator
     """1 / (alpha - fingerprint) of all entries, in portions [5, n], each with the number of its first entry."""
     q = np.arange(-(2**key.range_bits), 2**key.range_bits)
     segments = [(alpha, beta, q, np.clip(q, 0, ACTIVATION_MAX))]
+    for number, table in enumerate(key.tables, 1):
+        half = len(table) // 2
+        values = np.array(table, np.int64)[np.clip(q, -half, half - 1) + half]
+        segments.append((left_base(number, alpha, beta), beta, q, values))
     segments += [(alpha - beta * beta * shift, ZERO, np.arange(2**shift), None) for shift in key.shifts]
     at = 0
     for base, factor, first, second in segments:

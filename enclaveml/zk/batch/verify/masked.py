@@ -19,7 +19,7 @@ from .layers import (
     product_claims,
     read_parts,
 )
-from .lookups import entries, rows_value
+from .lookups import rows_value
 from .merkle import HASH
 from .multilinear import eq, eq_table, evaluate
 from .opening import Tree, check_masked_opening, masked_opening_bytes, opening_bytes
@@ -36,7 +36,7 @@ _Equation = tuple[list[Element], Element]
 def masked_bytes(key: VerificationKey) -> int:
     """Length of a masked proof of ``key.rows`` rows."""
     n, v, units = bits(key.rows), _table_bits(key), key.units
-    rows, columns = table_shape(entries(key))
+    rows, columns = table_shape(key.entries)
     elements = 2 + 4 * n + 2 * v + 1 + 1  # the sums, the rounds, a multiplicity, the outputs
     elements += sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
     elements += sum(2 * bits(layer.length) + product_claims(key, number, True) for number, layer in enumerate(key.layers, 1))
@@ -63,7 +63,7 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
 
     # 1. to 4. Commitments and challenges.
     units = key.units
-    table_columns = table_shape(entries(key))[1]
+    table_columns = table_shape(key.entries)[1]
     columns = _commitment(reader, transcript, "columns", key.width + 2 * units)
     multiplicities = _commitment(reader, transcript, "multiplicities", table_columns + PADS)
     outputs = _commitment(reader, transcript, "outputs", key.outputs + PADS)
@@ -107,7 +107,7 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     claim, theta = combined(key, activations, products, delta, masked=True)
     check_masked_opening(reader, transcript, [columns, helpers], row_table, claim, theta, "columns")
     _open_outputs(key, reader, transcript, outputs, rho, row_table, y, last, output)
-    table_rows = bits(2 * table_shape(entries(key))[0])
+    table_rows = bits(2 * table_shape(key.entries)[0])
     check_masked_opening(reader, transcript, [multiplicities], eq_table(entry[:table_rows]), multiplicity,
                          eq_table(entry[table_rows:]), "multiplicities")
     # The table is zero on the rows of masks: those whose first bit is 1.
@@ -129,7 +129,7 @@ def _commitment(reader: Reader, transcript: Transcript, label: str, columns: int
 
 def _table_bits(key: VerificationKey) -> int:
     """v: variables of the matrix of multiplicities, its rows of masks included."""
-    return bits(2 * prod(table_shape(entries(key))))
+    return bits(2 * prod(table_shape(key.entries)))
 
 
 def _real_rows(key: VerificationKey, tau: list[Element], rho: list[Element]) -> tuple[Element, Element]:

@@ -17,7 +17,7 @@ from .layers import (
     product_claims,
     read_parts,
 )
-from .lookups import entries, rows_sum
+from .lookups import rows_sum
 from .merkle import HASH
 from .multilinear import eq, eq_table, evaluate
 from .opening import Tree, check_opening, opening_bytes
@@ -35,7 +35,7 @@ def rows_bytes(key: VerificationKey) -> int:
     size = sum(opening_bytes(layer.length, [layer.outputs]) for layer in key.layers)
     if key.hidden:
         elements += 4 * n + sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
-        size += 2 * HASH + 4 * entries(key) + opening_bytes(key.rows, [2 * units, 5 * units])
+        size += 2 * HASH + 4 * key.entries + opening_bytes(key.rows, [2 * units, 5 * units])
     return size + ELEMENT * elements
 
 
@@ -79,7 +79,7 @@ def _check_activations(key: VerificationKey, reader: Reader,
     # 1. to 3. Columns, multiplicities, helpers.
     trees = [Tree(reader.take(HASH), 2 * units)]
     transcript.absorb("columns", trees[0].root)
-    raw = reader.take(4 * entries(key))
+    raw = reader.take(4 * key.entries)
     transcript.absorb("multiplicities", raw)
     multiplicities = numbers(raw, "multiplicities")
     lookup = transcript.elements("lookup", 2)
