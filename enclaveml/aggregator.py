@@ -224,11 +224,12 @@ class Aggregator:
     def _measure_inference(self, passed: float, reports: list[tuple[int, Report]]) -> None:
         """Where nothing is proved, count what each rank inferred while it had rows to infer."""
         owing = self.accounts.count(max(self.members) + 1, SENT)
-        said = dict.fromkeys(self.members, 0)
+        said, told = dict.fromkeys(self.members, 0), dict.fromkeys(self.members, 0.0)
         for rank, report in reports:
             said[rank] += 0 if report.rows is None else len(report.rows)
+            told[rank] += _seconds(report.meta.get("seconds"))
         for rank in np.flatnonzero(owing).tolist():
-            self.pace.inferred(rank, min(said[rank], int(owing[rank])), passed)
+            self.pace.inferred(rank, min(said[rank], int(owing[rank])), passed, told[rank])
 
     @property
     def _stranded(self) -> bool:
@@ -409,3 +410,8 @@ def _told(text: object, most: int = 2000) -> str:
     """Text that a rank sent, fit for the log and the file: cut, without control characters but line ends."""
     known = text[:most] if isinstance(text, str) else ""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in known)
+
+
+def _seconds(told: object) -> float:
+    """Seconds that a rank told; 0.0 for what is no sensible number."""
+    return float(told) if type(told) in (int, float) and 0 <= told < 1e9 else 0.0

@@ -1,7 +1,9 @@
 """How fast the ranks are, by rank 0's own clock: what decides who is a straggler and who gets how much.
 
-A rank's word is not asked: the clock runs from when a bundle can be in one of the rank's
-children until rank 0 has the answer.
+Of proofs a rank's word is not asked: the clock runs from when a bundle can be in one of the rank's
+children until rank 0 has the answer. Inference is over within a tick, which lasts as long for a fast rank as for the
+slowest, so that by the clock all would be alike: there the rank says how long it took. What it can gain by lying
+is more or fewer rows of a job in which nothing is proved, and not without bound.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from enclaveml.ledger import Bundle
 from enclaveml.roster import Member
+
+#: What a rank says of its inference counts down to this part of the time by rank 0's clock.
+LEAST_TOLD = 1 / 16
 
 
 class Pace:
@@ -25,6 +30,7 @@ class Pace:
         self._rows: dict[int, int] = {}
         self._inferring: dict[int, float] = {}
         self._inferred: dict[int, int] = {}
+        self._told: dict[int, float] = {}
 
     def tick(self) -> float:
         """Read the clock, once a step: all of a step happens at the same time. Returns the seconds since the last."""
@@ -49,8 +55,9 @@ class Pace:
         """For how long a child of its rank has had a bundle, in seconds; 0 where it waits for a child."""
         return self.now - self._began[bundle.rank].get(bundle.id, self.now)
 
-    def inferred(self, rank: int, rows: int, seconds: float) -> None:
-        """A rank had rows to infer for this long, and answered so many of them."""
+    def inferred(self, rank: int, rows: int, seconds: float, told: float = 0.0) -> None:
+        """A rank had rows to infer for this long, and answered so many of them; ``told``: in how many seconds, by its word."""
+        self._told[rank] = self._told.get(rank, 0.0) + told
         self._inferring[rank] = self._inferring.get(rank, 0.0) + seconds
         self._inferred[rank] = self._inferred.get(rank, 0) + rows
 
@@ -65,10 +72,14 @@ class Pace:
 
     def inference(self, rank: int) -> float | None:
         """Rows that a rank infers per second: its own, else the mean of all; None where nothing was answered."""
-        rows, seconds = self._inferred.get(rank, 0), self._inferring.get(rank, 0.0)
-        if not rows:
-            rows, seconds = sum(self._inferred.values()), sum(self._inferring.values())
-        return rows / max(seconds, 1e-9) if rows else None
+        ranks = [rank] if self._inferred.get(rank) else list(self._inferred)
+        rows = sum(self._inferred[r] for r in ranks)
+        return rows / max(sum(map(self._seconds_of, ranks)), 1e-9) if rows else None
+
+    def _seconds_of(self, rank: int) -> float:
+        """How long a rank inferred: by its word, where that is within what the clock allows; 0.0 is no word."""
+        clock, told = self._inferring[rank], self._told[rank]
+        return min(clock, max(told, LEAST_TOLD * clock)) if told else clock
 
     @property
     def measured(self) -> bool:
@@ -89,7 +100,8 @@ class Pace:
         return None
 
     def rows_per_second(self, rank: int) -> float:
-        """Rows that the rank proves per second with all its children, or infers where nothing is proved; or NaN."""
+        """Rows that the rank proves per second with all its children, or infers where nothing is proved, by the clock; or NaN."""
         if rank not in self._bundles:
-            return (self.inference(rank) or float("nan")) if self._inferred.get(rank) else float("nan")
+            rows = self._inferred.get(rank, 0)
+            return rows / max(self._inferring[rank], 1e-9) if rows else float("nan")
         return self._members[rank].children * self._rows[rank] / max(self._seconds[rank], 1e-9)

@@ -151,6 +151,7 @@ class Worker:
         began = time.monotonic()
         while self._to_infer:
             rows, data = self._to_infer.popleft()
+            first = time.monotonic()
             found = [self.infer(rows[: self._batch], data[: self._batch])]
             done = len(found[0])
             # One report of several batches: each costs rank 0 records in the journal.
@@ -163,7 +164,7 @@ class Worker:
             outputs = np.concatenate(found)
             if self._prover is not None:
                 self._held.update(zip(rows[:done].tolist(), zip(data[:done], outputs, strict=True), strict=True))
-            self._outbox.put(Report("outputs", {}, rows[:done], outputs))
+            self._outbox.put(Report("outputs", {"seconds": time.monotonic() - first}, rows[:done], outputs))
             self._stats["rows_inferred"] += done
             if time.monotonic() - began >= slice_s:
                 break

@@ -13,6 +13,7 @@ import pytest
 from fakes import B, Cluster, FakeProver
 
 from enclaveml.ledger import DUE, PROVING, READY, SENT
+from enclaveml.pace import Pace
 from enclaveml.results_schema import RowStatus
 from enclaveml.worker import Worker
 
@@ -115,6 +116,7 @@ class Halves(Worker):
 
     every = 1
     turn = 0
+    seconds: object = None
 
     def _infer_some(self) -> None:
         self.turn += 1
@@ -124,7 +126,7 @@ class Halves(Worker):
                 self._to_infer.appendleft((rows[4:], data[4:]))
             from enclaveml.exchange import Report
 
-            self._outbox.put(Report("outputs", {}, rows[:4], self.infer(rows[:4], data[:4])))
+            self._outbox.put(Report("outputs", {"seconds": self.seconds}, rows[:4], self.infer(rows[:4], data[:4])))
 
 
 class Third(Halves):
@@ -141,6 +143,34 @@ def test_without_proofs_it_is_rows_inferred_per_second(tmp_path, monkeypatch):
     assert rounds[0] == {1: 16, 2: 16} and rounds[-1][2] / rounds[-1][1] == pytest.approx(3, rel=0.2)
     assert c.aggregator.pace.rows_per_second(2) == pytest.approx(4, rel=0.3)
     assert c.aggregator.pace.rows_per_second(1) == pytest.approx(4 / 3, rel=0.3)
+
+
+@pytest.mark.parametrize(("told", "rows_per_second"), [
+    ((2.0, 1.0), (50, 100)),  # a tick lasts as long as the slowest: 4 s in all for both
+    ((2.0, 1e-9), (50, 400)), ((2.0, 0.0), (50, 25)),  # no faster than 16 times what the clock saw; by the clock
+    ((2.0, 1e6), (50, 25)), ((0.0, 0.0), (25, 25))])  # no slower than the clock saw
+def test_how_long_inference_took_is_the_ranks_word_within_what_the_clock_allows(told, rows_per_second):
+    pace = Pace({}, clock=lambda: 0.0)
+    for rank, seconds in zip((1, 2), told, strict=True):
+        for _ in range(2):
+            pace.inferred(rank, 50, 2.0, seconds / 2)
+    assert (pace.inference(1), pace.inference(2)) == pytest.approx(rows_per_second)
+    # In the log and the file, by the clock; of a rank that said nothing yet, the mean.
+    assert pace.rows_per_second(1) == pace.rows_per_second(2) == 25
+    assert min(rows_per_second) <= pace.inference(3) <= max(rows_per_second)
+
+
+@pytest.mark.parametrize("told", [None, True, "1", -1.0, float("nan"), float("inf"), pytest.param(10**400, id="10**400"), [1]])
+def test_a_rank_that_tells_no_sensible_seconds_is_timed_by_the_clock(tmp_path, monkeypatch, told):
+    monkeypatch.setattr("enclaveml.speeds.CALIBRATION_ROWS", 16)
+
+    class Senseless(Halves):
+        seconds = told
+
+    c = Cluster(tmp_path, n_rows=32 + 64 + 128, ranks=3, coverage=0.0, capacity="throughput",
+                workers={1: Senseless, 2: Halves}).run()
+    c.check_file()
+    assert given(c)[-1] == {1: 64, 2: 64}
 
 
 def test_what_a_rank_did_per_second_is_measured(tmp_path):

@@ -13,6 +13,8 @@ from launch import launcher, run
 from small_job import SmallJob, floats, write_small_job
 from small_runs import LIMIT_S, enclaveml, log_of, read
 
+from enclaveml.results import read_results
+
 pytestmark = [pytest.mark.mpi, pytest.mark.ezkl]
 
 
@@ -124,3 +126,22 @@ def test_another_models_hash_is_refused(job: SmallJob, cache: dict[str, str]) ->
         assert done.returncode == 2, log_of(done)
         assert "model.hash: the model's hash is " in done.stderr and "the job says " + "ab" * 32 in done.stderr
     assert not job.results.exists()
+
+
+def test_a_rank_that_is_three_times_slower_gets_a_third(job: SmallJob, cache: dict[str, str]) -> None:
+    """Each round is twice the one before; the first has 256 rows a rank, by which they are measured."""
+    rows = np.concatenate([job.rows] * 163)[:512 + 1024 + 2048]
+    np.save(job.folder / "rows.npy", rows)
+    settings = ["--set", "split.strategy=by_capacity", "--set", "split.capacity=throughput", "--set", "split.reassign=false",
+                "--set", "proof={coverage: 0}"]
+    slow = str(Path(__file__).with_name("slow_rank.py"))
+    parts = [["-np", "1", sys.executable, slow, milliseconds, "run", str(job.path), *settings] for milliseconds in ("0", "0.9", "0.3")]
+    done = run([*launcher(), *parts[0], ":", *parts[1], ":", *parts[2]], LIMIT_S, cache)
+    assert done.returncode == 0, log_of(done)
+    assert np.abs(read(job.results).outputs - floats(rows)).max() < 1e-5
+    with read_results(job.results) as results:
+        rank = np.asarray(results.row("rank"))
+    first, *later = (np.bincount(part, minlength=3).tolist() for part in np.split(rank, [512, 1536]))
+    assert first == [0, 256, 256]
+    for _, slower, faster in later:  # 3 times, but for what the machine does besides
+        assert 2 * slower < faster < 4 * slower
