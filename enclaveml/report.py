@@ -47,10 +47,11 @@ def _text(files: list[Facts], kind: str) -> str:
         from enclaveml.report_markdown import text
 
         return text(files)
+    from enclaveml.report_compared import compared_plots
     from enclaveml.report_html import page
     from enclaveml.report_plots import plots
 
-    return page([(facts, plots(facts)) for facts in files])
+    return page([(facts, plots(facts)) for facts in files], compared_plots(files) if len(files) > 1 else {})
 
 
 def _confusion(facts: Facts) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def _facts(results: Results) -> Facts:
         "deviation": {"largest": float(known.max()), "median": float(np.median(known))} if len(known) else None,
         "argmax_differs": int(results.row("argmax_differs").sum()),
         "score": score,
+        "combine": {key: str(job_of(results)["combine"].get(key, "unknown")) for key in ("strategy", "input")},
         "combined": _combined(results),
         "rejections": _rejections(results),
         "draws": _draws(results),

@@ -13,15 +13,24 @@ from enclaveml.report_tables import compared, tables
 from enclaveml.report_words import caution, summary
 
 _CAPTIONS = {"stages": "Where each rank's time went", "timeline": "When each proof was made and verified",
-             "seconds": "How long proofs took", "deviation": "Float against proved outputs"}
+             "seconds": "How long proofs took", "deviation": "Float against proved outputs",
+             "each_proving": "Making a proof, file by file", "each_verifying": "Verifying a proof, file by file",
+             "each_deviation": "Float against proved outputs, file by file"}
 
 
-def page(files: Sequence[tuple[Facts, Mapping[str, str]]]) -> str:
-    """The report of one or several files, each with its plots (name to SVG)."""
+_TIMELINE = ("Blue bars are proofs being made, green ones being verified by rank 0, grey ones a rank without a proof in hand: "
+             "it waited for rows, for others or for the job's end, or it inferred or started; how much of that was inferring "
+             "and how much waiting the file has as sums only (the plot of stages). Orange with crosses: rejected, an X where the "
+             "rank told no seconds. How long a proof took is what its rank says, and it is drawn as ending when rank 0 had it: "
+             "one that was long on its way may overlap the next.")
+
+
+def page(files: Sequence[tuple[Facts, Mapping[str, str]]], beside: Mapping[str, str] | None = None) -> str:
+    """The report of one or several files, each with its plots (name to SVG); ``beside``: plots of all of them."""
     names = [facts.document["file"].rsplit("/", 1)[-1] for facts, _ in files]
     body = []
     if len(files) > 1:
-        body = ["<h1>Results compared</h1>", html_table(compared([facts.document for facts, _ in files]))]
+        body = ["<h1>Results compared</h1>", html_table(compared([facts.document for facts, _ in files])), _figures(beside or {})]
     for (facts, plots), name in zip(files, names, strict=True):
         body += _one(facts, plots, name)
     return html_page(f"{', '.join(names)}: EnclaveML report", body)
@@ -31,6 +40,8 @@ def _one(facts: Facts, plots: Mapping[str, str], name: str) -> list[str]:
     found = tables(facts.document)
     out = [f"<h1>{escape(name)}</h1>", f"<p class=\"summary\">{escape(summary(facts.document))}</p>",
            f"<p class=\"caution\">{escape(caution(facts.document))}</p>", html_table(found["figures"], pairs=True)]
+    if "combined" in found:
+        out.append(html_table(found["combined"], pairs=True))
     if "draws" in found:
         out.append(html_table(found["draws"]))
     if "rejections" in found:
@@ -38,11 +49,9 @@ def _one(facts: Facts, plots: Mapping[str, str], name: str) -> list[str]:
     if "ranks" in found:
         out.append(html_table(found["ranks"]))
     if plots:
-        out.append("<h2>Time and deviation</h2>\n<div class=\"plots\">" + "\n".join(
-            f"<figure><figcaption>{escape(_CAPTIONS[key])}</figcaption>{svg}</figure>" for key, svg in plots.items()) + "</div>")
+        out.append("<h2>Time and deviation</h2>\n" + _figures(plots))
         if "timeline" in plots:
-            out.append("<p class=\"note\">Blue bars are proofs being made, green ones being verified by rank 0; orange with "
-                       "crosses: rejected. When a proof was begun and how long it took is what its rank says.</p>")
+            out.append(f"<p class=\"note\">{escape(_TIMELINE)}</p>")
     if facts.confusion is not None:
         out.append(_confusion(facts.confusion))
     if "circuits" in found:
@@ -50,6 +59,11 @@ def _one(facts: Facts, plots: Mapping[str, str], name: str) -> list[str]:
     out.append(html_table(found["provenance"], pairs=True))
     out.append(f"<h2>The job, defaults filled in</h2>\n<pre>{escape(facts.document['job'])}</pre>")
     return out
+
+
+def _figures(plots: Mapping[str, str]) -> str:
+    return "<div class=\"plots\">" + "\n".join(
+        f"<figure><figcaption>{escape(_CAPTIONS[key])}</figcaption>{svg}</figure>" for key, svg in plots.items()) + "</div>"
 
 
 def _confusion(counts: np.ndarray) -> str:

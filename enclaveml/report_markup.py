@@ -23,13 +23,16 @@ th { hyphens: auto; }
 td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.short { white-space: nowrap; }
-td:not(.short):not(.number) { min-width: 10rem; }
+td.long { min-width: 10rem; }
 table.pairs td:first-child { white-space: nowrap; color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem; }
 figure { margin: 0; break-inside: avoid; }
 figure svg { width: 100%; max-width: 34rem; height: auto; }
 figcaption { font-size: .9rem; font-weight: 600; }
-table.confusion td, table.confusion th { text-align: right; padding: .15rem .45rem; border: 1px solid #e4e4e4; }
+table.confusion td, table.confusion th { text-align: right; padding: .15rem .45rem; border: 1px solid #e4e4e4;
+  font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+@media (max-width: 30rem) { table.confusion { font-size: .7rem; }
+  table.confusion td, table.confusion th { padding: .1rem .2rem; } }
 pre { font-size: .8rem; overflow-x: auto; background: #f5f5f5; padding: .6rem; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8pt; } pre { white-space: pre-wrap; }
   .wide { overflow: visible; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
@@ -51,7 +54,7 @@ def html_table(table: Table, pairs: bool = False) -> str:
     """A table with its title and its note; ``pairs``: of two columns, a name and its value."""
     def cells(row: Sequence[str], tag: str) -> str:
         def kind(i: int, cell: str) -> str:
-            return ' class="number"' if i in table.numbers else ' class="short"' if len(cell) <= 24 else ""
+            return ' class="number"' if i in table.numbers else ' class="short"' if len(cell) <= 24 else ' class="long"'
 
         return "".join(f"<{tag}{kind(i, c)}>{escape(c)}</{tag}>" for i, c in enumerate(row))
 

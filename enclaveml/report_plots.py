@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,16 +85,23 @@ def _stages(facts: Facts) -> str:
 
 
 def _timeline(facts: Facts) -> str:
-    """Every proof in time, a lane for each prover of a rank; below, what rank 0 verified when."""
-    spans = [s for s in facts.spans if np.isfinite([s.begin, s.end]).all()]
+    """Every proof in time, as many lanes a rank as proofs overlap, grey while it has none; below, what rank 0 verified when.
+
+    A proof whose rank told no seconds (rejected answers may) is a mark at the moment when it came.
+    """
+    spans = [replace(s, begin=s.end) if np.isnan(s.begin) else s for s in facts.spans if np.isfinite(s.end)]
     whose = sorted({(s.session, s.rank) for s in spans})[:MOST_RANKS]
     if not spans:
         return ""
     lanes = [(key, lane) for key in whose for lane in _lanes([s for s in spans if (s.session, s.rank) == key])]
+    ends = {session: max(s.end + s.verify for s in spans if s.session == session) for session, _ in whose}
     checks = _lanes([Span(s.session, s.rank, s.end, s.end + s.verify, 0, s.rejected) for s in spans])
     with drawing(1.0 + 0.2 * (len(lanes) + len(checks)), "Proofs of each rank in time") as (made, axes):
         for y, (_, lane) in enumerate(lanes):
             _bars(axes, y, lane, BLUE)
+        for key in whose:
+            mine = [y for y, (k, _) in enumerate(lanes) if k == key]
+            _idle(axes, mine[0], mine[-1], [s for s in spans if (s.session, s.rank) == key], ends[key[0]])
         for y, lane in enumerate(checks, len(lanes)):
             _bars(axes, y, lane, GREEN)
         middles = [(np.mean([y for y, (k, _) in enumerate(lanes) if k == key]), _name(facts, *key)) for key in whose]
@@ -104,10 +112,28 @@ def _timeline(facts: Facts) -> str:
     return made["svg"]
 
 
+def idle(spans: list[Span], end: float) -> list[tuple[float, float]]:
+    """When, from 0 to ``end``, none of the spans runs: (begin, seconds) of each gap."""
+    gaps, free = [], 0.0
+    for span in sorted(spans, key=lambda s: s.begin):
+        if span.begin > free:
+            gaps.append((free, span.begin - free))
+        free = max(free, span.end)
+    return [*gaps, (free, end - free)] if end > free else gaps
+
+
+def _idle(axes: Axes, first: int, last: int, spans: list[Span], end: float) -> None:
+    """Grey over the lanes ``first`` to ``last`` of a rank wherever it has no proof in hand."""
+    axes.broken_barh(idle(spans, end), (first - 0.2, last - first + 0.4), facecolors=GREY, edgecolor="black", linewidth=0.2,
+                     hatch="///")
+
+
 def _bars(axes: Axes, y: float, lane: list[Span], colour: str) -> None:
     for rejected, fill, hatch in ((False, colour, ""), (True, ORANGE, "xxx")):
         bars = [(s.begin, max(s.end - s.begin, 1e-3)) for s in lane if s.rejected == rejected]
         axes.broken_barh(bars, (y - 0.4, 0.8), facecolors=fill, edgecolor="black", linewidth=0.4, hatch=hatch)
+    untold = [s.end for s in lane if s.rejected and s.end == s.begin]
+    axes.plot(untold, [y] * len(untold), "X", color=ORANGE, markeredgecolor="black", markersize=7, linestyle="none")
 
 
 def _lanes(spans: list[Span]) -> list[list[Span]]:

@@ -26,8 +26,8 @@ class Table:
 
 
 def tables(document: Mapping[str, Any]) -> dict[str, Table]:
-    """Name to table: figures, ranks, circuits, rejections, draws, provenance; those with nothing in them left out."""
-    made = {"figures": _figures(document), "ranks": _ranks(document), "circuits": _circuits(document),
+    """Name to table: figures, combined, ranks, circuits, rejections, draws, provenance; those with nothing in them left out."""
+    made = {"figures": _figures(document), "combined": _combined(document), "ranks": _ranks(document), "circuits": _circuits(document),
             "rejections": _rejections(document), "draws": _draws(document), "provenance": _provenance(document)}
     return {name: table for name, table in made.items() if table.rows}
 
@@ -64,6 +64,24 @@ def _figures(d: Mapping[str, Any]) -> Table:
     elif score:
         rows.append(["mean absolute error", f"{score['mean_absolute_error']:.4g} over {score['rows']:,} verified rows"])
     return Table("Figures", ["", ""], rows)
+
+
+
+def _combined(d: Mapping[str, Any]) -> Table:
+    """The job's one answer: what its strategy made of the verified rows. Empty where nothing was combined."""
+    found, strategy = d["combined"], d["combine"]["strategy"]
+    if "result" not in found:
+        return Table("The rows combined", ["", ""], [])
+    voted = strategy == "majority_vote"
+    rows = [["strategy", strategy + ("" if voted else f" of {d['combine']['input']}")],
+            ["verified rows", f"{found['count']:,}"]]
+    if voted:
+        rows.append(["the class with most votes", ", ".join(f"{int(v)}" if math.isfinite(v) else "none" for v in found["result"])])
+        rows.append(["votes", ", ".join(f"{n:,} for {i}" for i, n in enumerate(found.get("votes", [])) if n)])
+    else:
+        n = len(found["result"])
+        rows.append(["result" if n == 1 else f"outputs 0 to {n - 1}", ", ".join(f"{value:.6g}" for value in found["result"])])
+    return Table("The job's one answer: its rows combined", ["", ""], rows)
 
 
 def _each(total: float, rows: int, what: str) -> str:

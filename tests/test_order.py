@@ -97,7 +97,7 @@ audit_bundle audit_combined audit_limits audit_rows beacon
 audit_draws
 report_facts
 report_words report_plots report_tables
-report_markup
+report_markup report_compared
 report_html report_markdown
 exchange_items ledger provers
 exchange

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,6 +17,8 @@ import pytest
 from enclaveml.errors import EnvironmentFault, FormatError, JobError
 from enclaveml.report import report
 from enclaveml.report_facts import read_facts
+from enclaveml.report_plots import GREY, ORANGE, idle, plots
+from enclaveml.report_tables import tables
 from enclaveml.report_words import summary
 from enclaveml.results import build_results
 from enclaveml.results_schema import RowStatus
@@ -164,3 +167,62 @@ def test_without_matplotlib_the_page_is_refused_and_says_what_helps(path, tmp_pa
     assert failed.returncode == 4
     assert "matplotlib is not installed, and this command needs it: pip install 'enclaveml[report]'" in failed.stderr
     assert subprocess.run([*page, "--markdown"], timeout=60).returncode == 0
+
+
+def test_the_page_of_several_files_has_plots_of_all_on_one_axis(path, tmp_path):
+    other = a_file(tmp_path, "other.h5", "bytes were flipped")
+    assert report([path, other], tmp_path / "both.html", "html") == 0
+    text = (tmp_path / "both.html").read_text(encoding="utf-8")
+    page = _Page(text)
+    assert page.tags.count("h1") == 3 and page.links == []
+    head = text.partition("<h1>results.h5</h1>")[0]
+    assert '<td class="long">0.7500 of 4 verified rows</td>' in head
+    plots = [ElementTree.fromstring(plot) for plot in re.findall(r"<svg.*?</svg>", head, re.DOTALL)]
+    assert [plot.get("aria-label") for plot in plots] == [
+        "time to make one proof (s)", "time to verify one proof (s)", "largest |float - proved| of a row; dashed: tolerance"]
+    assert all({"1: results.h5", "2: other.h5"} <= set(plot.itertext()) for plot in plots)
+
+
+def test_the_timeline_shows_a_rejected_proof_without_seconds_and_who_had_none_in_hand(path):
+    """Grey wherever a rank has none, from 0 to the last verdict; an X where a rejected proof came."""
+    span = read_facts(path).spans[0]
+    run = [replace(span, begin=a, end=b) for a, b in ((4.0, 6.0), (1.0, 2.0), (5.0, 5.5), (6.0, 7.0))]
+    assert idle(run, 8.0) == [(0.0, 1.0), (2.0, 2.0), (7.0, 1.0)] and idle(run, 7.0) == [(0.0, 1.0), (2.0, 2.0)]
+    facts = read_facts(path)
+    came = [replace(s, end=20.0 + i, begin=s.begin if np.isnan(s.begin) else 18.0 + i) for i, s in enumerate(facts.spans)]
+    drawn = plots(replace(facts, spans=tuple(came)))["timeline"]
+    without = plots(replace(facts, spans=tuple(came[:2])))["timeline"]
+    assert ORANGE.lower() in drawn.lower() and ORANGE.lower() not in without.lower()
+    assert GREY.lower() in without.lower()
+
+
+def test_the_jobs_one_answer_is_in_every_kind(tmp_path):
+    for strategy, result, more, said in (
+            ("average", [0.5], {}, [["strategy", "average of logits"], ["verified rows", "3"], ["result", "0.5"]]),
+            ("median", [0.5, -2.0], {}, [["strategy", "median of logits"], ["verified rows", "3"], ["outputs 0 to 1", "0.5, -2"]]),
+            ("majority_vote", [1.0], {"votes": np.array([1, 2])}, [
+                ["strategy", "majority_vote"], ["verified rows", "3"], ["the class with most votes", "1"],
+                ["votes", "1 for 0, 2 for 1"]])):
+        name = f"{strategy}.h5"
+        case = Case(tmp_path / f"{name}.journal", 3, 2, manifest=MANIFEST, job=JOB.replace("average", strategy))
+        case.outputs(1, [0, 1, 2])
+        case.bundle(1, [0, 1, 2])
+        case.end()
+        build_results(tmp_path / f"{name}.journal", tmp_path / name,
+                      combined={"result": np.array(result), "count": np.asarray(3), **more})
+        table = tables(read_facts(tmp_path / name).document)["combined"]
+        assert (table.title, table.rows) == ("The job's one answer: its rows combined", said)
+        report([tmp_path / name], tmp_path / "r.md", "markdown")
+        assert f"| {said[-1][0]} | {said[-1][1]} |" in (tmp_path / "r.md").read_text()
+    report([tmp_path / name], tmp_path / "r.html", "html")
+    assert f'<td class="short">{said[-1][0]}</td><td class="short">{said[-1][1]}</td>' in (tmp_path / "r.html").read_text()
+
+
+def test_the_cells_of_a_confusion_matrix_are_not_widened(path, tmp_path):
+    """Only cells of long text have a least width, so that ten classes fit a phone (looked at in a browser)."""
+    report([path], tmp_path / "r.html", "html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    matrix = re.search(r'<table class="confusion">.*?</table>', text, re.DOTALL)[0]
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    assert [line for line in style.splitlines() if "min-width" in line] == ["td.long { min-width: 10rem; }"]
+    assert "class=\"long\"" not in matrix and len(re.findall("<td", matrix)) == 9
