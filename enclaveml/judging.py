@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # leaves no room for an output that was moved enough to matter.
 HONEST_SHARE = 0.25
 
-# Where there is no circuit and the job names none (README's table of keys).
+# Where there is no circuit and the job names none (JOB.md's table of keys).
 DEFAULT_TOLERANCE = 0.01
 
 

@@ -1,6 +1,6 @@
 """The job file's schema, as data: one table of keys, from which everything else follows.
 
-Validation (``job_values``), defaults, ``--set`` and the README's table are all made
+Validation (``job_values``), defaults, ``--set`` and the tables in JOB.md and the README are all made
 from ``KEYS``; ``python -m enclaveml.schema`` prints that table.
 """
 
@@ -264,8 +264,22 @@ def nearest(name: str, among: Iterable[str]) -> str | None:
     return plain[close[0]] if close else None
 
 
+#: The keys that most jobs have, for the README's short table.
+MOST_USED = ("model.flax", "model.weights", "input.path", "input.key", "input.labels", "split.strategy", "proof.coverage",
+             "proof.system", "proof.inputs", "output.path")
+
+
+def short_table() -> str:
+    """The keys used most as a Markdown table for the README: key, default, meaning."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for cells in (_cells(BY_PATH[path], path) for path in MOST_USED):
+        choices = f" ({cells[5]})" if BY_PATH[cells[0]].choices else ""
+        rows.append(f"| `{cells[0]}` | {cells[2]} | {cells[4]}{choices} |")
+    return "\n".join(rows) + "\n"
+
+
 def keys_table() -> str:
-    """The keys as a Markdown table for the README: key, type, default, unit, meaning, allowed."""
+    """The keys as a Markdown table for JOB.md: key, type, default, unit, meaning, allowed."""
     rows = ["| key | type | default | unit | meaning | allowed |", "|---|---|---|---|---|---|"]
     for key in KEYS:
         if key.section == "cluster" and not any(row.startswith("| `cluster") for row in rows):
@@ -283,6 +297,12 @@ def keys_table() -> str:
 
 
 def _table_row(key: Key, path: str) -> str:
+    cells = _cells(key, path)
+    return f"| `{cells[0]}` | " + " | ".join(cells[1:]) + " |"
+
+
+def _cells(key: Key, path: str) -> tuple[str, str, str, str, str, str]:
+    """Path, type, default, unit, meaning, allowed."""
     if key.required:
         default = "**required**"
     elif key.default_words:
@@ -296,8 +316,10 @@ def _table_row(key: Key, path: str) -> str:
     allowed = ", ".join(f"`{choice}`" for choice in key.choices) or key.allowed()
     kinds = {"ranks": "list", "audit": "mapping", "names": "text or list", "flag": "boolean", "whole": "integer"}
     kind = kinds.get(key.type, key.type)
-    return f"| `{path}` | {kind} | {default} | {key.unit} | {key.meaning} | {allowed} |"
+    return path, kind, default, key.unit, key.meaning, allowed
 
 
 if __name__ == "__main__":
-    print(keys_table(), end="")
+    import sys
+
+    print(short_table() if sys.argv[1:] == ["--short"] else keys_table(), end="")

@@ -16,13 +16,14 @@ from results_case import D, Case
 
 from enclaveml.cli import VERBS
 from enclaveml.results import build_results
-from enclaveml.schema import keys_table
+from enclaveml.schema import keys_table, short_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_keys_is_the_schemas() -> None:
-    assert keys_table().strip() in README
+def test_the_tables_of_keys_are_the_schemas() -> None:
+    assert keys_table().strip() in (ROOT / "enclaveml/JOB.md").read_text(encoding="utf-8")
+    assert short_table().strip() in README
 
 
 def test_every_verb_is_in_the_table_of_commands() -> None:
@@ -34,6 +35,30 @@ def test_every_verb_is_in_the_table_of_commands() -> None:
 def test_every_file_that_it_names_is_there() -> None:
     named = set(re.findall(r"`?((?:jobs|configs|enclaveml|slurm|benchmarks)/[\w./-]+\.(?:md|yaml|py|sbatch))`?", README))
     assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+MARKDOWN = sorted(path for folder in (ROOT, ROOT / "enclaveml", ROOT / "jobs", ROOT / "slurm", ROOT / "benchmarks")
+                  for path in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
+                  if not path.relative_to(ROOT).parts[0].startswith("."))
+
+
+def links(path: Path) -> list[str]:
+    """What a Markdown file links to beside it, pictures too; outside of code."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", lambda m: "" if m[0].startswith("```") else m[0].replace("](", ""), path.read_text(encoding="utf-8"),
+                  flags=re.DOTALL)
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|#", target)]
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_link_is_dead(path: Path) -> None:
+    assert not [target for target in links(path) if not (path.parent / target.partition("#")[0]).exists()]
+
+
+def test_every_longer_file_is_linked_once_from_the_readme_or_for_a_report_from_the_benchmarks_own() -> None:
+    index = ROOT / "benchmarks/README.md"
+    found = [(index.parent / target).resolve() for target in links(index)] + [(ROOT / target).resolve() for target in links(ROOT / "README.md")]
+    counts = {str(path.relative_to(ROOT)): found.count(path.resolve()) for path in MARKDOWN if path != ROOT / "README.md"}
+    assert len(counts) > 20 and {name: count for name, count in counts.items() if count != 1} == {}
 
 
 def test_both_commands_are_there_once() -> None:
