@@ -8,12 +8,15 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from launch import ROOT, environment, mpirun
+from launch import ROOT, environment, launcher, mpirun, run
 
-from enclaveml import doctor, doctor_machine
+from enclaveml import doctor, doctor_machine, doctor_world
 from enclaveml.comm import refuse_separate_programs
 from enclaveml.doctor_world import vendor_of
 from enclaveml.errors import EnvironmentFault
@@ -143,6 +146,47 @@ def test_the_vendor_of_an_mpirun(said, name):
     assert vendor_of(said) == name
 
 
+@pytest.mark.parametrize(("fault_tolerant", "ulfm", "vendor", "line"), [
+    (True, True, "Open MPI 5.0.11", "ok       ulfm      a lost rank is survived"),
+    (False, True, "Open MPI 5.0.11", "warning  ulfm      not asked for: a lost rank ends the job, which --resume goes on with: "
+                                     "mpirun --with-ft ulfm"),
+    (False, False, "MPICH 5.0.2", "warning  ulfm      MPICH 5.0.2 ends the job when a rank is lost: go on with --resume, or use "
+                                  "Open MPI 5 with mpirun --with-ft ulfm")])
+def test_mpi_its_mpirun_and_whether_a_lost_rank_is_survived(tmp_path, monkeypatch, fault_tolerant, ulfm, vendor, line):
+    world = SimpleNamespace(vendor=vendor, library="a library", fault_tolerant=fault_tolerant, ulfm=ulfm)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    mpi, started, lost = doctor_world.library(world)
+    assert mpi.line() == f"ok       mpi       {vendor} (a library)" and lost.line() == line
+    assert started.line() == ("warning  mpirun    there is none on PATH, nor beside this Python: load the MPI's module, or use "
+                              "srun --mpi=pmix")
+    path = tmp_path / "mpirun"
+    path.write_text("#!/bin/sh\necho 'Intel(R) MPI Library'\n")
+    path.chmod(0o755)
+    assert doctor_world.library(world)[1].line() == (
+        f"fault    mpirun    {path} is Intel MPI's, mpi4py uses {vendor}: each process would be a world of its own: put that "
+        "MPI's bin folder first on PATH")
+
+
+def test_ranks_that_do_not_hear_each_other():
+    deaf = SimpleNamespace(rank=0, size=2, allgather_array=lambda mine, what: np.array([mine, mine]))
+    [found] = doctor_world.ranks(deaf)
+    assert (found.state, found.text) == (FAULT, "a collective of 2 ranks gave [0, 0]")
+
+
+def test_libraries_that_are_missing_or_others(monkeypatch):
+    there = {"ezkl": OK, "libraries": OK}
+    assert {f.check: f.state for f in doctor_machine.libraries()} == there
+    monkeypatch.setattr(doctor_machine.metadata, "requires", lambda name: ["numpy>=1", "ezkl==99.0; python_version > '3'"])
+    monkeypatch.setattr(doctor_machine, "_version", lambda name: "" if name == "flax" else "1")
+    ezkl, others = doctor_machine.libraries()
+    assert (ezkl.state, ezkl.remedy) == (FAULT, "pip install ezkl==99.0") and "circuits and keys are bound to 99.0" in ezkl.text
+    assert (others.state, others.text) == (FAULT, "not installed: flax")
+    monkeypatch.setattr(doctor_machine, "EZKL", replace(doctor_machine.EZKL, module="enclaveml.no_such_module"))
+    ezkl = doctor_machine.libraries()[0]
+    assert ezkl.state == FAULT and ezkl.text.startswith("does not load: ")
+
+
 @pytest.mark.parametrize(("env", "rank", "size"), [
     ({}, 0, 0), ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, 2, 4),
     ({"PMI_RANK": "1", "PMI_SIZE": "3"}, 1, 3), ({"SLURM_PROCID": "5"}, 5, 0)])
@@ -196,3 +240,35 @@ def test_under_mpirun_with_a_fault(tmp_path):
     assert "ok       ranks     2 ranks on 1 node hear each other\n" in done.stdout
     assert done.stdout.count("fault    cache ") == 1 and "cannot be written: File exists" in done.stdout
     assert done.stdout.count("ok       device") == 1 and "1 fault, " in done.stdout
+
+
+#: A node whose clock is 100 s fast and whose locks keep nobody apart.
+ODD_NODE = """
+import fcntl, sys, time
+right = time.time
+time.time = lambda: right() + 100
+fcntl.flock = lambda *arguments: None
+from enclaveml.cli import main
+sys.exit(main(["doctor"]))
+"""
+
+
+@pytest.mark.mpi
+def test_two_nodes_one_of_them_odd(tmp_path):
+    """Two names for this machine, so that the nodes see each other's folders."""
+    def node(name: str, *program: str) -> list[str]:
+        return ["-np", "1", "env", f"SLURMD_NODENAME={name}", sys.executable, *program]
+
+    folders = {"ENCLAVEML_CACHE": str(tmp_path / "cache"), "ENCLAVEML_SCRATCH": str(tmp_path / "scratch")}
+    (tmp_path / "scratch").mkdir()
+    done = run([*launcher(), *node("one", "-m", "enclaveml", "doctor"), ":", *node("two", "-c", ODD_NODE)], 240, folders, tmp_path)
+    assert done.returncode == 4, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert "ok       ranks     2 ranks on 2 nodes hear each other, 1 on each" in lines
+    assert [line.split(" s apart")[0].rstrip("0123456789.") for line in lines if " skew " in line] == [
+        "warning  skew      clocks of the ranks are "]
+    assert (f"warning  scratch   {tmp_path}/scratch is the same folder on 2 of 2 nodes: set ENCLAVEML_SCRATCH to a folder on each "
+            "node's own disk") in lines
+    assert (f"warning  locking   flock in {tmp_path}/cache does not keep nodes apart: start one job at a time, or mount the file "
+            "system with locks (Lustre: -o flock)") in lines
+    assert any(line.startswith(f"fault    locking   rank 1: flock in {tmp_path}/cache: given to two at once") for line in lines)
