@@ -17,7 +17,7 @@ HASH = 32
 #: What is hashed before a leaf, and before a node's two children.
 LEAF, NODE = 0, 1
 
-#: Longer messages are hashed without the interpreter's lock (CPython's hashlib), so that threads help.
+#: Longer messages are hashed by hashlib without the interpreter's lock (CPython), so that threads help, and what it takes to start is little.
 LONG = 2047
 
 #: Messages of a thread, at least: fewer don't pay.
@@ -60,14 +60,13 @@ def releases_lock(width: int) -> bool:
 
 def hashed(mark: int, rows: np.ndarray, salts: np.ndarray) -> np.ndarray:
     """SHA-256(mark | row | salt) of each row: uint8 [n, 32]. See ``hashing``."""
-    vectors = _vectors()
+    size, vectors = 4 * rows.shape[1], _vectors()
+    if size > LONG:
+        return _joined([_long(bytes([mark]), *each) for each in zip(rows, salts, strict=True)])
     if vectors:
         found = np.empty((len(rows), HASH // 4), "<u4")
         vectors(mark, rows, salts.view("<u4") if salts.size else _no_salts(len(rows)).view("<u4"), found)
         return found.view(np.uint8)
-    size = 4 * rows.shape[1]
-    if size > LONG:
-        return _joined([_long(bytes([mark]), *each) for each in zip(rows, salts, strict=True)])
     marked = np.full((len(rows), 1 + size + salts.shape[1]), mark, np.uint8)
     marked[:, 1 : 1 + size] = np.ascontiguousarray(rows).view(np.uint8)
     marked[:, 1 + size :] = salts
