@@ -1,21 +1,24 @@
-"""One case of ``benchmarks.batch`` in a process of its own, whose peak memory is the prover's.
+"""One case of ``benchmarks.batch`` in a process of its own; its peak memory is read when it has only proved.
 
 Reads {"model": FILE.npz, "rows": N, "masks": m, "rounds": R, "cache": FOLDER} from standard input, writes its findings as one line of JSON.
+With "growth" in it, a list of numbers of proofs: these one after the other, and what they took until each number.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks.batch_bound import bounds
 from enclaveml.zk.batch.format import BLOWUP, PADS, SALT, Layer, VerificationKey
 from enclaveml.zk.batch.integer import IntegerLayer, IntegerModel
 from enclaveml.zk.batch.prove import code, inference, kernels, masked, parallel, proof, tree
@@ -75,23 +78,43 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     roots, _ = commit_weights(layers)
     key = VerificationKey(case["rows"], low, high, shapes, range_bits, roots, case["masks"])
     started = time.perf_counter()
+    prover = BatchProver(key, layers)
+    first = prove(key, prover, pool, 0)
+    found: dict[str, Any] = {"first_seconds": time.perf_counter() - started}
+    second = prove(key, prover, pool, 1)
+    # Until here the process has proved rows, and nothing else.
+    found |= {"peak_bytes": peak_bytes(), "memory_bytes": memory_bytes(key)}
+    check(key, layers, first)
+    check(key, layers, second)
+    if "growth" in case:
+        return found | {"growth": _growth(key, layers, prover, pool, case["growth"])}
+    found["rounds"] = [_round(key, prover, layers, pool, number) for number in range(1, case["rounds"] + 1)]
+    found["infer_seconds"] = best(lambda: inference.infer(key, layers, pool[: key.real_rows]), 10)
+    started = time.perf_counter()
     weights_proof = prove_weights_range(key, layers)
-    found: dict[str, Any] = {"weights_seconds": time.perf_counter() - started, "weights_proof_bytes": len(weights_proof)}
+    found |= {"weights_seconds": time.perf_counter() - started, "weights_proof_bytes": len(weights_proof)}
     started = time.perf_counter()
     verify_weights(key, weights_proof)
     found["weights_verify_seconds"] = time.perf_counter() - started
-    started = time.perf_counter()
-    prover = BatchProver(key, layers)
-    _proved(key, prover, layers, pool, 0)
-    found["first_seconds"] = time.perf_counter() - started
-    found["rounds"] = [_proved(key, prover, layers, pool, number) for number in range(1, case["rounds"] + 1)]
-    found["infer_seconds"] = _best(lambda: inference.infer(key, layers, pool[: key.real_rows]))
-    # ru_maxrss is in KiB on Linux (getrusage(2)).
-    found |= {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory_bytes": memory_bytes(key)}
-    return found | _alone(key)
+    return found | {"stage_bounds": {name: asdict(bound) for name, bound in bounds(key).items()}} | _alone(key)
 
 
-def _proved(key: VerificationKey, prover: BatchProver, layers: list[np.ndarray], pool: np.ndarray, number: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Made:
+    """One proof, and what it was made of; seconds of each stage."""
+
+    x: np.ndarray
+    nonce: bytes
+    input_key: bytes | None
+    outputs: np.ndarray
+    proof: bytes
+    seconds: float
+    cpu_seconds: float
+    stages: dict[str, float]
+
+
+def prove(key: VerificationKey, prover: BatchProver, pool: np.ndarray, number: int) -> Made:
+    """Prove some of the pool's rows, others for every number."""
     x = np.roll(pool, 7 * number, axis=0)[: key.real_rows]
     nonce = f"benchmarks.batch, round {number}".encode()
     watch = Watch()
@@ -99,16 +122,50 @@ def _proved(key: VerificationKey, prover: BatchProver, layers: list[np.ndarray],
     input_key = os.urandom(32) if key.masks else None
     started, used = time.perf_counter(), time.process_time()
     y, made = prover.prove(x, nonce, input_key)
-    proved, cpu = time.perf_counter() - started, time.process_time() - used
-    if input_key is None:
-        verify(key, nonce, x, y, made)
+    return Made(x, nonce, input_key, y, made, time.perf_counter() - started, time.process_time() - used, watch.seconds)
+
+
+def check(key: VerificationKey, layers: list[np.ndarray], made: Made) -> float:
+    """Verify it, hold its outputs against the integer network's; seconds of verifying alone."""
+    started = time.perf_counter()
+    if made.input_key is None:
+        verify(key, made.nonce, made.x, made.outputs, made.proof)
     else:
-        verify_masked(key, nonce, y, made, KnownInputs(x, input_key))
-    verified = time.perf_counter() - started - proved
-    if not (y == _outputs(key, layers, x)).all():
+        verify_masked(key, made.nonce, made.outputs, made.proof, KnownInputs(made.x, made.input_key))
+    seconds = time.perf_counter() - started
+    if not (made.outputs == _outputs(key, layers, made.x)).all():
         raise SystemExit("outputs differ from the integer network's")
-    return {"prove_seconds": proved, "prove_cpu_seconds": cpu, "verify_seconds": verified, "proof_bytes": len(made),
-            "stages": watch.seconds}
+    return seconds
+
+
+def _round(key: VerificationKey, prover: BatchProver, layers: list[np.ndarray], pool: np.ndarray, number: int) -> dict[str, Any]:
+    made = prove(key, prover, pool, number)
+    return {"prove_seconds": made.seconds, "prove_cpu_seconds": made.cpu_seconds, "verify_seconds": check(key, layers, made),
+            "proof_bytes": len(made.proof), "stages": made.stages}
+
+
+def _growth(key: VerificationKey, layers: list[np.ndarray], prover: BatchProver, pool: np.ndarray, counts: list[int]) -> list[dict[str, Any]]:
+    """Proof after proof: until each of the counts the seconds of proving and verifying, and memory."""
+    found, proving, verifying, size = [], 0.0, 0.0, 0
+    for number in range(1, counts[-1] + 1):
+        made = prove(key, prover, pool, number)
+        proving, size = proving + made.seconds, size + len(made.proof)
+        verifying += check(key, layers, made)
+        if number in counts:
+            found.append({"proofs": number, "rows": number * key.real_rows, "prove_seconds": proving, "verify_seconds": verifying,
+                          "proof_bytes": size, "resident_bytes": _resident()})
+    return found
+
+
+def peak_bytes() -> int:
+    """The most bytes that this program had in memory (proc(5), status). getrusage's are also those of who started it, before exec."""
+    line = next(line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _resident() -> int:
+    """Bytes of this process in memory (proc(5), statm)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _outputs(key: VerificationKey, layers: list[np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -128,15 +185,16 @@ def _alone(key: VerificationKey) -> dict[str, Any]:
         def encode() -> None:
             threads.map(lambda c: np.asarray(kernels.coset_values(columns[:, :block], code.scale_powers(key.rows, c))), range(BLOWUP))
         encode()
-        encoding = _best(encode) * width / block
+        encoding = best(encode) * width / block
         salts = np.zeros((len(leaves), SALT if key.masks else 0), np.uint8)
-        hashing = _best(lambda: tree.hashed(tree.LEAF, leaves, salts)) / len(leaves) * BLOWUP * key.rows
+        hashing = best(lambda: tree.hashed(tree.LEAF, leaves, salts)) / len(leaves) * BLOWUP * key.rows
         nodes = np.zeros((4096, 32), np.uint8)
         return {"encode_alone_seconds": encoding, "leaves_alone_seconds": hashing,
-                "nodes_alone_seconds": _best(lambda: tree.Tree(nodes, threads)) / 4096 * 2 * BLOWUP * key.rows}
+                "nodes_alone_seconds": best(lambda: tree.Tree(nodes, threads)) / 4096 * 2 * BLOWUP * key.rows}
 
 
-def _best(work: Callable[[], Any], turns: int = 3) -> float:
+def best(work: Callable[[], Any], turns: int = 3) -> float:
+    """Seconds of the quickest turn."""
     found = []
     for _ in range(turns):
         started = time.perf_counter()

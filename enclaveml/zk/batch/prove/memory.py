@@ -1,14 +1,14 @@
 """How much memory a proof takes: what decides how many rows go into one. Neither JAX nor numpy here.
 
-Fitted to resident peaks (ru_maxrss) of a process that does nothing but prove, CPU, JAX 0.10.2: see ``memory_bytes``.
+Fitted to resident peaks (VmHWM) of a process that does nothing but prove, CPU, JAX 0.10.2: see ``memory_bytes``.
 """
 
 from __future__ import annotations
 
 from enclaveml.zk.batch.format import BLOWUP, DEGREE, PADS, VerificationKey
 
-#: Python, JAX and what it compiles.
-_BASE = 480_000_000
+#: Python, JAX, numba (0.12 GB) and what they compile.
+_BASE = 570_000_000
 
 #: Bytes of a hidden activation of a row: q and a with five coordinates of h in codewords (4 * 7 * 4 bytes), and as much again and
 #: more for A, B, h and their folded halves, the columns before they are encoded, and what the allocator keeps.
