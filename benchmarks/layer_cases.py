@@ -15,7 +15,10 @@ Maker = Callable[[], Callable[[Any], Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer: ``maker`` gives the function of rows (B, *shape). ``ids``: rows of whole numbers below it."""
+    """A layer: ``maker`` gives the function of rows (B, *shape). ``ids``: rows of whole numbers below it.
+
+    ``grain``: rows are multiples of 1/grain, so that a coarse one hits whole numbers.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -23,14 +26,15 @@ class Case:
     note: str = ""
     ids: int = 0
     positive: bool = False
+    grain: int = 16
 
     def make(self, rows: int) -> tuple[ModelFunction, np.ndarray]:
-        """The function, and so many rows of it: multiples of 1/16, so that inputs lose nothing at any scale."""
+        """The function, and so many rows of it: multiples of 1/16 or coarser, so that inputs lose nothing at any scale."""
         rng = np.random.default_rng(5)
         if self.ids:
             data = rng.integers(0, self.ids, size=(rows, *self.shape)).astype(np.int32)
         else:
-            data = (np.round(rng.normal(size=(rows, *self.shape)) * 16) / 16).astype(np.float32)
+            data = (np.round(rng.normal(size=(rows, *self.shape)) * self.grain) / self.grain).astype(np.float32)
             data = np.abs(data) + np.float32(0.25) if self.positive else data
         return ModelFunction(self.maker(), self.shape, data.dtype, f"layer-{self.name}"), data
 
@@ -163,6 +167,7 @@ CASES: tuple[Case, ...] = (
     Case("global maximum over pixels", (4, 4, 2), _jax(lambda jax, jnp, x: jnp.max(x, axis=(1, 2)))),
     Case("`nnx.BatchNorm`", (4,), _nnx("BatchNorm", 4, use_running_average=True), "after a convolution or dense layer it is folded into the weights, and costs nothing"),
     Case("`nnx.LayerNorm`, epsilon 1e-3", (6,), _nnx("LayerNorm", 6, epsilon=1e-3), "a smaller epsilon is 0 in fixed point: rows of equal values then fail"),
+    Case("`nnx.LayerNorm` as it comes, epsilon 1e-6", (6,), _nnx("LayerNorm", 6), "its epsilon is 0: rows of equal values, or far below 1, have no witness; `enclaveml check` says so"),
     Case("`nnx.RMSNorm`, epsilon 1e-3", (6,), _nnx("RMSNorm", 6, epsilon=1e-3)),
     Case("`nnx.GroupNorm`, epsilon 1e-3", (4, 4, 2), _nnx("GroupNorm", 2, num_groups=2, epsilon=1e-3)),
     Case("`nnx.Dropout` in inference", (6,), _nnx("Dropout", 0.5, deterministic=True), "leaves the graph"),
@@ -203,6 +208,16 @@ CASES: tuple[Case, ...] = (
     Case("division by a norm", (6,), _jax(lambda jax, jnp, x: x / jnp.linalg.norm(x, axis=-1, keepdims=True))),
     Case("`sort`", (6,), _jax(lambda jax, jnp, x: jnp.sort(x, axis=-1)), "return the values, and sort outside the model"),
     Case("`top_k`", (6,), _jax(lambda jax, jnp, x: jax.lax.top_k(x, 2)[0]), "return all values, and choose outside the model"),
+    Case("`jnp.tile`", (6,), _jax(lambda jax, jnp, x: jnp.tile(x, (1, 2)))),
+    Case("`jnp.mod`", (6,), _jax(lambda jax, jnp, x: jnp.mod(x, 2))),
+    Case("`jnp.fft.rfft`", (8,), _jax(lambda jax, jnp, x: jnp.abs(jnp.fft.rfft(x)))),
+    Case("`jax.lax.cond`", (6,), _jax(lambda jax, jnp, x: jax.lax.cond(x.sum() > 0, lambda y: y, lambda y: -y, x)), "compute both sides and select with `jnp.where`"),
+    Case("`jax.random`", (6,), _jax(lambda jax, jnp, x: x + jax.random.normal(jax.random.key(0), x.shape)), "leave it out in inference, or draw it before and give it as an input"),
     Case("`jax.image.resize`", (2, 2, 1), _jax(lambda jax, jnp, x: jax.image.resize(x, (x.shape[0], 4, 4, 1), "bilinear")), "repeat rows and columns with `jnp.repeat`"),
-    Case("float compared with an integer", (6,), _jax(lambda jax, jnp, x: (x == 1).astype(jnp.float32))),
+    Case("float compared with an integer", (6,), _jax(lambda jax, jnp, x: (x == 1).astype(jnp.float32)), "rewritten: ezkl's own comparison gives 2^-scale for 1", grain=2),
+    Case("`where` two values are equal", (6,), _jax(lambda jax, jnp, x: jnp.where(x[:, :3] == x[:, 3:], 5.0, x[:, :3])), grain=2),
+    Case("count of equal values", (6,), _jax(lambda jax, jnp, x: (x == 1).sum(axis=1, keepdims=True)), "rewritten as above", grain=2),
+    Case("`astype(int32)` of floats", (6,), _jax(lambda jax, jnp, x: x.astype(jnp.int32).astype(jnp.float32)), "rewritten: ezkl's own cast rounds down, also below 0"),
+    Case("`astype(bool)` of floats", (6,), _jax(lambda jax, jnp, x: x.astype(bool).astype(jnp.float32)), "rewritten: ezkl's own cast leaves the value as it is", grain=2),
+    Case("`floor`", (6,), _jax(lambda jax, jnp, x: jnp.floor(x))),
 )

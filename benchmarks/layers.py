@@ -25,7 +25,7 @@ from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.plan import Choice, Numerics
 from enclaveml.zk.ezkl.probes import WIDE
 from enclaveml.zk.ezkl.program import EZKL
-from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE
+from enclaveml.zk.ezkl.tolerance import DEFAULT_TOLERANCE
 from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.scratch import Scratch
 
@@ -41,7 +41,8 @@ EXACT, WITHIN, REFUSED = "exact", "within tolerance", "refused"
 @dataclass(frozen=True)
 class Found:
     """What a case gave: its state, the largest deviation at each of SCALES (empty where refused), cells of the
-    circuit for each output value at the state's scale, tables of lookups, and what to know or to do."""
+    circuit for each output value at the state's scale, tables of lookups, what to know or to do, and how many different
+    float outputs the rows give (of one only, agreement would show nothing)."""
 
     name: str
     state: str
@@ -49,6 +50,7 @@ class Found:
     cells: int = 0
     tables: int = 0
     note: str = ""
+    distinct: int = 0
 
     def line(self) -> str:
         """The table's line."""
@@ -67,11 +69,14 @@ def _off(value: float, scale: int) -> str:
 def examine(case: Case, child: process.Child) -> Found:
     """Try one case."""
     function, rows = case.make(ROWS)
+    distinct = 0
     with contextlib.closing(Scratch()) as scratch:
         bench = Bench(function, "public", child, scratch)
         try:
             wrong = [a for a in advise(bench.canonical) if a.refused]
-            found = [] if wrong else _trials(bench, rows, float_outputs(function, rows, ROWS))
+            truth = None if wrong else float_outputs(function, rows, ROWS)
+            found = [] if truth is None else _trials(bench, rows, truth)
+            distinct = 0 if truth is None else len(np.unique(truth))
         except (JobError, ProofError) as error:
             return Found(case.name, REFUSED, note=f"{case.note or str(error).splitlines()[0]}")
     if wrong:
@@ -79,10 +84,10 @@ def examine(case: Case, child: process.Child) -> Found:
     deviations = tuple(off for off, _, _ in found)
     good = [i for i, off in enumerate(deviations) if off <= DEFAULT_TOLERANCE]
     if not good:
-        return Found(case.name, f"off by more than {DEFAULT_TOLERANCE:g}", deviations, *found[-1][1:], case.note)
+        return Found(case.name, f"off by more than {DEFAULT_TOLERANCE:g}", deviations, *found[-1][1:], case.note, distinct)
     exact = all(off <= 2.0 ** -(scale + 1) for off, scale in zip(deviations, SCALES, strict=True))
     state = EXACT if exact else f"{WITHIN} from scale {SCALES[good[0]]}"
-    return Found(case.name, state, deviations, *found[good[0]][1:], case.note)
+    return Found(case.name, state, deviations, *found[good[0]][1:], case.note, distinct)
 
 
 def _trials(bench: Bench, rows: np.ndarray, truth: np.ndarray) -> list[tuple[float, int, int]]:
@@ -122,7 +127,7 @@ def document(found: Sequence[Found]) -> str:
         "# Layers, and what a proof makes of them",
         "",
         "Made by `python -m benchmarks.layers`, held by `tests/test_layers.py`; not to be edited. Each line is one",
-        f"layer or function on {ROWS} random rows of about unit size (multiples of 1/16, which no scale here rounds),",
+        f"layer or function on {ROWS} random rows of about unit size (multiples of 1/16, or of 1/2 for comparisons: no scale here rounds them),",
         "exported and run in fixed point beside its own float outputs. `enclaveml check job.yaml` says the same of a whole",
         "model, on its own rows.",
         "",

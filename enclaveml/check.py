@@ -17,6 +17,7 @@ import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.job import load_job
+from enclaveml.judging import DEFAULT_TOLERANCE
 from enclaveml.prepare import load_model, request_of
 from enclaveml.progress import significant, table
 from enclaveml.provenance import preprocessing, preprocessing_words
@@ -72,7 +73,8 @@ def document(found: Examination, request: CircuitRequest, parts: Sequence[Output
         "model_hash": found.model_hash or None,
         "rows": rows,
         "samples": samples,
-        "tolerance": number(found.limit),
+        "tolerance": number(found.tolerance),
+        "tolerance_given": request.tolerance is not None,
         "outputs": [] if found.truth is None else _outputs(found, parts),
         "plan": str(found.plans[0]) if len(found.plans) == 1 else None,
         "slices": [str(plan) for plan in found.slices],
@@ -126,8 +128,8 @@ def text(report: dict[str, Any]) -> str:
         body = [[o["output"], str(tuple(o["shape"])), _told(o["largest"]), _told(o["onnx_deviation"]), _share(o["onnx_agreement"]),
                  _told(o["proved_deviation"]), _share(o["proved_agreement"])] for o in report["outputs"]]
         counts = report["outputs"][0]
-        lines += ["", f"Beside the float model on {report['samples']} sample rows (ONNX on {counts['onnx_rows']}; tolerance "
-                  f"{_told(report['tolerance'])}):", table(heads, body)]
+        lines += ["", f"Beside the float model on {report['samples']} sample rows (ONNX on {counts['onnx_rows']}; "
+                  f"{_tolerance(report)}):", table(heads, body)]
     if report["layers"]:
         total = sum(la["rows"] for la in report["layers"]) or 1
         body = [[la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", str(la["tables"]),
@@ -146,6 +148,18 @@ def text(report: dict[str, Any]) -> str:
     if report["model_hash"]:
         lines.append(f"model hash: {report['model_hash']}")
     return "\n".join(lines) + "\n"
+
+
+def _tolerance(report: dict[str, Any]) -> str:
+    """The tolerance that a run of this job would hold outputs to, and where it comes from."""
+    value = report["tolerance"]
+    if value is None:
+        return "no tolerance: refused"
+    if report["tolerance_given"]:
+        return f"proof.tolerance {value:.3g}"
+    if value > DEFAULT_TOLERANCE:
+        return f"tolerance {value:.3g}, twice what these rows need: MORE THAN THE DEFAULT {DEFAULT_TOLERANCE:g}"
+    return f"tolerance {value:.3g}, the default"
 
 
 def _told(value: float | None) -> str:

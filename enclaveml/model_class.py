@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from enclaveml.errors import Fault, JobError
+from enclaveml.zk.onnx_canonical import UNROLL
 
 KEY = "model.flax"
 PREPROCESS = "model.preprocess"  # the key of the other code that a job may name
@@ -174,6 +175,8 @@ def user_code(where: str, doing: str, filename: str | None = None, key: str = KE
         if isinstance(e, ModuleNotFoundError):
             message += ("; install it on every node, or keep the model in one file: "
                         "workers get that file alone, not its neighbours")
+        if type(e).__name__ == "TraceContextError":  # Flax's own loops change their random state at each step
+            message += f"\n    a loop of Flax's (nnx.RNN, nnx.scan) cannot be proved: {UNROLL}"
         for f in users[:-1]:
             message += f"\n    called from {where}:{f.lineno} in {f.name}: {f.line}"
         at = f"{where}:{users[-1].lineno}" if users else where

@@ -85,7 +85,8 @@ class Model:
     @cached_property
     def function(self) -> ModelFunction:
         """The model as the proof system takes it, with its fingerprint."""
-        return ModelFunction(self.apply, self.row_shape, self.dtype, function_fingerprint(self))
+        return ModelFunction(self.apply, self.row_shape, self.dtype, function_fingerprint(self),
+                             tuple(part.size for part in self.outputs_layout))
 
 
 def build_model(package: ModelPackage, row_shape: Sequence[int], dtype: Any, job_folder: Path | None = None,

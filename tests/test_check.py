@@ -105,6 +105,7 @@ def test_outputs_are_told_apart(tmp_path, capsys):
 def test_a_dilated_convolution_is_refused_with_advice(tmp_path, capsys):
     report = told(job(tmp_path, "Dilated"), capsys, 2)
     assert not report["provable"] and report["plan"] is None
+    assert report["refused"].startswith("Conv (node ") and "a dilated convolution; use a larger kernel with zeros" in report["refused"]
     (advice,) = [a for a in report["advice"] if a["refused"]]
     assert advice["what"].startswith("Conv (node ")
     assert (advice["why"], advice["instead"]) == ("a dilated convolution", "use a larger kernel with zeros, or strides")
@@ -113,7 +114,9 @@ def test_a_dilated_convolution_is_refused_with_advice(tmp_path, capsys):
 def test_a_loop_is_refused_with_advice(tmp_path, capsys):
     path = job(tmp_path, "Loops")
     report = told(path, capsys, 2)
-    assert "must be unrolled in Python" in report["refused"] or "unroll it in Python" in report["refused"]
+    assert report["refused"] == (
+        "the model exports to an ONNX Loop node, a loop (lax.scan, fori_loop, while_loop, nnx.RNN), which cannot be proved: unroll it in "
+        "Python: for t in range(steps)")
     assert check(path) == 2
     assert capsys.readouterr().out.startswith("refused: ")
 
@@ -135,6 +138,9 @@ def document(*nodes, initializers=(), kind=1) -> bytes:
     (("TopK", ["x", "k"], ["y", "i"], {}), True, "top_k or sort"),
     (("Resize", ["x"], ["y"], {}), True, "jax.image.resize"),
     (("Gelu", ["x"], ["y"], {}), True, "Gelu as one node"),
+    (("Tile", ["x", "k"], ["y"], {}), True, "jnp.tile"),
+    (("Mod", ["x", "k"], ["y"], {}), True, "jnp.mod (%)"),
+    (("DFT", ["x", "k"], ["y"], {}), True, "a Fourier transform"),
     (("QuantizeLinear", ["x", "s"], ["y"], {}), True, "a quantised model"),
     (("Conv", ["x", "w"], ["y"], {"dilations": [2, 2]}), True, "a dilated convolution"),
     (("LayerNormalization", ["x", "s"], ["y"], {}), False, "its epsilon is 0 in fixed point, so a row of equal values fails"),
@@ -153,6 +159,84 @@ def test_advice_is_not_given_on_what_works():
     seven = numpy_helper.from_array(np.array([7], np.int32), "seven")
     fine = [helper.make_node("Conv", ["x", "w"], ["c"], dilations=[1, 1]), helper.make_node("Relu", ["c"], ["r"]),
             helper.make_node("Equal", ["x", "seven"], ["y"])]
-    assert advise(document(*fine, initializers=[seven], kind=6)) == []  # int32 input
-    (advice,) = advise(document(*fine, initializers=[seven]))
-    assert advice.why == "a float input compared with an integer, which proves another function"
+    assert advise(document(*fine, initializers=[seven])) == []
+
+
+def norms():
+    """Layers that divide by a root, as Flax's users have them, and what each one's epsilon is."""
+    import jax
+    import jax.numpy as jnp
+    from flax import linen, nnx
+
+    def applied(layer, shape):
+        variables = layer.init(jax.random.key(0), jnp.zeros((1, *shape)))
+        return lambda x: layer.apply(variables, x)
+
+    rngs = nnx.Rngs(0)
+    return {
+        "nnx.LayerNorm": ((6,), nnx.LayerNorm(6, rngs=rngs), "1e-06"), "nnx.RMSNorm": ((6,), nnx.RMSNorm(6, rngs=rngs), "1e-06"),
+        "linen.LayerNorm": ((6,), applied(linen.LayerNorm(), (6,)), "1e-06"),
+        "nnx.GroupNorm": ((4, 4, 2), nnx.GroupNorm(2, num_groups=2, rngs=rngs), "1e-06"),
+        "a maximum": ((6,), lambda x: x / jnp.sqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12)), "1e-12"),
+        "a sum behind the root": ((6,), lambda x: x / (jnp.sqrt((x * x).sum(-1, keepdims=True)) + 1e-8), "1e-08"),
+        "epsilon 1e-3": ((6,), nnx.LayerNorm(6, epsilon=1e-3, rngs=rngs), None),
+        "no norm": ((6,), lambda x: x / (1.0 + jnp.exp(-x)), None),
+    }
+
+
+@pytest.mark.parametrize("name", ["nnx.LayerNorm", "nnx.RMSNorm", "linen.LayerNorm", "nnx.GroupNorm", "a maximum",
+                                  "a sum behind the root", "epsilon 1e-3", "no norm"])
+def test_an_epsilon_that_fixed_point_loses_is_told(name):
+    from enclaveml.zk.export import export
+    from enclaveml.zk.interface import ModelFunction
+
+    shape, layer, epsilon = norms()[name]
+    found = [a for a in advise(export(ModelFunction(layer, shape), 2), 10) if "epsilon" in a.why]
+    if epsilon is None:
+        assert found == []
+    else:
+        (advice,) = found
+        assert advice.what.startswith("Div (node ") and not advice.refused and advice.why == (
+            f"its epsilon {epsilon} is 0 at 10 bits of scale, so a row of equal values, or of values far below 1, is divided by 0 and "
+            "has no witness")
+
+
+def test_two_norms_are_told_together_and_a_finer_scale_keeps_the_epsilon():
+    from flax import nnx
+
+    from enclaveml.zk.export import export
+    from enclaveml.zk.interface import ModelFunction
+
+    one, two = (nnx.LayerNorm(6, epsilon=1e-4, rngs=nnx.Rngs(0)) for _ in range(2))
+    exported = export(ModelFunction(lambda x: two(one(x)), (6,)), 2)
+    (advice,) = advise(exported, 10)
+    assert advice.what.endswith(", and 1 more)") and advise(exported, 13) == []
+
+
+RNN = """
+from flax import nnx
+
+class Rnn(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.rnn = nnx.RNN(nnx.GRUCell(1, 3, rngs=rngs))
+    def __call__(self, x):
+        return self.rnn(x[:, :, None])[:, -1]
+"""
+
+
+def test_a_loop_of_flax_is_refused_with_what_to_do(tmp_path):
+    from enclaveml.errors import JobError
+
+    path = job(tmp_path, "Rnn")
+    (tmp_path / "more.py").write_text(RNN)
+    with pytest.raises(JobError, match="a loop of Flax's \\(nnx.RNN, nnx.scan\\) cannot be proved: unroll it in Python: for t in range\\(steps\\)"):
+        check(path)
+
+
+def test_the_tolerance_told_is_the_runs(tmp_path, capsys):
+    """Scale 4 is off by more than the default: what a run would set is told, and that it is more."""
+    path = write_small_job(tmp_path, sections={"proof": {"tolerance": None, "scale": 5, "agreement": 0.0}}).path
+    report = told(path, capsys, 0)
+    assert report["tolerance"] > 2 * report["outputs"][0]["proved_deviation"] > 0.01
+    assert check(path, ranks=2) == 0
+    assert f"(ONNX on 8; tolerance {report['tolerance']:.3g}, twice what these rows need: MORE THAN THE DEFAULT 0.01):" in capsys.readouterr().out

@@ -74,7 +74,8 @@ def test_loops_are_refused_by_name() -> None:
     with pytest.raises(JobError) as caught:
         canonical(model)
     assert str(caught.value) == (
-        "the model exports to an ONNX Loop node, which cannot be proved (a loop; unroll it in Python)"
+        "the model exports to an ONNX Loop node, a loop (lax.scan, fori_loop, while_loop, nnx.RNN), which cannot be proved: unroll it in "
+        "Python: for t in range(steps)"
     )
 
 

@@ -55,13 +55,15 @@ class ModelFunction:
     ``apply`` maps rows (B, *row_shape) to flat outputs (B, D) float32, traceable by JAX at any B;
     ``dtype`` of the rows is float32 or int32. ``fingerprint`` is a hex digest of everything that
     ``apply`` depends on (code, arguments, weights): equal fingerprints mean the same function, and
-    a cached circuit is found by it without exporting the model again. Empty: never cached.
+    a cached circuit is found by it without exporting the model again. Empty: never cached. ``output_sizes``: where the
+    model has several outputs, how many of the D columns each has, in order.
     """
 
     apply: Callable[[Any], Any]
     row_shape: tuple[int, ...]
     dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
     fingerprint: str = ""
+    output_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     import onnx
 
 _PADDED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}
-_REFUSED = {
-    "If": "a condition on data",
-    "Loop": "a loop; unroll it in Python",
-    "Scan": "a scan; unroll it in Python",
-    "SequenceMap": "a sequence",
-    "RandomUniform": "a random number",
-    "RandomUniformLike": "a random number",
-    "RandomNormal": "a random number",
-    "RandomNormalLike": "a random number",
-    "Multinomial": "a random number",
-    "Bernoulli": "a random number",
+
+#: What to do instead of a loop, in the words of a model's author.
+UNROLL = "unroll it in Python: for t in range(steps)"
+
+_RANDOM = ("a random number", "leave it out in inference, or draw it before and give it as an input")
+
+#: ONNX operators that no proof system here takes: what they come from, and what to write instead.
+UNPROVABLE = {
+    "If": ("a condition on data (lax.cond, lax.switch)", "compute both sides and select with jnp.where"),
+    "Loop": ("a loop (lax.scan, fori_loop, while_loop, nnx.RNN)", UNROLL),
+    "Scan": ("a loop (lax.scan, nnx.RNN)", UNROLL),
+    "SequenceMap": ("a loop over a sequence", UNROLL),
+    **dict.fromkeys(
+        ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Multinomial", "Bernoulli"), _RANDOM
+    ),
 }
 
 
@@ -46,11 +50,9 @@ def canonical(model: onnx.ModelProto) -> bytes:
     if model.functions:
         model = inliner.inline_local_functions(model)
     for node in model.graph.node:
-        if node.op_type in _REFUSED:
-            raise JobError(
-                f"the model exports to an ONNX {node.op_type} node, which cannot be proved "
-                f"({_REFUSED[node.op_type]})"
-            )
+        if node.op_type in UNPROVABLE:
+            why, instead = UNPROVABLE[node.op_type]
+            raise JobError(f"the model exports to an ONNX {node.op_type} node, {why}, which cannot be proved: {instead}")
     _explicit_pads(model)
     _drop_passthrough(model.graph)
     graph = _renamed(model.graph)

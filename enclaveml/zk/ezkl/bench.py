@@ -20,6 +20,7 @@ from enclaveml.zk.ezkl.onnx_ids import one_hot_ids
 from enclaveml.zk.ezkl.onnx_lean import lean
 from enclaveml.zk.ezkl.onnx_norms import fold_norms
 from enclaveml.zk.ezkl.onnx_products import merge_pools, products
+from enclaveml.zk.ezkl.onnx_steps import steps
 from enclaveml.zk.ezkl.plan import Choice
 from enclaveml.zk.interface import ModelFunction
 from enclaveml.zk.onnx_canonical import weights_of
@@ -70,7 +71,7 @@ class Bench:
         """Path of the lean ONNX document at a batch, its inputs bounded in that way."""
         if (batch, "") not in self._documents:
             document = self.canonical if batch == HASH_BATCH else self.exported(batch)
-            document = products(lean(merge_pools(fold_norms(one_hot_ids(document)))))
+            document = products(lean(merge_pools(fold_norms(steps(one_hot_ids(document))))))
             self._documents[batch, ""] = self.scratch.write(f"model-{batch}.onnx", document)
         if (batch, bound) not in self._documents:
             document = bounded(Path(self._documents[batch, ""]).read_bytes(), bound)

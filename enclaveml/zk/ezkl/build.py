@@ -15,13 +15,15 @@ from enclaveml.errors import JobError, ProofError
 from enclaveml.srs_file import verifier_srs
 from enclaveml.zk import keys, process
 from enclaveml.zk.ezkl import cost, field, srs, statement
-from enclaveml.zk.ezkl.bench import Bench, input_document
+from enclaveml.zk.ezkl.advice import USUAL_SCALE, advise, refusals
+from enclaveml.zk.ezkl.bench import Bench, Trial, input_document
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Candidate, Progress, work_of
 from enclaveml.zk.ezkl.plan_table import PLAN, Table
 from enclaveml.zk.ezkl.probes import deviation, flips
-from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, Search
+from enclaveml.zk.ezkl.search import NoWitness, Search
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
+from enclaveml.zk.ezkl.tolerance import tolerance_of
 from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, load_circuit
 from enclaveml.zk.rows import float_outputs
 
@@ -36,6 +38,12 @@ def measure(
     bench: Bench, compiled: str, settings: dict, bundle: int, rows: np.ndarray, truth: np.ndarray
 ) -> dict[str, float]:
     """Deviation and argmax agreement of the compiled circuit on sample rows."""
+    trial = run_rows(bench, compiled, settings, bundle, rows)
+    return {"deviation": deviation(trial, truth), "agreement": 1 - flips(trial, truth) / len(rows)}
+
+
+def run_rows(bench: Bench, compiled: str, settings: dict, bundle: int, rows: np.ndarray) -> Trial:
+    """Witnesses of the sample rows through the compiled circuit. Raises JobError for rows that do not fit it."""
     try:
         trial = bench.witness(compiled, settings, bundle, rows)
     except ProofError as error:
@@ -43,26 +51,7 @@ def measure(
     low, high = settings["run_args"]["lookup_range"]
     if not low <= trial.lookup[0] <= trial.lookup[1] <= high:
         raise JobError(f"lookups reach {trial.lookup}, the circuit's table is {low}..{high}")
-    return {"deviation": deviation(trial, truth), "agreement": 1 - flips(trial, truth) / len(rows)}
-
-
-def tolerance_of(request: CircuitRequest, found: float, progress: Progress) -> float:
-    """The tolerance of the circuit: as asked, else 0.01, else twice what the sample rows need."""
-    if request.tolerance is not None:
-        if not found <= request.tolerance:
-            raise JobError(
-                f"the model's proved outputs deviate from its float outputs by {found:.3g} on the sample rows, "
-                f"more than proof.tolerance {request.tolerance:g}"
-            )
-        return request.tolerance
-    if not math.isfinite(found):
-        raise JobError("the model's outputs on the sample rows are not finite")
-    if 2 * found <= DEFAULT_TOLERANCE:
-        return DEFAULT_TOLERANCE
-    step = 10.0 ** (math.floor(math.log10(2 * found)) - 1)
-    tolerance = math.ceil(2 * found / step) * step
-    progress(f"tolerance {tolerance:.2g}: twice the deviation {found:.2g} of the sample rows")
-    return tolerance
+    return trial
 
 
 def build_circuit(
@@ -78,7 +67,10 @@ def build_circuit(
         search.refuse_too_large()
         ordered = search.candidates(search.accurate())
     except ProofError as error:
-        raise JobError(f"the model cannot be made a circuit: {error}") from error
+        raise JobError(f"the model cannot be made a circuit: {refusals(bench.canonical)}{error}") from error
+    except NoWitness as error:
+        hints = "".join(f"\n  {one}" for one in advise(bench.canonical, request.scale or USUAL_SCALE))
+        raise JobError(f"{error}{hints}") from error
     set_up_best(folder, search, ordered, cache)
 
 
@@ -153,8 +145,9 @@ def _set_up(folder: Path, search: Search, candidate: Candidate, settings: dict, 
     bench.compile(choice, settings, path[COMPILED], path[SETTINGS])
     settings = statement.canonical_settings(json.loads(Path(path[SETTINGS]).read_text(encoding="utf-8")))
     Path(path[SETTINGS]).write_text(json.dumps(settings, sort_keys=True), encoding="utf-8")
-    found = measure(bench, path[COMPILED], settings, choice.rows, rows, search.truth)
-    tolerance = tolerance_of(request, found["deviation"], progress)
+    trial = run_rows(bench, path[COMPILED], settings, choice.rows, rows)
+    found = {"deviation": deviation(trial, search.truth), "agreement": 1 - flips(trial, search.truth) / len(rows)}
+    tolerance = tolerance_of(request, bench.function, trial.outputs, search.truth, progress)
     if choice.bound:
         bench.check_bound(choice, path[COMPILED], settings, rows)
     child.kill()  # a fresh one, so that its peak memory is set-up's own

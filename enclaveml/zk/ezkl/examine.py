@@ -12,7 +12,7 @@ import numpy as np
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import JobError, ProofError
 from enclaveml.zk import process
-from enclaveml.zk.ezkl.advice import Advice, advise
+from enclaveml.zk.ezkl.advice import USUAL_SCALE, Advice, advise, refusals
 from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.layers import Layer, layers
 from enclaveml.zk.ezkl.layouts import TooLarge
@@ -21,6 +21,7 @@ from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.search import Search
 from enclaveml.zk.ezkl.slices.bench import Whole
 from enclaveml.zk.ezkl.slices.plan import cut, plan_chain
+from enclaveml.zk.ezkl.tolerance import tolerance_of
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.scratch import Scratch
@@ -39,7 +40,7 @@ class Examination:
     truth (S, D) float64: the float model's outputs on the sample rows. onnx (n, D): the exported document's
     on the first n. proved (S, D): the witness's at the plan's scales. candidate: the plan that comes first; slices: where the model is cut, each slice's plan instead.
     layers: at ``layers_at`` rows a proof. row_seconds: predicted CPU seconds a row. memory: predicted peak, bytes. wall: predicted seconds for the job.
-    refused: why it cannot be proved, else ""; what follows is then missing where it was not reached.
+    tolerance: what the circuit would get. refused: why it cannot be proved, else ""; what follows is then missing where it was not reached.
     """
 
     advice: tuple[Advice, ...] = ()
@@ -53,7 +54,7 @@ class Examination:
     key_bytes: float = math.nan
     layers: tuple[Layer, ...] = ()
     layers_at: int = 0
-    limit: float = math.nan
+    tolerance: float = math.nan
 
     @property
     def plans(self) -> tuple[Candidate, ...]:
@@ -87,12 +88,11 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
         try:
             progress("exporting the model to ONNX")
             document = Path(bench.document(2)).read_bytes()
-            found = replace(found, model_hash=bench.model_hash, advice=tuple(advise(bench.canonical)))
+            found = replace(found, model_hash=bench.model_hash, advice=tuple(advise(bench.canonical, request.scale or USUAL_SCALE)))
             truth = float_outputs(function, rows, min(64, max(2, len(rows))))
             found = replace(found, truth=truth, onnx=_run(document, rows[:ONNX_ROWS]))
             progress("looking for a circuit: witnesses of the sample rows at several scales")
             search = Search(bench, request, rows, truth, progress)
-            found = replace(found, limit=search.limit)
             if request.slices is None:
                 try:
                     search.refuse_too_large()
@@ -107,7 +107,9 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
                 raise JobError(search.why_none())
             candidate, _ = first
             proved = search.outputs[candidate.choice.numerics]
-            found = replace(found, proved=proved, candidate=candidate, key_bytes=candidate.key_bytes)
+            found = replace(found, proved=proved, candidate=candidate, key_bytes=candidate.key_bytes,
+                            advice=tuple(advise(bench.canonical, candidate.choice.numerics.scale)))
+            found = replace(found, tolerance=tolerance_of(request, function, proved, truth, progress))
             progress("measuring the cost of each layer")
             choice = candidate.choice
             if bench.settings(choice)["num_rows"] * choice.inner > LAYER_CELLS:
@@ -115,7 +117,7 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
             document = Path(bench.document(choice.rows, choice.bound)).read_bytes()
             return replace(found, layers=tuple(layers(bench, choice, document)), layers_at=choice.rows)
         except (JobError, ProofError) as error:
-            return replace(found, refused=str(error))
+            return replace(found, refused=(refusals(bench.canonical) if found.advice else "") + str(error))
 
 
 def job_seconds(examination: Examination, request: CircuitRequest) -> float:
@@ -133,7 +135,9 @@ def _cut(
         benches = cut(Whole(function), rows, request, child, lambda: stack.enter_context(contextlib.closing(Scratch())), progress)
         parts = plan_chain(benches, rows, found.truth, request, progress)
         plans = tuple(part.candidate for part in parts if part.candidate is not None)
-        return replace(found, proved=parts[-1].outputs, slices=plans, key_bytes=sum(plan.key_bytes for plan in plans))
+        proved = parts[-1].outputs
+        found = replace(found, tolerance=tolerance_of(request, function, proved, found.truth, progress))
+        return replace(found, proved=proved, slices=plans, key_bytes=sum(plan.key_bytes for plan in plans))
 
 
 def _run(document: bytes, rows: np.ndarray) -> np.ndarray:

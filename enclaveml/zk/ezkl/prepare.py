@@ -28,7 +28,7 @@ from enclaveml.zk.rows import float_outputs, sampled
 from enclaveml.zk.scratch import Scratch
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
-_PLAN_VERSION = 10
+_PLAN_VERSION = 11  # 11: no tolerance beyond what rounding explains; comparisons and casts rewritten
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:

@@ -8,7 +8,7 @@ no table is laid out for it). What is chosen is tried on all sample rows afterwa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ PROBE_CELLS = 1 << 20
 class Probe:
     """What one scale and multiplier do to the model: deviation, bits to decompose, lookup range.
 
-    ``flips``: probe rows whose argmax is not the float model's.
+    ``flips``: probe rows whose argmax is not the float model's. ``gaps`` (n, D): |witness - float| of the probe rows.
     """
 
     numerics: Numerics
@@ -43,6 +43,7 @@ class Probe:
     bits: float
     lookup: tuple[int, int]
     flips: int = 0
+    gaps: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class Probing:
                 numerics, deviation(trial, self.truth[: len(trial.outputs)]),
                 least + slope * (numerics.scale - low.scale), trial.lookup,
                 flips(trial, self.truth[: len(trial.outputs)]),
+                np.abs(trial.outputs - self.truth[: len(trial.outputs)]),
             )
             for numerics, trial in trials.items()
         ]

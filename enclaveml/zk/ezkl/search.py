@@ -27,14 +27,12 @@ from enclaveml.zk.ezkl.bench import Bench, Trial
 from enclaveml.zk.ezkl.layouts import Layouts, table_range
 from enclaveml.zk.ezkl.plan import Candidate, Numerics
 from enclaveml.zk.ezkl.probes import MULTIPLIERS, Multiplier, Probe, Probing, deviation, exact_bits, flips
+from enclaveml.zk.ezkl.tolerance import DEFAULT_TOLERANCE, another_function
 from enclaveml.zk.interface import CircuitRequest
 
 SCALES = (13, 12, 10, 8)
 FINE_SCALES = (16, 14)  # only where 13 is not accurate enough
 EXACT_SCALES = (16, 14, 13, 12, 10)  # of weights, where the inputs' scale is less
-
-#: Tolerance where the job gives none and the model is accurate enough.
-DEFAULT_TOLERANCE = 0.01
 
 #: Sample rows of a candidate's first trial.
 FIRST_ROWS = 32
@@ -43,11 +41,15 @@ FIRST_ROWS = 32
 BUDGET = 300.0
 
 
+class NoWitness(JobError):
+    """The sample rows have no witness at any scale and multiplier."""
+
+
 class Search:
     """The search for one model and request. ``rows`` (S, ...) sample rows, ``truth`` (S, D) float64.
 
     headroom: bits that values on unseen rows may exceed those on the sample rows. input_scale: the inputs' scale, where
-    it is given and not the search's to choose. thorough: probe every
+    it is given and not the search's to choose. whole: the model is no slice of one. thorough: probe every
     multiplier, for a caller that lays out with other headroom. ``refused``: numerics that do not keep what is
     asked on all sample rows, and why; ``agreed``: the most that any of those that fell short of
     ``proof.agreement`` agreed; ``outputs``: of each numerics that hold all sample rows, the witnesses' (S, D).
@@ -56,7 +58,7 @@ class Search:
     def __init__(
         self, bench: Bench, request: CircuitRequest, rows: np.ndarray, truth: np.ndarray,
         progress: plan.Progress, headroom: int = plan.HEADROOM_BITS, thorough: bool = False,
-        input_scale: int | None = None,
+        input_scale: int | None = None, whole: bool = True,
     ) -> None:
         self.bench, self.request, self.progress = bench, request, progress
         self.input_scale = input_scale
@@ -66,7 +68,7 @@ class Search:
         self.found: list[Probe] = []
         self.limit = DEFAULT_TOLERANCE if request.tolerance is None else request.tolerance
         self.margin = 0.0  # deviation * margin <= limit, on every sample row
-        self.headroom, self.thorough = headroom, thorough
+        self.headroom, self.thorough, self.whole = headroom, thorough, whole
         self.refused: dict[Numerics, str] = {}
         self.agreed: float | None = None
         self.outputs: dict[Numerics, np.ndarray] = {}
@@ -184,7 +186,7 @@ class Search:
         """The probes within the tolerance, those with a margin of 2 if there are any.
 
         Without a tolerance: within half the default one, else the most accurate.
-        Raises JobError with the numbers when a given tolerance cannot be met.
+        Raises JobError with the numbers when a given tolerance cannot be met, and where what is off is no rounding.
         """
         request = self.request
         scales = (request.scale,) if request.scale is not None else SCALES
@@ -195,7 +197,10 @@ class Search:
         finite = [p for p in found if math.isfinite(p.deviation)]
         if not finite:
             reason = (self.probing.failures or ["its outputs are not finite"])[-1]
-            raise JobError(f"the model cannot be proved: no witness of the sample rows ({reason})")
+            raise NoWitness(f"the model cannot be proved: no witness of the sample rows ({reason})")
+        off = not self.whole or any(p.deviation <= limit and self._may_agree(p) for p in finite)
+        if not off and (why := another_function(self.bench, finite, self.rows, self.truth, limit)):
+            raise JobError(f"the model cannot be proved: {why}")
         agreeing = [p for p in finite if self._may_agree(p)]
         if not agreeing and (request.tolerance is None or any(p.deviation <= limit for p in finite)):
             self.agreed = 1 - min(p.flips for p in finite) / len(self.rows)

@@ -21,7 +21,6 @@ from enclaveml.zk import keys, process
 from enclaveml.zk.export import HASH_BATCH
 from enclaveml.zk.ezkl import cost, field, srs, statement
 from enclaveml.zk.ezkl.bench import input_document
-from enclaveml.zk.ezkl.build import tolerance_of
 from enclaveml.zk.ezkl.document import text
 from enclaveml.zk.ezkl.files import COMPILED, FILES, PK, SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.plan import Progress
@@ -30,6 +29,7 @@ from enclaveml.zk.ezkl.slices.bench import Whole
 from enclaveml.zk.ezkl.slices.format import Slice, file_of
 from enclaveml.zk.ezkl.slices.plan import Part, cut, plan_chain
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
+from enclaveml.zk.ezkl.tolerance import tolerance_of
 from enclaveml.zk.interface import MANIFEST, SLICED, Circuit, CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
 from enclaveml.zk.scratch import Scratch
@@ -90,7 +90,7 @@ def _set_up(
     }
     if found["agreement"] < request.agreement:
         raise JobError(f"argmax agreement {found['agreement']:.4f} on the sample rows, less than proof.agreement {request.agreement:g}")
-    tolerance = tolerance_of(request, found["deviation"], progress)
+    tolerance = tolerance_of(request, whole.function, values, truth, progress)
     seconds = peak = 0.0
     for number, part in enumerate(parts):
         path = {name: str(folder / file_of(number, name)) for name in FILES}

@@ -26,9 +26,10 @@ from enclaveml.zk.ezkl.layouts import Layouts, TooLarge
 from enclaveml.zk.ezkl.onnx_run import run
 from enclaveml.zk.ezkl.plan import SETUP_SHARE, Candidate, Progress, work_of
 from enclaveml.zk.ezkl.probes import Probe
-from enclaveml.zk.ezkl.search import DEFAULT_TOLERANCE, SCALES, Search
+from enclaveml.zk.ezkl.search import SCALES, Search
 from enclaveml.zk.ezkl.slices import format
 from enclaveml.zk.ezkl.slices.bench import SliceBench, Whole, benches_of
+from enclaveml.zk.ezkl.tolerance import DEFAULT_TOLERANCE
 from enclaveml.zk.interface import CircuitRequest
 from enclaveml.zk.scratch import Scratch
 
@@ -162,7 +163,7 @@ def _numerics(
             progress(f"slice {number + 1} of {len(benches)}: {line}")
 
         truth = run(bench.canonical, rows.astype(bench.function.dtype))
-        search = Search(bench, request_of_slice(request, bench), rows, truth, tell, input_scale=scale)
+        search = Search(bench, request_of_slice(request, bench), rows, truth, tell, input_scale=scale, whole=False)
         search.limit = limit
         try:
             probes = search.accurate()

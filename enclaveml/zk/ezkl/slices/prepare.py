@@ -22,7 +22,7 @@ from enclaveml.zk.ezkl.slices.build import build_slices
 from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_circuit
 from enclaveml.zk.rows import sampled
 
-_PLAN_VERSION = 1
+_PLAN_VERSION = 2  # 2: as of zk/ezkl/prepare.py's 11
 
 
 def prepare_slices(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Circuit:
