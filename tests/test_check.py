@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -234,9 +235,10 @@ def test_a_loop_of_flax_is_refused_with_what_to_do(tmp_path):
 
 
 def test_the_tolerance_told_is_the_runs(tmp_path, capsys):
-    """Scale 4 is off by more than the default: what a run would set is told, and that it is more."""
-    path = write_small_job(tmp_path, sections={"proof": {"tolerance": None, "scale": 5, "agreement": 0.0}}).path
-    report = told(path, capsys, 0)
-    assert report["tolerance"] > 2 * report["outputs"][0]["proved_deviation"] > 0.01
+    """Scale 7 is off by more than the default: what a run would set is told, and that it is more."""
+    path = write_small_job(tmp_path, sections={"proof": {"tolerance": None, "scale": 7, "agreement": 0.0}}).path
     assert check(path, ranks=2) == 0
-    assert f"(ONNX on 8; tolerance {report['tolerance']:.3g}, twice what these rows need: MORE THAN THE DEFAULT 0.01):" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    tolerance = re.search(r"\(ONNX on 8; tolerance ([0-9.]+), twice what these rows need: MORE THAN THE DEFAULT 0.01\):", text)
+    off = re.search(r"\noutput +\(3,\) .* ([0-9.]+) +[01]\.[0-9]{4}\n", text)
+    assert tolerance and off and 2 * float(off[1]) * 0.99 <= float(tolerance[1]) <= 2.3 * float(off[1]) and float(off[1]) > 0.005

@@ -28,8 +28,8 @@ def test_a_tolerance_follows_rounding_and_no_further():
     with pytest.raises(JobError) as caught:
         tolerance([0.0, 3.01])
     assert str(caught.value) == (
-        "the model's proved outputs deviate from its float outputs by 3.01 on the sample rows, more than rounding explains: a hundredth "
-        "of the largest, 300, and 0.01 are allowed without proof.tolerance; find out why, or give a finer proof.scale, or "
+        "the model's proved outputs deviate from its float outputs by 3.01 on the sample rows; where a job gives no "
+        "proof.tolerance, 0.01 of the largest, 300, or 0.01 is allowed: find out why it is so far off, or give a finer proof.scale, or "
         "proof.tolerance: 6.1 if results that far off serve you")
     assert tolerance([0.0, 3.01], tolerance=6.1) == 6.1
     with pytest.raises(JobError, match="more than proof.tolerance 3$"):
@@ -40,7 +40,7 @@ def test_a_tolerance_follows_rounding_and_no_further():
 
 def test_a_small_output_is_not_hidden_by_a_large_one():
     assert tolerance([1.0, 0.0]) == 2.0
-    with pytest.raises(JobError, match="^output 1 of 2: .* by 1 on the sample rows, .* of the largest, 4, "):
+    with pytest.raises(JobError, match="^output 1 of 2: .* by 1 on the sample rows; .* of the largest, 4, "):
         tolerance([1.0, 0.0], (1, 1))
 
 
@@ -120,5 +120,5 @@ def test_a_flag_that_ezkl_proves_as_another_function_is_refused(regression, monk
     # At a scale that is given there is none to compare with: the size of it refuses.
     assert check(regression, ("proof.scale=10",), ranks=1) == 2
     text = capsys.readouterr().out
-    assert text.startswith("refused: the model's proved outputs deviate from its float outputs by 3 on the sample rows, more than rounding explains")
+    assert text.startswith("refused: the model's proved outputs deviate from its float outputs by 3 on the sample rows; where a job gives no")
     assert "(ONNX on 8; no tolerance: refused)" in text and "plan: " in text

@@ -65,10 +65,10 @@ def tolerance_of(
         if off > max(DEFAULT_TOLERANCE, PART * largest):
             which = f"output {number + 1} of {len(sizes)}: " if len(sizes) > 1 else ""
             raise JobError(
-                f"{which}the model's proved outputs deviate from its float outputs by {off:.3g} on the sample rows, "
-                f"more than rounding explains: a hundredth of the largest, {largest:.3g}, and {DEFAULT_TOLERANCE:g} are "
-                f"allowed without proof.tolerance; find out why, or give a finer proof.scale, or proof.tolerance: {rounded_up(2 * off):g} "
-                "if results that far off serve you"
+                f"{which}the model's proved outputs deviate from its float outputs by {off:.3g} on the sample rows; "
+                f"where a job gives no proof.tolerance, {PART:g} of the largest, {largest:.3g}, or {DEFAULT_TOLERANCE:g} is allowed: find out "
+                f"why it is so far off, or give a finer proof.scale, or proof.tolerance: {rounded_up(2 * off):g} if results that far off "
+                "serve you"
             )
     if 2 * found <= DEFAULT_TOLERANCE:
         return DEFAULT_TOLERANCE
