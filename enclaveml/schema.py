@@ -187,8 +187,8 @@ KEYS: tuple[Key, ...] = (
         "the part of the unproved rows that rank 0 computes itself, in float: a spot check, no proof",
         check=Range(0, 1)),
     Key("proof.system", "text", "ezkl", "",
-        "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers and convolutions with ReLU in 8 "
-        "bits; integrity only unless proof.inputs is committed, and the weights are never hidden; new, and audited by nobody)",
+        "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers and convolutions with ReLU, "
+        "GELU, tanh and the like in 8 bits; integrity only unless proof.inputs is committed, and the weights are never hidden; new, and audited by nobody)",
         choices=("ezkl", "batch")),
     Key("proof.slices", "text", "1", "",
         "a model too large for one circuit is cut at layers into so many slices, each with a key and a proof of its own and linked by "

@@ -48,16 +48,31 @@ def test_gemm_matmul_and_what_is_folded() -> None:
     assert np.allclose(run(layers, x)[1][-1], wanted, atol=1e-5)
 
 
-HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensional), ReLU after them, means and maxima over windows without overlap, "
-         "residual sums, concatenations, BatchNorm, products and sums with constants, flatten, reshape and transpose")
+HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensional), ReLU or another function of one number (sigmoid, tanh, GELU, SiLU, "
+         "softplus and the like: by table) after them, means and maxima over windows without overlap, residual sums, concatenations, BatchNorm, products and sums with constants, flatten, reshape and transpose")
 
 
 @pytest.mark.parametrize(("nodes", "text"), [
     ([("Gemm", ["input", "w"], "a", {}), ("Softmax", ["a"], "output", {})],
-     f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave the softmax out and give the logits: the class is the same "
-     "(combine.input: logits). proof.system: ezkl proves more kinds of layers"),
-    ([("Transpose", ["input"], "a", {}), ("Tanh", ["a"], "output", {})],  # tanh is what matters
-     f"node 1 of 2, Tanh: is none of these; {HOLDS}. Use ReLU. proof.system: ezkl proves more kinds of layers"),
+     f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave a softmax at the end out and give the logits: the class is the same "
+     "(combine.input: logits); one within a model is no function of one number. proof.system: ezkl proves more kinds of layers"),
+    ([("Transpose", ["input"], "a", {}), ("Softmax", ["a"], "output", {})],  # a softmax is what matters
+     f"node 1 of 2, Softmax: is none of these; {HOLDS}. Leave a softmax at the end out and give the logits: the class is the same "
+     "(combine.input: logits); one within a model is no function of one number. proof.system: ezkl proves more kinds of layers"),
+    ([("Gemm", ["input", "w"], "a", {}), ("ReduceMax", ["a"], "output", {})],
+     f"node 1 of 2, ReduceMax: is none of these; {HOLDS}. Leave a softmax at the end out and give the logits: the class is the same "
+     "(combine.input: logits); for a maximum over a map use max_pool. proof.system: ezkl proves more kinds of layers"),
+    ([("Tanh", ["input"], "a", {}), ("Gemm", ["a", "w"], "output", {})],
+     f"node 0 of 2, Tanh: a Tanh with no dense layer before it; {HOLDS}. Put a dense layer before it. "
+     "proof.system: ezkl proves more kinds of layers"),
+    ([("Gemm", ["input", "w"], "a", {}), ("Sigmoid", ["a"], "output", {})],
+     f"the last node: is an activation, Sigmoid, not a dense layer; {HOLDS}. Leave a sigmoid at the end out: the class is the same, an output above 0 "
+     "is one above 0.5. proof.system: ezkl proves more kinds of layers"),
+    ([("Gemm", ["input", "w"], "a", {}), ("Tanh", ["a"], "b", {}), ("Mul", ["b", "b"], "output", {})],
+     f"the last node: is an activation, Mul, not a dense layer; {HOLDS}. Leave it out of the model, and apply it to the outputs. "
+     "proof.system: ezkl proves more kinds of layers"),
+    ([("Gemm", ["input", "w"], "a", {}), ("Tanh", ["a"], "b", {}), ("Gemm", ["input", "w"], "c", {}), ("Mul", ["b", "c"], "output", {})],
+     f"node 3 of 4, Mul: a product of two values of a row; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
     ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "output", {})],
      f"the last node: is a ReLU, not a dense layer; {HOLDS}. Leave it out of the model: outputs keep their sign. "
      "proof.system: ezkl proves more kinds of layers"),

@@ -61,6 +61,7 @@ zk.batch.integer zk.batch.float_model
 zk.batch.rows_of_a_proof zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
 zk.batch.equalise zk.batch.algebra
 zk.batch.calibrate zk.batch.nodes
+zk.batch.curves
 zk.batch.graph
 zk.batch.quantise zk.batch.prover zk.batch.verifier
 zk.batch.prepare zk.batch.audit zk.batch.examine
@@ -130,7 +131,7 @@ OWNERS = {
     "h5py": {"hdf5"},
     "ezkl": {"zk.ezkl.child"},
     "jax2onnx": {"zk.export"},
-    "onnx": {"zk.batch.graph", "zk.batch.nodes", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_steps", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
+    "onnx": {"zk.batch.curves", "zk.batch.graph", "zk.batch.nodes", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_steps", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
     "numba": {"zk.batch.prove.sha256"},

@@ -7,13 +7,13 @@ biases and wirings. Shapes here are of a row, without the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.float_model import Activation, FloatLayer
 from enclaveml.zk.batch.format import Wiring
 
 Moved = Callable[[np.ndarray], np.ndarray]
@@ -107,10 +107,9 @@ class Value:
         terms = widened(self, (0, other.shape[axis])) + widened(other, (self.shape[axis], 0))
         return Value(terms, np.concatenate([self.offset, other.offset], axis=axis))
 
-    @property
-    def positive(self) -> bool:
-        """Whether no entry can be negative: a ReLU leaves it as it is."""
-        return all(term.view.source > 0 and (term.scale >= 0).all() for term in self.terms) and bool((self.offset >= 0).all())
+    def positive(self, signed: Container[int]) -> bool:
+        """Whether no entry can be negative: a ReLU leaves it as it is. signed: arrays whose values can."""
+        return all(term.view.source not in signed and (term.scale >= 0).all() for term in self.terms) and bool((self.offset >= 0).all())
 
     def pooled(self, window: tuple[int, int]) -> Value:
         """Means over windows without overlap of a value (H, W, C)."""
@@ -283,13 +282,13 @@ class Sums:
         parts = tuple((wiring, mine @ spread) for wiring, mine in whole.parts)
         return Sums(parts, whole.bias @ spread + bias, np.arange(weights.shape[1]))
 
-    def layer(self, number: int) -> FloatLayer:
+    def layer(self, number: int, activation: Activation | None = None) -> FloatLayer:
         """As layer ``number`` of a network."""
         wirings = tuple(wiring for wiring, _ in self.parts)
         weights = np.concatenate([weights for _, weights in self.parts])
         (first, *more) = wirings
         dense = not more and first.source == number - 1 and first.whole
-        return FloatLayer(weights, self.bias, () if dense else wirings, self.residual)
+        return FloatLayer(weights, self.bias, () if dense else wirings, self.residual, activation)
 
 
 def _means(values: np.ndarray, window: tuple[int, int]) -> np.ndarray:

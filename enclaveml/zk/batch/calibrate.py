@@ -7,6 +7,9 @@ ICCV 2019, arXiv:1906.04721, sections 4.1 and 4.2):
  1. *Equalised*: each channel by its own factor, so that small channels keep more bits.
  2. *Filled*: all channels of a layer by one, so that its weights, or its activations, just fill their 8 bits.
 
+Behind another activation values have factors of their own: a table of whole numbers (PROTOCOL.md, "Activations") takes the layer's sums in
+steps of any size, so that its weights fill their bits, and gives what it gives so that the largest fills 8 bits and the sign.
+
 Biases take up what rounding shifts the layer's sums by on average over the sample rows. At the end the weights of the best scales are rounded
 again, one input after the other, each input's error made good by those that are still to come (Frantar et al., "GPTQ", ICLR 2023,
 arXiv:2210.17323); that is kept where it is better on all sample rows.
@@ -25,12 +28,11 @@ import numpy as np
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.equalise import equalised, tied
 from enclaveml.zk.batch.float_model import FloatLayer, run
-from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, WEIGHT_HIGH, WEIGHT_LOW
+from enclaveml.zk.batch.format import ACTIVATION_MAX, LEAST_TABLE_BITS, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, bits
 from enclaveml.zk.batch.integer import (
     BIAS_HIGH,
     IntegerLayer,
     IntegerModel,
-    activated,
     fits,
     largest_input,
     layer,
@@ -68,14 +70,29 @@ DAMPING = 0.01
 FILLED = 0.5
 
 
+#: Bits of a place in a table: its steps are then about as fine as what it gives. Fewer where more than 8 layers have tables.
+TABLE_BITS = 11
+
+#: Places of a function that are looked at for where it is flat.
+_PLACES = 4097
+
+
 @dataclass(frozen=True)
 class _Scales:
     """A layer's trial: weights stand for w 2^-weight, activations for a 2^-activation (unused in the last layer), after
-    multiplying the layer's outputs by ``factor``."""
+    multiplying the layer's outputs by ``factor``. Before a table that is said of quotients, and ``table`` are its numbers, each for
+    a 2^-given[0] / given[1]."""
 
     weight: int
     activation: int
     factor: float
+    table: tuple[int, ...] = ()
+    given: tuple[int, float] = (0, 1.0)
+
+    @property
+    def values(self) -> tuple[int, float]:
+        """Scale and factor of what later layers read."""
+        return self.given if self.table else (self.activation, self.factor)
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,11 @@ class _Search:
         most = np.abs(quantised(every, input_scale)).max(initial=0)
         self.limit = int(min(largest_input(_inputs_read(dense)), max(1, HEADROOM * most)))
         self.targets = run(dense, rows)[1]
-        self.most = [float(a.max(initial=0.0)) or 1.0 for a in run(dense, every)[0][1:]]
+        arrays, sums = run(dense, every)
+        self.most = [float(a.max(initial=0.0)) or 1.0 for a in arrays[1:]]
+        self.spans = [(float(z.min(initial=0.0)), float(z.max(initial=0.0))) for z in sums]
+        by_table = sum(each.activation is not None for each in dense)
+        self.table_bits = min(TABLE_BITS, bits(MOST_TABLE_NUMBERS) - bits(max(1, by_table)))
         self.tied = tied(dense)
 
     def best(self, sweeps: int) -> tuple[float, list[_Scales]]:
@@ -197,32 +218,54 @@ class _Search:
         if number == len(self.dense) - 1:
             yield from (_Scales(plain - d, 0, 1.0) for d in (0, 1))
             return
+        filled = (WEIGHT_HIGH + 0.49) / largest / 2.0**plain
+        if each.activation is not None:
+            yield from self._table_options(number, before, (1.0,) if number + 1 in self.tied else (1.0, filled), largest)
+            return
         top = ACTIVATION_MAX * FILLED / self.most[number]
-        factors = (1.0, (WEIGHT_HIGH + 0.49) / largest / 2.0**plain, top / 2.0 ** math.floor(math.log2(top)))
+        factors = (1.0, filled, top / 2.0 ** math.floor(math.log2(top)))
         alone = number + 1 in self.tied or np.isin(np.abs(each.weights), (0, 1)).all()  # as they are, differences are exact
         for factor in factors[:1] if alone else factors[:2] if self.plain else factors:
             fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
             kept = math.floor(math.log2(top / factor) + 1e-9)
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
 
+    def _table_options(self, number: int, before: Sequence[_Scales], factors: Sequence[float], largest: float) -> Iterator[_Scales]:
+        """What is tried for a layer behind which is a table: as fine as it can be where the function is not flat, and half as fine."""
+        each = self.dense[number]
+        assert each.activation is not None
+        low, high = (HEADROOM * value for value in self.spans[number])
+        if self.plain:  # of the rows not more than a power of two
+            low, high = (math.copysign(2.0 ** math.ceil(math.log2(abs(value))), value) if value else 0.0 for value in (low, high))
+        reach, most = _steep(each, low, high)
+        kept = math.floor(math.log2(ACTIVATION_MAX / most))
+        given = kept, 1.0 if number + 1 in self.tied else ACTIVATION_MAX / most / 2.0**kept
+        for factor in factors:
+            fine = math.floor(math.log2(WEIGHT_HIGH + 0.49) - math.log2(largest * factor) + 1e-9)
+            places = self.table_bits - 1 + math.floor(-math.log2(reach * factor) + 1e-9)
+            for weight in (fine, fine - 1):
+                finest = min(places, self._scale(self._first(number), before) + weight - 1)  # a shift of 1 at least
+                for activation in (finest, finest - 1):
+                    yield _Scales(weight, activation, factor, _table(each, activation, factor, reach, given, self.table_bits), given)
+
     def _choose(self, number: int, before: list[_Scales], so_far: _Made | None) -> _Scales:
         """The scales of a layer with which its own values come out best, given the layers before it."""
         found: list[tuple[float, _Scales]] = []
+        each, last = self.dense[number], number == len(self.dense) - 1
+        wanted = self.targets[number] if last else each.activated(self.targets[number])
         for option in self._options(number, before):
             made = so_far and self._continued(so_far, [*before, option])
             error = math.inf
             if made is not None:
-                if number == len(self.dense) - 1:
-                    value, wanted = made.arrays[-1] * 2.0 ** -self._scale_of_sums(number, [*before, option]), self.targets[number]
-                else:
-                    value, wanted = made.arrays[-1] * 2.0**-option.activation / option.factor, np.maximum(self.targets[number], 0)
+                scale, factor = (self._scale_of_sums(number, [*before, option]), 1.0) if last else option.values
+                value = made.arrays[-1] * 2.0**-scale / factor
                 error = float(np.square(value - wanted).mean())
             found.append((error, option))
         return min(found, key=lambda each: each[0])[1]
 
     def _scale(self, array: int, scales: Sequence[_Scales]) -> int:
         """The scale of an array's values."""
-        return scales[array - 1].activation if array else self.input_scale
+        return scales[array - 1].values[0] if array else self.input_scale
 
     def _first(self, number: int) -> int:
         """The array beside whose scale that of a layer's weights is counted: the first it reads."""
@@ -232,7 +275,7 @@ class _Search:
         """Of each input of a layer (K,) what its weights are divided by, because arrays have factors and scales of their own."""
         found = []
         for wiring in self.dense[number].reads(number + 1):
-            factor = scales[wiring.source - 1].factor if wiring.source else 1.0
+            factor = scales[wiring.source - 1].values[1] if wiring.source else 1.0
             finer = self._scale(self._first(number), scales) - self._scale(wiring.source, scales)
             found.append(np.full(wiring.inputs, factor * 2.0**-finer))
         return np.concatenate(found)
@@ -270,7 +313,7 @@ class _Search:
         if not (np.abs(bias) <= BIAS_HIGH).all():
             return None
         z = (sums.astype(np.int64) + bias.astype(np.int64)).reshape(len(self.x), -1)
-        return layer(weights, bias, shift, each.wirings, residual), z
+        return layer(weights, bias, shift, each.wirings, residual, mine.table), z
 
     def _continued(self, made: _Made, scales: Sequence[_Scales], compensated: bool = False) -> _Made | None:
         """The integer layers of these scales, those after ``made`` made; None where something is out of range."""
@@ -280,7 +323,7 @@ class _Search:
             if found is None:
                 return None
             layers.append(found[0])
-            arrays.append(activated(found[1], found[0].shift) if found[0].shift else found[1])
+            arrays.append(found[0].activated(found[1]) if found[0].shift else found[1])
         return _Made(layers, arrays)
 
     def _model(self, made: _Made, output_scale: int) -> IntegerModel:
@@ -305,6 +348,30 @@ class _Search:
         if model is not None:
             return fits(model)
         return "a bias is too large beside the weights, or weights and activations are of too different sizes"
+
+
+def _steep(each: FloatLayer, low: float, high: float) -> tuple[float, float]:
+    """Of a layer's activation on sums from ``low`` to ``high``, 0 between them: the largest sum, either way, where it is not yet what it is at
+    that end, but for half of what 8 bits tell apart; and the largest value."""
+    z = np.linspace(min(low, -1e-6), max(high, 1e-6), _PLACES)
+    value = _finite(each, z)
+    most = float(np.abs(value).max()) or 1.0
+    end = np.where(z < 0, value[0], value[-1])
+    steep = np.abs(value - end) > most / ACTIVATION_MAX / 2
+    return float(np.abs(z[steep]).max(initial=0.0)) or float(np.abs(z).max()), most
+
+
+def _finite(each: FloatLayer, z: np.ndarray) -> np.ndarray:
+    """What the activation makes of sums, 0 where it is none: no row of those that there are has such a sum."""
+    value = each.activated(z)
+    return np.where(np.isfinite(value), value, 0.0)
+
+
+def _table(each: FloatLayer, activation: int, factor: float, reach: float, given: tuple[int, float], most_bits: int) -> tuple[int, ...]:
+    """The numbers of a table of quotients that stand for q 2^-activation / factor, as far as ``reach``."""
+    half = 2 ** min(most_bits - 1, max(LEAST_TABLE_BITS - 1, math.ceil(math.log2(reach * factor * 2.0**activation) - 1e-9)))
+    values = _finite(each, np.arange(-half, half) * 2.0**-activation / factor) * 2.0 ** given[0] * given[1]
+    return tuple(np.clip(np.rint(values), -ACTIVATION_MAX, ACTIVATION_MAX).astype(int).tolist())
 
 
 def _off(gap: np.ndarray) -> float:

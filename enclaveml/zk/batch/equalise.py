@@ -17,14 +17,14 @@ def tied(layers: Sequence[FloatLayer]) -> set[int]:
 
 
 def equalised(dense: Sequence[FloatLayer], rows: np.ndarray, by: str) -> list[FloatLayer]:
-    """The same function, each hidden channel multiplied so that its weights (or largest value) and the next layers' are of one size."""
+    """The same function, each hidden channel behind a ReLU multiplied so that its weights (or largest value) and the next layers' are of one size."""
     found, fixed = list(dense), tied(dense)
     arrays = run(dense, rows)[0] if by == "activations" else []
     for i in range(len(dense) - 1) if by else ():
         here = found[i]
         channels = len(here.bias)
         readers = _readers(found, i + 1)
-        if i + 1 in fixed or any(wiring.shape[2] != channels and not wiring.whole for _, wiring, _ in readers):
+        if i + 1 in fixed or here.activation or any(wiring.shape[2] != channels and not wiring.whole for _, wiring, _ in readers):
             continue
         if by == "weights":
             sizes = np.abs(here.weights).max(axis=0)

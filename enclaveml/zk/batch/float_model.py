@@ -5,7 +5,7 @@ Letters: N rows; K inputs and M' outputs of each of a layer's P positions, M = P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +15,25 @@ from enclaveml.zk.batch.patches import products
 
 
 @dataclass(frozen=True, eq=False)
-class FloatLayer:
-    """What positions read times ``weights`` (K, M'), and ``bias`` (M',), float64. After every layer but the last is a ReLU.
+class Activation:
+    """A function of one number other than ReLU, float64 of float64 of any shape; ``name`` for people."""
 
-    wirings: what is read, as in a key; () for all of the layer before. residual: the number of an array that is added.
+    name: str
+    function: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class FloatLayer:
+    """What positions read times ``weights`` (K, M'), and ``bias`` (M',), float64. After every layer but the last is an activation.
+
+    wirings: what is read, as in a key; () for all of the layer before. residual: the number of an array that is added. activation: None for ReLU.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     wirings: tuple[Wiring, ...] = ()
     residual: int | None = None
+    activation: Activation | None = None
 
     @property
     def positions(self) -> int:
@@ -41,6 +50,10 @@ class FloatLayer:
         found = found.reshape(len(arrays[0]), -1)
         return found if self.residual is None else found + arrays[self.residual]
 
+    def activated(self, sums: np.ndarray) -> np.ndarray:
+        """What the activation makes of the layer's sums, float64."""
+        return np.maximum(sums, 0) if self.activation is None else self.activation.function(sums)
+
     @property
     def work(self) -> int:
         """Multiplications of a row."""
@@ -53,5 +66,5 @@ def run(layers: Sequence[FloatLayer], rows: np.ndarray) -> tuple[list[np.ndarray
     for number, layer in enumerate(layers, 1):
         sums.append(layer.sums(number, arrays))
         if number < len(layers):
-            arrays.append(np.maximum(sums[-1], 0))
+            arrays.append(layer.activated(sums[-1]))
     return arrays, sums

@@ -12,7 +12,8 @@ import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.algebra import NotHeld, Sums, Value
-from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.curves import LINEAR, POINTWISE, Curve, behind, one_number
+from enclaveml.zk.batch.float_model import Activation, FloatLayer
 from enclaveml.zk.batch.nodes import (
     MOVES,
     as_map,
@@ -31,16 +32,22 @@ if TYPE_CHECKING:
     import onnx
 
 #: What a batch proof holds, in words.
-HOLDS = ("dense layers and convolutions (one- or two-dimensional), ReLU after them, means and maxima over windows without overlap, residual sums, concatenations, "
+HOLDS = ("dense layers and convolutions (one- or two-dimensional), ReLU or another function of one number (sigmoid, tanh, GELU, SiLU, softplus and the like: "
+         "by table) after them, means and maxima over windows without overlap, residual sums, concatenations, "
          "BatchNorm, products and sums with constants, flatten, reshape and transpose")
+
+#: A function at the end of a model, by its last operator, and what to do about it.
+_AT_THE_END = {
+    "Relu": "leave it out of the model: outputs keep their sign",
+    "Sigmoid": "leave a sigmoid at the end out: the class is the same, an output above 0 is one above 0.5",
+}
 
 #: ONNX operator to what to do about it, where there is more to say than "use ezkl".
 _INSTEAD = {
-    "Softmax": "leave the softmax out and give the logits: the class is the same (combine.input: logits)",
-    "Sigmoid": "leave a sigmoid at the end out: the class is the same, an output above 0 is one above 0.5",
-    "Tanh": "use ReLU",
-    "Gelu": "use ReLU",
-    "Erf": "use ReLU in place of GELU",
+    "Softmax": ("leave a softmax at the end out and give the logits: the class is the same (combine.input: logits); one within a model is no function of "
+                "one number"),
+    "ReduceMax": ("leave a softmax at the end out and give the logits: the class is the same (combine.input: logits); for a maximum over a map use "
+                  "max_pool"),
     "LayerNormalization": "use BatchNorm, which is folded into the weights",
     "ConvTranspose": "convolutions that enlarge a map are not in batch proofs",
 }
@@ -74,9 +81,12 @@ class _Reading:
         self._constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
         width = math.prod(shape)
-        self._values: dict[str, Value | Sums] = {
+        #: Of a tensor what it is: a curve where it is not also something linear. Apart: curves of all that is one of a layer's sums.
+        self._values: dict[str, Value | Sums | Curve] = {
             model.graph.input[0].name: Value.of(0, np.arange(width).reshape(shape), width)}
+        self._curves: dict[str, Curve] = {}
         self._found: list[FloatLayer] = []
+        self._signed = {0}  # arrays whose values can be negative
 
     def layers(self) -> tuple[FloatLayer, ...]:
         """See ``float_layers``."""
@@ -86,17 +96,76 @@ class _Reading:
                 self._constants.update(folded(node, self._constants, self._opsets))
                 continue
             try:
-                self._values[node.output[0]] = self._given(node)
+                self._values[node.output[0]] = self._read(node)
             except NotHeld as problem:
                 raise _refused(f"node {number} of {len(nodes)}, {node.op_type}", str(problem), problem.instead) from None
         last = self._values.get(self._graph.output[0].name) if len(self._graph.output) == 1 else None
         if last is None:
             raise _refused("the output", "is not one array of what the rows give", "")
+        if isinstance(last, Curve):
+            op = last.nodes[-1].op_type
+            raise _refused("the last node", f"is an activation, {op}, not a dense layer",
+                           _AT_THE_END.get(op, "leave it out of the model, and apply it to the outputs"))
         if isinstance(last, Value):
-            raise _refused("the last node", "is a ReLU, not a dense layer", "leave it out of the model: outputs keep their sign")
+            raise _refused("the last node", "is a ReLU, not a dense layer", _AT_THE_END["Relu"])
         if last.index.reshape(-1).tolist() != list(range(last.features)):
             raise _refused("the output", "is not that of the last layer as it is", "")
         return (*self._found, last.layer(len(self._found) + 1))
+
+    def _read(self, node: onnx.NodeProto) -> Value | Sums | Curve:
+        """What a node gives: something linear in arrays, else a function of a layer's sums. Raises NotHeld."""
+        curve = self._curve(node)
+        of_curves = any(isinstance(self._values.get(name), Curve) for name in node.input)
+        of_rows = sum(name in self._values for name in node.input)
+        linear = node.op_type in LINEAR and not of_curves and not (node.op_type in ("Mul", "Div") and (
+            of_rows > 1 or (node.op_type == "Div" and node.input[1] in self._values)))
+        at_once = node.op_type == "Relu" and isinstance(self._values.get(node.input[0]), Sums)
+        if curve is not None and (of_curves or not (linear or at_once)):
+            self._curves[node.output[0]] = curve
+            return curve
+        for name in node.input:
+            self._activate(name)
+        found = self._given(node)
+        if curve is not None and isinstance(found, Sums):
+            self._curves[node.output[0]] = curve
+        return found
+
+    def _curve(self, node: onnx.NodeProto) -> Curve | None:
+        """What a node is as a function of every entry of one layer's sums; None where it is none."""
+        if node.op_type not in POINTWISE:
+            return None
+        inputs: list[Curve | float | bool | None] = []
+        shapes = {self._shape(name) for name in node.input if name in self._values}
+        for name in node.input:
+            if name in self._values:
+                value = self._values[name]
+                given = self._curves.get(name) or (Curve(name, name, self._opsets) if isinstance(value, Sums) else None)
+            else:
+                given = one_number(self._constants[name], *shapes) if name in self._constants and len(shapes) == 1 else None
+            if given is None and name:
+                return None
+            inputs.append(given)
+        return behind(node, inputs)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        value = self._values[name]
+        return self._shape(value.root) if isinstance(value, Curve) else value.shape
+
+    def _activate(self, name: str) -> None:
+        """Have the tensor be a layer's array, if it is a function of the layer's sums."""
+        curve = self._values.get(name)
+        if not isinstance(curve, Curve):
+            return
+        sums, activation = self._values[curve.root], curve.activation()
+        assert isinstance(sums, Sums)
+        self._values[name] = self._layer(sums, activation)
+
+    def _layer(self, sums: Sums, activation: Activation | None) -> Value:
+        """The array of a new layer."""
+        self._found.append(sums.layer(len(self._found) + 1, activation))
+        if activation is not None:
+            self._signed.add(len(self._found))
+        return Value.of(len(self._found), sums.index, sums.features)
 
     def _given(self, node: onnx.NodeProto) -> Value | Sums:
         """What a node gives. Raises NotHeld."""
@@ -106,6 +175,10 @@ class _Reading:
             return self._elementwise(node)
         if node.op_type == "Concat":
             return self._beside(node)
+        if node.op_type == "Neg":
+            return self._values[node.input[0]].times(-np.ones(self._values[node.input[0]].shape))
+        if node.op_type in POINTWISE - LINEAR and all(isinstance(self._values.get(name), Value) for name in node.input if name not in self._constants):
+            raise NotHeld(f"a {node.op_type} with no dense layer before it", "put a dense layer before it")
         if node.input[0] not in self._values or any(name in self._values for name in node.input[1:]):
             raise NotHeld("is none of these")
         given, constants = self._values[node.input[0]], [self._constants.get(name) for name in node.input[1:]]
@@ -129,11 +202,10 @@ class _Reading:
 
     def _relu(self, given: Value | Sums) -> Value:
         if isinstance(given, Value):
-            if not given.positive:
+            if not given.positive(self._signed):
                 raise NotHeld("a ReLU with no dense layer before it", "put a dense layer before it")
             return given
-        self._found.append(given.layer(len(self._found) + 1))
-        return Value.of(len(self._found), given.index, given.features)
+        return self._layer(given, None)
 
     def _maxima(self, node: onnx.NodeProto, given: Value | Sums) -> Value:
         """Maxima over windows without overlap, of values behind a ReLU, by ReLUs: max(a, b) = b + relu(a - b), along one axis and then the other."""

@@ -38,13 +38,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Quantised:
-    """An integer model that keeps what was asked of it. ``weights``: how many the float model has."""
+    """An integer model that keeps what was asked of it. ``weights``: how many the float model has. ``activations``: of each hidden layer."""
 
     model: IntegerModel
     measured: Measured
     tolerance: float
     model_hash: str
     weights: int
+    activations: tuple[str, ...]
 
 
 def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest) -> Quantised:
@@ -68,7 +69,8 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
         found = rounded(found)
     refuse(found, request)
     count = sum(each.weights.size + each.bias.size for each in layers)
-    return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count)
+    return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count,
+                     tuple(each.activation.name if each.activation else "ReLU" for each in layers[:-1]))
 
 
 def check_reading(layers: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) -> None:
