@@ -1,4 +1,4 @@
-"""The batch system with committed inputs: registration, proofs masked by an order's input key, and audits with it and without."""
+"""The batch system with committed inputs and tanh by table: registration, proofs masked by an order's input key, and audits with it and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from batch_case import PROOF, RANKS, cache_of, prepared
 from launch import mpirun
 from leaks import found as stands
-from small_job import SmallJob, floats, write_small_job
+from small_job import SmallJob, weights, write_small_job
 from small_runs import LIMIT_S, log_of, read
 from zk_case import drain
 
@@ -32,6 +32,28 @@ from enclaveml.zk.systems import audit_system
 NONCE, INPUT_KEY = bytes(range(32)), bytes(range(1, 33))
 
 OTHERS = "verification: Rejected: inputs: the proof is not of these, or not under this input key"
+
+MODEL = '''\
+"""The small model with tanh in the place of ReLU."""
+
+from flax import nnx
+
+
+class SmallTanh(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.hidden = nnx.Linear(6, 4, rngs=rngs)
+        self.out = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.tanh(self.hidden(x)))
+'''
+
+
+def floats(rows: np.ndarray) -> np.ndarray:
+    """What that model truly says of these rows (n, 6): (n, 3) float64."""
+    w = {name: array.astype(np.float64) for name, array in weights().items()}
+    return np.tanh(rows.astype(np.float64) @ w["hidden.kernel"] + w["hidden.bias"]) @ w["out.kernel"] + w["out.bias"]
+
 
 #: Rows of a bundle: of the 512 of a proof all but 256.
 BUNDLE = 256
@@ -54,7 +76,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
         patch.setenv("ENCLAVEML_CACHE", cache_of(tmp_path_factory))
         ranks = [{"node_id": f"node-{i}", "memory_gb": 2} for i in range(RANKS)]
         job = write_small_job(tmp_path_factory.mktemp("committed") / "job", 300, {
-            "proof": {**PROOF, "inputs": "committed", "rows_per_proof": BUNDLE}, "cluster": {"ranks": ranks}})
+            "proof": {**PROOF, "inputs": "committed", "rows_per_proof": BUNDLE}, "cluster": {"ranks": ranks},
+            "model": {"flax": "tanh_model.py:SmallTanh"}})
+        (job.folder / "tanh_model.py").write_text(MODEL)
         circuit, function, _, _ = prepared(job)
         rows = job.rows[: BUNDLE - 1]  # one fewer than a bundle: the last row is repeated
         prover = BatchSystem().prover(circuit.folder, 1)

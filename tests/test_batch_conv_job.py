@@ -1,8 +1,9 @@
-"""A whole job of a small convolutional network by batch proofs under mpirun: verified, and audited."""
+"""A whole job of a small convolutional network with ReLU and, by table, GELU by batch proofs under mpirun: verified, and audited."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from enclaveml.audit import AuditOptions, audit
 ROWS = 10
 
 MODEL = '''\
-"""Six numbers, a map of 3 x 2 cells: a convolution, a residual one, a mean over the map, three logits."""
+"""Six numbers, a map of 3 x 2 cells: a convolution, a residual one with GELU, a mean over the map, three logits."""
 
 from flax import nnx
 
@@ -32,7 +33,7 @@ class SmallConv(nnx.Module):
 
     def __call__(self, x):
         x = nnx.relu(self.first(x.reshape(x.shape[0], 3, 2, 1)))
-        x = nnx.relu(x + self.again(x))
+        x = nnx.gelu(x + self.again(x), approximate=False)
         return self.out(nnx.avg_pool(x, window_shape=(2, 1), strides=(2, 1)).reshape(x.shape[0], -1))
 '''
 
@@ -50,7 +51,8 @@ def floats(rows: np.ndarray) -> np.ndarray:
     first = np.stack([np.maximum(x[:, y:y + 2].reshape(-1, 4) @ w["first.kernel"].reshape(4, 2) + w["first.bias"], 0) for y in (0, 1)], axis=1)
     beside = np.pad(first, ((0, 0), (1, 1), (0, 0)))
     again = np.stack([beside[:, y:y + 3].reshape(-1, 6) @ w["again.kernel"].reshape(6, 2) + w["again.bias"] for y in (0, 1)], axis=1)
-    return np.maximum(first + again, 0).mean(axis=1) @ w["out.kernel"] + w["out.bias"]
+    z = first + again
+    return (z / 2 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))).mean(axis=1) @ w["out.kernel"] + w["out.bias"]
 
 
 @pytest.mark.mpi
@@ -73,5 +75,6 @@ def test_a_convolutional_network_is_proved_row_by_row_and_audited(tmp_path: Path
         (keys,) = file["keys"].values()
         settings = json.loads(keys["manifest"][:].tobytes())["settings"]
     assert settings["widths"] == [6, 4, 4, 3] and [layer[3]["residual"] and layer[3]["residual"][0] for layer in settings["layers"]] == [None, 1, None]
+    assert [layer[3].get("table", 0) for layer in settings["layers"]] == [0, 1, 0]
     told = audit(AuditOptions(job.results, processes=1))
     assert not told.failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,11 +13,14 @@ from test_batch_graph import document
 from enclaveml.errors import JobError
 from enclaveml.zk.batch import calibrate as calibrate_module
 from enclaveml.zk.batch.calibrate import _Search, calibrate
+from enclaveml.zk.batch.examine import document as document_of
+from enclaveml.zk.batch.examine import examine, text
 from enclaveml.zk.batch.float_model import Activation, FloatLayer
 from enclaveml.zk.batch.float_model import run as run_floats
 from enclaveml.zk.batch.format import MOST_TABLE_NUMBERS
 from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel, fits
+from enclaveml.zk.interface import CircuitRequest, ModelFunction
 
 RNG = np.random.default_rng(5)
 W, V = RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=(3, 2)).astype(np.float32)
@@ -74,8 +78,6 @@ def test_jax_s_activations_as_they_are_exported() -> None:
     import jax.numpy as jnp
 
     from enclaveml.zk.export import HASH_BATCH, export
-    from enclaveml.zk.interface import ModelFunction
-
     known: dict[str, Callable] = {
         "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "GELU": lambda x: jax.nn.gelu(x, approximate=False),
         "GELU (by tanh)": lambda x: jax.nn.gelu(x, approximate=True), "SiLU": jax.nn.silu, "softplus": jax.nn.softplus, "ELU": jax.nn.elu,
@@ -92,6 +94,23 @@ def test_jax_s_activations_as_they_are_exported() -> None:
     assert [each.activation.name for each in layers[:-1]] == [*known, *["a function of one number"] * len(others)]
     x = RNG.normal(size=(20, 3)).astype(np.float32)
     assert np.allclose(run_floats(layers, x)[1][-1], model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_check_names_what_is_by_table() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    def model(x: jax.Array) -> jax.Array:
+        return jnp.tanh(jax.nn.relu(jax.nn.gelu(x @ W) @ TENSORS["u"]) @ TENSORS["u"]) @ V
+
+    rows = RNG.normal(size=(64, 4)).astype(np.float32)
+    found = examine(ModelFunction(model, (4,)), rows, CircuitRequest(agreement=0.5, rows_per_proof=16))
+    assert not found.refused
+    shown = text(found, 1000, 64)
+    assert re.search("weights int8, activations 8 bits \\(by table: GELU \\(by tanh\\) after layer 1 of (1,024|2,048) numbers, "
+                     "tanh after layer 3 of (1,024|2,048) numbers\\); inputs from ", shown), shown
+    told = document_of(found, 1000, 64)
+    assert told["activations"] == ["GELU (by tanh)", "ReLU", "tanh"] and [length > 0 for length in told["tables"]] == [True, False, True]
 
 
 # As tables.

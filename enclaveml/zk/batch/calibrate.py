@@ -7,7 +7,7 @@ ICCV 2019, arXiv:1906.04721, sections 4.1 and 4.2):
  1. *Equalised*: each channel by its own factor, so that small channels keep more bits.
  2. *Filled*: all channels of a layer by one, so that its weights, or its activations, just fill their 8 bits.
 
-Behind another activation values have factors of their own: a table of whole numbers (PROTOCOL.md, "Activations") takes the layer's sums in
+Behind another activation than ReLU values have factors of their own: a table of whole numbers (PROTOCOL.md, "Activations") takes the layer's sums in
 steps of any size, so that its weights fill their bits, and gives what it gives so that the largest fills 8 bits and the sign.
 
 Biases take up what rounding shifts the layer's sums by on average over the sample rows. At the end the weights of the best scales are rounded
@@ -28,7 +28,7 @@ import numpy as np
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.equalise import equalised, tied
 from enclaveml.zk.batch.float_model import FloatLayer, run
-from enclaveml.zk.batch.format import ACTIVATION_MAX, LEAST_TABLE_BITS, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, bits
+from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, bits
 from enclaveml.zk.batch.integer import (
     BIAS_HIGH,
     IntegerLayer,
@@ -38,6 +38,7 @@ from enclaveml.zk.batch.integer import (
     layer,
     quantised,
 )
+from enclaveml.zk.batch.number_tables import numbers, steep
 from enclaveml.zk.batch.patches import products, read
 
 #: Inputs that are whole multiples of 2^-n, n at most this, are taken at scale n, which loses nothing.
@@ -72,10 +73,6 @@ FILLED = 0.5
 
 #: Bits of a place in a table: its steps are then about as fine as what it gives. Fewer where more than 8 layers have tables.
 TABLE_BITS = 11
-
-#: Places of a function that are looked at for where it is flat.
-_PLACES = 4097
-
 
 @dataclass(frozen=True)
 class _Scales:
@@ -231,13 +228,13 @@ class _Search:
             yield from (_Scales(fine - d, kept - e, factor) for d in (0, 1) for e in (0, 1))
 
     def _table_options(self, number: int, before: Sequence[_Scales], factors: Sequence[float], largest: float) -> Iterator[_Scales]:
-        """What is tried for a layer behind which is a table: as fine as it can be where the function is not flat, and half as fine."""
+        """What is tried for a layer behind which is a table: as fine as it can be where the function is not flat, and coarser."""
         each = self.dense[number]
         assert each.activation is not None
         low, high = (HEADROOM * value for value in self.spans[number])
         if self.plain:  # of the rows not more than a power of two
             low, high = (math.copysign(2.0 ** math.ceil(math.log2(abs(value))), value) if value else 0.0 for value in (low, high))
-        reach, most = _steep(each, low, high)
+        reach, most = steep(each, low, high)
         kept = math.floor(math.log2(ACTIVATION_MAX / most))
         given = kept, 1.0 if number + 1 in self.tied else ACTIVATION_MAX / most / 2.0**kept
         for factor in factors:
@@ -245,8 +242,8 @@ class _Search:
             places = self.table_bits - 1 + math.floor(-math.log2(reach * factor) + 1e-9)
             for weight in (fine, fine - 1):
                 finest = min(places, self._scale(self._first(number), before) + weight - 1)  # a shift of 1 at least
-                for activation in (finest, finest - 1):
-                    yield _Scales(weight, activation, factor, _table(each, activation, factor, reach, given, self.table_bits), given)
+                for activation in (finest, finest - 1, finest - 3):
+                    yield _Scales(weight, activation, factor, numbers(each, activation, factor, reach, given, self.table_bits), given)
 
     def _choose(self, number: int, before: list[_Scales], so_far: _Made | None) -> _Scales:
         """The scales of a layer with which its own values come out best, given the layers before it."""
@@ -348,30 +345,6 @@ class _Search:
         if model is not None:
             return fits(model)
         return "a bias is too large beside the weights, or weights and activations are of too different sizes"
-
-
-def _steep(each: FloatLayer, low: float, high: float) -> tuple[float, float]:
-    """Of a layer's activation on sums from ``low`` to ``high``, 0 between them: the largest sum, either way, where it is not yet what it is at
-    that end, but for half of what 8 bits tell apart; and the largest value."""
-    z = np.linspace(min(low, -1e-6), max(high, 1e-6), _PLACES)
-    value = _finite(each, z)
-    most = float(np.abs(value).max()) or 1.0
-    end = np.where(z < 0, value[0], value[-1])
-    steep = np.abs(value - end) > most / ACTIVATION_MAX / 2
-    return float(np.abs(z[steep]).max(initial=0.0)) or float(np.abs(z).max()), most
-
-
-def _finite(each: FloatLayer, z: np.ndarray) -> np.ndarray:
-    """What the activation makes of sums, 0 where it is none: no row of those that there are has such a sum."""
-    value = each.activated(z)
-    return np.where(np.isfinite(value), value, 0.0)
-
-
-def _table(each: FloatLayer, activation: int, factor: float, reach: float, given: tuple[int, float], most_bits: int) -> tuple[int, ...]:
-    """The numbers of a table of quotients that stand for q 2^-activation / factor, as far as ``reach``."""
-    half = 2 ** min(most_bits - 1, max(LEAST_TABLE_BITS - 1, math.ceil(math.log2(reach * factor * 2.0**activation) - 1e-9)))
-    values = _finite(each, np.arange(-half, half) * 2.0**-activation / factor) * 2.0 ** given[0] * given[1]
-    return tuple(np.clip(np.rint(values), -ACTIVATION_MAX, ACTIVATION_MAX).astype(int).tolist())
 
 
 def _off(gap: np.ndarray) -> float:
