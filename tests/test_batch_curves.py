@@ -24,7 +24,7 @@ from enclaveml.zk.interface import CircuitRequest, ModelFunction
 
 RNG = np.random.default_rng(5)
 W, V = RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=(3, 2)).astype(np.float32)
-TENSORS = {"w": W, "v": V, "u": RNG.normal(size=(3, 3)).astype(np.float32), "one": np.float32(1), "half": np.float32(0.5), "zero": np.float32(0),
+TENSORS = {"w": W, "v": V, "u": RNG.normal(size=(3, 3)).astype(np.float32), "one": np.float32(1), "half": np.float32(0.5), "zero": np.float32(0), "thousand": np.float32(1000),
            "six": np.full((2, 3), 6, np.float32), "each": np.array([1, -2, 3], np.float32), "bias": RNG.normal(size=3).astype(np.float32)}
 
 
@@ -41,6 +41,7 @@ GRAPHS: dict[str, tuple[bytes, list[str | None]]] = {
     "a number's place is kept": (made(("Exp", ["a"], "b", {}), ("Sub", ["one", "b"], "c", {}), ("Div", ["half", "c"], "d", {}), ("Abs", ["d"], "e", {}),
                                       ("Min", ["e", "six"], "z", {})), ["a function of one number"]),
     "ReLU by another name": (made(("Max", ["zero", "a"], "z", {})), [None]),
+    "ReLU as far as 1000": (made(("Max", ["zero", "a"], "b", {}), ("Min", ["b", "thousand"], "z", {})), ["a function of one number"]),
     "ReLU6": (made(("Max", ["a", "zero"], "b", {}), ("Min", ["b", "six"], "z", {})), ["ReLU6"]),
     "Clip without a least": (made(("Neg", ["a"], "b", {}), ("Clip", ["b", "", "one"], "z", {})), ["a function of one number"]),
     "comparisons": (made(("Greater", ["a", "zero"], "b", {}), ("Mul", ["a", "half"], "c", {}), ("Where", ["b", "a", "c"], "z", {})),
