@@ -129,12 +129,12 @@ def minus(x: Element, y: Element) -> Element:
 
 
 def times(x: Element, y: Element) -> Element:
-    """x y of single elements."""
-    result = [0] * DEGREE
-    for i, a in enumerate(x):
-        for j, b in enumerate(y):
-            result[(i + j) % DEGREE] += a * b * (RESIDUE if i + j >= DEGREE else 1)
-    return tuple(v % P for v in result)
+    """x y of single elements, written out: a proof takes a thousand of them."""
+    a, b, c, d, e = x
+    v, w, s, t, u = y
+    return ((a * v + RESIDUE * (b * u + c * t + d * s + e * w)) % P, (a * w + b * v + RESIDUE * (c * u + d * t + e * s)) % P,
+            (a * s + b * w + c * v + RESIDUE * (d * u + e * t)) % P, (a * t + b * s + c * w + d * v + RESIDUE * e * u) % P,
+            (a * u + b * t + c * s + d * w + e * v) % P)
 
 
 def powers(x: Element, count: int) -> list[Element]:

@@ -11,7 +11,7 @@ from enclaveml.zk.batch.format import DEGREE, P, power_of_two
 from enclaveml.zk.batch.prove import code, columns, extension, field, multilinear
 from enclaveml.zk.batch.prove.chunks import CELLS
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed, draw_positions, send_combinations, send_leaves
-from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, plus, times
+from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, plus, times
 from enclaveml.zk.batch.prove.linear import combination
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.rank import independent
@@ -76,7 +76,7 @@ def _check_rank(opened: Masked, positions: np.ndarray) -> None:
 
 def _power(d: int) -> Element:
     """X^d."""
-    return tuple(int(k == d) * ONE[0] for k in range(DEGREE))
+    return tuple(int(k == d) for k in range(DEGREE))
 
 
 def _elements(x: Extended) -> list[Element]:
