@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,20 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     reader = _orbax if path.is_dir() else readers[path.suffix]
     arrays = dict(_flatten(reader(path)))
     return _of_the_model(arrays, path.name)
+
+
+def names_of_the_model(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file under their names in the model's state, where Flax's own paths are given instead.
+
+    ``params/Dense_0/kernel`` and ``params.Dense_0.kernel`` become ``Dense_0.kernel``. Names without ``params`` stay, but for
+    slashes: a model may have a part called ``key`` or ``step``. Raises JobError where two names become one.
+    """
+    plain = [n.replace("/", ".") for n in arrays]
+    ours = [n.removeprefix("params.") for n in plain]
+    if twice := sorted(n for n, times in Counter(ours).items() if times > 1):
+        raise JobError(Fault(name, "model.weights", f"has {', '.join(twice)} twice: with params and without, or with slashes and with dots"))
+    found = dict(_flatten(arrays))
+    return found if ours == plain else _of_the_model(found, name)
 
 
 def _npz(path: Path) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ but for packages installed on every node. No pickle: a package is read without r
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from enclaveml.errors import Fault, FormatError, JobError
 from enclaveml.model_class import PREPROCESS, ModelSource
-from enclaveml.checkpoints import read_checkpoint
-from enclaveml.weights import FORMATS, write_weights
+from enclaveml.checkpoints import names_of_the_model, read_checkpoint
+from enclaveml.weights import FORMATS, NARROW, read_weights, write_weights
 
 if TYPE_CHECKING:
     from enclaveml.job import JobSpec
+
+log = logging.getLogger(__name__)
 
 _MAGIC = b"EMLMODEL"
 _BLOBS = ("source", "weights", "preprocess_source")  # in the order in which they follow the header
@@ -130,6 +133,12 @@ def _weights(path: Path) -> bytes:
         except ValueError as e:
             raise JobError(Fault(path.name, "model.weights", f"{e}; allowed are numbers and booleans")) from e
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as e:
         raise JobError(Fault(path.name, "model.weights", f"cannot be read in {path.parent}: {e.strerror}")) from e
+    arrays = read_weights(data, path.name)
+    named = names_of_the_model(arrays, path.name)
+    if narrow := [name for name, array in named.items() if str(array.dtype) in NARROW]:
+        log.info("weights %s: %d of %d arrays are of 16 bits; where the model's own are float32 they are widened, which is exact",
+                 path.name, len(narrow), len(named))
+    return data if list(named) == list(arrays) else write_weights(named)

@@ -25,6 +25,10 @@ DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "F64": "<f8", "I8": "<
           "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "bool"}
 
 
+#: Floating-point types whose every value float32 holds.
+NARROW = ("float16", "bfloat16")
+
+
 def read_weights(data: bytes, name: str) -> dict[str, np.ndarray]:
     """Arrays by name from the bytes of a safetensors file.
 
@@ -63,8 +67,15 @@ def match_weights(wanted: Mapping[str, Any], found: Mapping[str, np.ndarray],
                   name: str) -> dict[str, np.ndarray]:
     """``found`` in the order of ``wanted``, whose values need only ``shape`` and ``dtype``.
 
+    Arrays of 16-bit floats become float32 where the model wants that, which is exact.
     Raises one JobError that lists every missing, unexpected, misshapen and mistyped array.
     """
+    if prefix := _wrapped(wanted, found):
+        first, *_ = prefix.split(".")
+        raise JobError(Fault(name, "model.weights", f"every name in it begins with {prefix}, which the model's own names do not; save what is under "
+                             f"it alone (checkpoint[{first!r}])"))
+    found = {n: a.astype(np.float32) if str(a.dtype) in NARROW and n in wanted and str(wanted[n].dtype) == "float32" else a
+             for n, a in found.items()}
     missing = [n for n in wanted if n not in found]
     extra = [n for n in found if n not in wanted]
     lines: list[str] = []
@@ -84,6 +95,16 @@ def match_weights(wanted: Mapping[str, Any], found: Mapping[str, np.ndarray],
     if lines:
         raise JobError(*(Fault(name, "model.weights", line) for line in lines))
     return {n: found[n] for n in wanted}
+
+
+def _wrapped(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What all names of a file begin with, where the model's are the same without it: ``model.`` or ``model.params.``, say."""
+    parts = next(iter(found), "").split(".")
+    for depth in range(1, len(parts)):
+        prefix = ".".join(parts[:depth]) + "."
+        if all(n.startswith(prefix) for n in found) and {n.removeprefix(prefix) for n in found} & set(wanted) and not set(found) & set(wanted):
+            return prefix
+    return ""
 
 
 def _dtype(name: str) -> np.dtype:

@@ -160,3 +160,48 @@ def test_what_is_no_checkpoint_is_refused(folder, tmp_path):
     np.savez(tmp_path / "complex.npz", a=np.zeros(2, "c8"))
     with pytest.raises(JobError, match="a has dtype complex64; allowed are numbers and booleans"):
         package_model("m.py:Linen", {}, tmp_path / "complex.npz", folder)
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_safetensors_of_a_linen_model_under_flaxs_names(folder, linen, tmp_path, separator):
+    from flax.traverse_util import flatten_dict
+    from safetensors.numpy import save_file
+
+    arrays = {separator.join(k): np.asarray(v) for k, v in flatten_dict(linen[0]).items()}
+    save_file(arrays, tmp_path / "w.safetensors")
+    np.testing.assert_allclose(outputs(folder, "Linen", tmp_path / "w.safetensors"), linen[1], atol=1e-6)
+    save_file(arrays | {"Dense_0.kernel": np.zeros((4, 5), "f4")}, tmp_path / "two.safetensors")
+    with pytest.raises(JobError, match="two.safetensors: model.weights: has Dense_0.kernel twice: with params and without"):
+        outputs(folder, "Linen", tmp_path / "two.safetensors")
+
+
+def test_safetensors_under_the_models_own_names_are_sent_as_they_are(folder, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"key.kernel": np.ones(2, "f4"), "step": np.ones(1, "f4")}, tmp_path / "w.safetensors")
+    assert package_model("m.py:Nnx", {}, tmp_path / "w.safetensors", folder).weights == (tmp_path / "w.safetensors").read_bytes()
+
+
+def test_weights_of_16_bits_are_widened(folder, linen, tmp_path, caplog):
+    import ml_dtypes
+    from flax.traverse_util import flatten_dict
+    from safetensors.numpy import save_file
+
+    narrow = {".".join(k): np.asarray(v).astype(ml_dtypes.bfloat16) for k, v in flatten_dict(linen[0]).items()}
+    save_file(narrow, tmp_path / "n.safetensors")
+    save_file({n: a.astype(np.float32) for n, a in narrow.items()}, tmp_path / "w.safetensors")
+    with caplog.at_level("INFO"):
+        given = outputs(folder, "Linen", tmp_path / "n.safetensors")
+    np.testing.assert_array_equal(given, outputs(folder, "Linen", tmp_path / "w.safetensors"))
+    assert f"weights n.safetensors: {len(narrow)} of {len(narrow)} arrays are of 16 bits; where the model's own are float32 they are widened" in caplog.text
+
+
+def test_a_wrapped_checkpoint_is_refused_with_what_to_do(folder, linen, tmp_path):
+    from flax.serialization import to_bytes
+
+    (tmp_path / "w.msgpack").write_bytes(to_bytes({"model": linen[0]["params"]}))
+    with pytest.raises(JobError) as caught:
+        outputs(folder, "Linen", tmp_path / "w.msgpack")
+    assert str(caught.value) == (
+        "w.msgpack: model.weights: every name in it begins with model., which the model's own names do not; save what is under it "
+        "alone (checkpoint['model'])")
