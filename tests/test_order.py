@@ -86,8 +86,8 @@ zk.ezkl.build zk.ezkl.examine
 zk.ezkl.fallback zk.ezkl.slices.build
 zk.ezkl.prepare zk.ezkl.rebuild zk.ezkl.audit zk.ezkl.budget
 zk.ezkl.slices.prepare zk.ezkl.slices.rebuild zk.ezkl.slices.audit
-zk.ezkl.slices.system
 zk.ezkl.system
+zk.ezkl.slices.system
 zk.systems
 circuit_index forecast_costs
 envelope combine inference weights model_class program_cache

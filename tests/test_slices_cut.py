@@ -127,17 +127,17 @@ def test_as_few_slices_as_fit_memory(bench) -> None:
     assert least_gb(bench, 1) > two >= three
     said: list[str] = []
     for memory, count in ((two * 1.02, 2), (1.0, 2)):
-        found = cut(whole, rows, replace(REQUEST, memory_gb=memory), child, scratch, said.append)
+        found = next(cut(whole, rows, replace(REQUEST, memory_gb=memory), child, scratch, said.append))
         assert len(found) == count
         assert said[-1] == f"cut into {count} slices, at {', '.join(each.end for each in found[:-1])}"
     with pytest.raises(TooLarge, match="in 3 slices, the most that this model can be cut into, it is too large all the same: slice 1 of 3: no circuit"):
-        cut(whole, rows, replace(REQUEST, memory_gb=three / 2), child, scratch, said.append)
+        next(cut(whole, rows, replace(REQUEST, memory_gb=three / 2), child, scratch, said.append))
 
 
 def test_slices_asked_for_that_do_not_fit(bench) -> None:
     whole, rows, child, scratch = bench
     with pytest.raises(TooLarge, match=r"slice 1 of 2: no circuit for this model fits 0\.001 GB"):
-        cut(whole, rows, replace(REQUEST, slices=2, memory_gb=1e-3), child, scratch, lambda line: None)
+        next(cut(whole, rows, replace(REQUEST, slices=2, memory_gb=1e-3), child, scratch, lambda line: None))
 
 
 def test_a_convolutional_model_is_cut_between_its_layers() -> None:

@@ -50,7 +50,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 class Cache:
-    """The cache folder (0700). ``kind`` below is a subfolder: circuits or srs."""
+    """The cache folder (0700). ``kind`` below is a subfolder: circuits, plans or srs."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = cache_root() if root is None else Path(root)

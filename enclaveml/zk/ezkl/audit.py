@@ -29,6 +29,7 @@ from enclaveml.zk.ezkl.document import pack
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS, largest_input
 from enclaveml.zk.ezkl.program import EZKL
+from enclaveml.zk.ezkl.slices.format import Slice
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.ezkl.verifier import TIMEOUT_S
 from enclaveml.zk.interface import Circuit, Proof, circuit_from_manifest
@@ -92,8 +93,6 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
     try:
         document = json.loads(settings)
         canonical = statement.canonical_settings(document)
-        digests = {VK: _sha(vk), VERIFIER_SRS: _sha(srs_bytes)}
-        found = statement.circuit_id(digests, document, circuit.version, circuit.bound)
         args, shapes = document["run_args"], document["model_instance_shapes"]
         inputs = mode_of(args["input_visibility"])
         bundle, outputs = int(shapes[-1][0]), math.prod(shapes[-1]) // int(shapes[-1][0])
@@ -105,41 +104,66 @@ def statement_of(circuit_id: str, vk: bytes, settings: bytes, srs_bytes: bytes, 
         }
         said = {
             "system": ("ezkl", circuit.system),
-            "version": (document["version"], circuit.version),
-            "circuit_id": (circuit_id, circuit.circuit_id),
-            "inputs": (inputs, circuit.inputs),
+            **said_of(circuit, vk, settings, document, srs_bytes, circuit.version, circuit.bound, circuit.files),
             "rows": (bundle, circuit.rows),
             "outputs": (outputs, circuit.outputs),
             "row_shape": (sizes[inputs], values),
-            "input_scale": (document["model_input_scales"], [circuit.input_scale]),
-            "output_scale": (document["model_output_scales"], [circuit.output_scale]),
-            "logrows": (args["logrows"], circuit.logrows),
             "inputs_bounded": (circuit.bound in BOUNDS, circuit.inputs_bounded),
-            VK: (digests[VK], circuit.files.get(VK)),
-            VERIFIER_SRS: (digests[VERIFIER_SRS], circuit.files.get(VERIFIER_SRS)),
-            SETTINGS: (_sha(settings), circuit.files.get(SETTINGS)),
         }
+        found, _ = said["circuit_id"]
+        said["circuit_id"] = circuit_id, circuit.circuit_id
         fixed = args["param_visibility"], args["output_visibility"]
-        ranged = 0 < circuit.proof_bytes <= 1 << 24 and circuit.tolerance >= 0
-        sourced = isinstance(circuit.srs_origin, str) and circuit.srs_origin != "none"  # what a system without an SRS says
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RecursionError) as error:
         raise FormatError(f"circuit {circuit_id[:16]}: its settings are not those of a circuit: {error!r}") from error
     if found != circuit_id:
         raise FormatError(f"circuit {circuit_id[:16]}: its keys and settings have the id {found[:16]}")
-    for name, (wanted, claimed) in said.items():
-        if wanted != claimed:
-            raise FormatError(f"circuit {circuit_id[:16]}: its manifest says {name} {claimed!r}, its settings {wanted!r}")
+    compare(f"circuit {circuit_id[:16]}", said)
     if fixed != ("Fixed", "Public"):
         raise FormatError(f"circuit {circuit_id[:16]}: weights are {fixed[0]} and outputs {fixed[1]}, "
                           f"expected Fixed and Public: its proofs do not bind the model")
-    if len(srs_bytes) != VERIFIER_BYTES or srs_bytes[:4] != bytes(4):
-        raise FormatError(f"circuit {circuit_id[:16]}: its SRS is {len(srs_bytes)} bytes, expected {VERIFIER_BYTES}")
-    if not ranged:
-        raise FormatError(f"circuit {circuit_id[:16]}: proof_bytes or tolerance out of range")
-    if not sourced:
-        raise FormatError(f"circuit {circuit_id[:16]}: srs_origin is {circuit.srs_origin!r}: it does not say where its SRS is from")
+    check_rest(circuit, srs_bytes)
     text = json.dumps(canonical, sort_keys=True).encode()
     return Statement(circuit, vk, text, srs_bytes)
+
+
+def said_of(
+    one: Circuit | Slice, vk: bytes, settings: bytes, document: Mapping[str, Any], srs_bytes: bytes, version: str, bound: str,
+    files: Mapping[str, str],
+) -> dict[str, tuple[object, object]]:
+    """What key, settings and SRS say of a circuit or a slice, and what its manifest does, by name; for :func:`compare`.
+
+    document: the settings as JSON has them. version, bound: as the id covers them. files: SHA-256 of the three files in the manifest.
+    Raises KeyError, TypeError and their like for a document that is no settings.
+    """
+    digests = {VK: _sha(vk), VERIFIER_SRS: _sha(srs_bytes), SETTINGS: _sha(settings)}
+    args = document["run_args"]
+    return {
+        "circuit_id": (statement.circuit_id(digests, document, version, bound), one.circuit_id),
+        "version": (document["version"], version),
+        "inputs": (mode_of(args["input_visibility"]), one.inputs),
+        "input_scale": (document["model_input_scales"], [one.input_scale]),
+        "output_scale": (document["model_output_scales"], [one.output_scale]),
+        "logrows": (args["logrows"], one.logrows),
+        **{name: (digest, files.get(name)) for name, digest in digests.items()},
+    }
+
+
+def compare(where: str, said: Mapping[str, tuple[object, object]]) -> None:
+    """Raise FormatError at the first of ``said`` (what follows, what is claimed) where these differ."""
+    for name, (wanted, claimed) in said.items():
+        if wanted != claimed:
+            raise FormatError(f"{where}: its manifest says {name} {claimed!r}, its settings {wanted!r}")
+
+
+def check_rest(circuit: Circuit, srs_bytes: bytes) -> None:
+    """Raise FormatError for an SRS that is none, or where a manifest says what no circuit's does, of what no settings say."""
+    where = f"circuit {circuit.circuit_id[:16]}"
+    if len(srs_bytes) != VERIFIER_BYTES or srs_bytes[:4] != bytes(4):
+        raise FormatError(f"{where}: its SRS is {len(srs_bytes)} bytes, expected {VERIFIER_BYTES}")
+    if type(circuit.proof_bytes) is not int or not (0 < circuit.proof_bytes <= 1 << 24 and circuit.tolerance >= 0):
+        raise FormatError(f"{where}: proof_bytes or tolerance out of range")
+    if not isinstance(circuit.srs_origin, str) or circuit.srs_origin == "none":  # what a system without an SRS says
+        raise FormatError(f"{where}: srs_origin is {circuit.srs_origin!r}: it does not say where its SRS is from")
 
 
 def input_limit(wanted: Statement) -> float | None:

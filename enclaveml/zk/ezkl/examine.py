@@ -20,7 +20,7 @@ from enclaveml.zk.ezkl.plan import Candidate, Progress, work_of
 from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.ezkl.search import Search
 from enclaveml.zk.ezkl.slices.bench import Whole
-from enclaveml.zk.ezkl.slices.plan import cut, plan_chain
+from enclaveml.zk.ezkl.slices.plan import planned
 from enclaveml.zk.ezkl.tolerance import tolerance_of
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs
@@ -93,16 +93,16 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
             found = replace(found, truth=truth, onnx=_run(document, rows[:ONNX_ROWS]))
             progress("looking for a circuit: witnesses of the sample rows at several scales")
             search = Search(bench, request, rows, truth, progress)
-            if request.slices is None:
-                try:
-                    search.refuse_too_large()
-                except TooLarge as error:
-                    progress(f"{error}; it is cut into slices (proof.slices: auto)")
-                    return _cut(found, function, rows, request, child, progress)
-            elif request.slices > 1:
+            if request.slices is not None and request.slices > 1:
                 return _cut(found, function, rows, request, child, progress)
-            search.refuse_too_large()
-            first = next(search.tried(search.candidates(search.accurate())), None)
+            try:
+                search.refuse_too_large()
+                first = next(search.tried(search.candidates(search.accurate())), None)
+            except TooLarge as error:  # before the search or after it: as in EzklSystem.prepare
+                if request.slices is not None:
+                    raise
+                progress(f"{error}; it is cut into slices (proof.slices: auto)")
+                return _cut(found, function, rows, request, child, progress)
             if first is None:
                 raise JobError(search.why_none())
             candidate, _ = first
@@ -132,8 +132,8 @@ def _cut(
     """The examination of the model in slices. Raises JobError, ProofError."""
     assert found.truth is not None
     with contextlib.ExitStack() as stack:
-        benches = cut(Whole(function), rows, request, child, lambda: stack.enter_context(contextlib.closing(Scratch())), progress)
-        parts = plan_chain(benches, rows, found.truth, request, progress)
+        parts = planned(Whole(function), rows, found.truth, request, child,
+                        lambda: stack.enter_context(contextlib.closing(Scratch())), progress)
         plans = tuple(part.candidate for part in parts if part.candidate is not None)
         proved = parts[-1].outputs
         found = replace(found, tolerance=tolerance_of(request, function, proved, found.truth, progress))

@@ -21,6 +21,7 @@ from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.build import build_circuit, measure
 from enclaveml.zk.ezkl.fallback import NONE, build_fallback, fallback_request
 from enclaveml.zk.ezkl.files import COMPILED, SETTINGS
+from enclaveml.zk.ezkl.layouts import TooLarge
 from enclaveml.zk.ezkl.plan import Progress, work_of
 from enclaveml.zk.ezkl.program import EZKL
 from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_circuit
@@ -28,6 +29,7 @@ from enclaveml.zk.rows import float_outputs, sampled
 from enclaveml.zk.scratch import Scratch
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
+_TOO_LARGE = "too-large.txt"
 _PLAN_VERSION = 11  # 11: no tolerance beyond what rounding explains; comparisons and casts rewritten
 
 
@@ -92,6 +94,34 @@ def prepare(
                 if served := _serves(circuit, function, rows, digest, child, request, progress):
                     return served
     raise AssertionError("an entry made for these sample rows was made for others")
+
+
+def prepare_if_it_fits(
+    function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, progress: Progress
+) -> Circuit:
+    """As :func:`prepare`, for a caller that knows what to do with a model that is too large: that it is, is kept in the cache.
+
+    The answer holds for one size of job, memory and sample rows, from all of which it follows; a search for it may take minutes.
+    Raises TooLarge with the same text each time.
+    """
+    _, digest = sampled(function, sample_rows)
+    cache = keys.Cache()
+    key = keys.key_of({
+        "too_large": cache_key(function, request, function.fingerprint or model_hash(function)), "samples": digest,
+        "memory_gb": request.memory_gb, "expected_rows": request.expected_rows, "children": request.children,
+    })
+    if known := cache.load("plans", key, progress):
+        raise TooLarge((known / _TOO_LARGE).read_text(encoding="utf-8"))
+    try:
+        return prepare(function, sample_rows, request, progress)
+    except TooLarge as error:
+        text = str(error)
+        cache.entry("plans", key, lambda folder: _write(folder / _TOO_LARGE, text), request.setup_timeout_s, progress)
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def prepare_fallback(

@@ -25,7 +25,7 @@ class EzklSystem:
         Of system ``ezkl-slices`` where the request asks for slices, or leaves that open and the whole is too large.
         """
         from enclaveml.zk.ezkl.layouts import TooLarge
-        from enclaveml.zk.ezkl.prepare import prepare
+        from enclaveml.zk.ezkl.prepare import prepare, prepare_if_it_fits
 
         if request.slices == 1:
             return prepare(function, sample_rows, request, progress)
@@ -33,7 +33,7 @@ class EzklSystem:
 
         if request.slices is None:
             try:
-                return prepare(function, sample_rows, request, progress)
+                return prepare_if_it_fits(function, sample_rows, request, progress)
             except TooLarge as error:
                 progress(f"{error}; it is cut into slices (proof.slices: auto)")
         return prepare_slices(function, sample_rows, request, progress)

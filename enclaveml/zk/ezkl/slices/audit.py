@@ -7,7 +7,6 @@ at the same scale, and that all have the same SRS. Of a bundle: every slice's pr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -19,9 +18,8 @@ import numpy as np
 
 from enclaveml.errors import FormatError
 from enclaveml.results_reader import CircuitKeys
-from enclaveml.srs_file import VERIFIER_BYTES
 from enclaveml.zk.ezkl import statement
-from enclaveml.zk.ezkl.audit import EzklAuditor, Statement, full_srs, limit_of, mode_of
+from enclaveml.zk.ezkl.audit import EzklAuditor, Statement, check_rest, compare, full_srs, limit_of, mode_of, said_of
 from enclaveml.zk.ezkl.document import pack
 from enclaveml.zk.ezkl.files import SETTINGS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.onnx_bound import BOUNDS
@@ -66,19 +64,13 @@ class SlicesAudit:
             texts = tuple(json.dumps(statement.canonical_settings(document), sort_keys=True).encode() for document in documents)
             for each, vk, document in zip(slices, vks, documents, strict=True):
                 _check_slice(circuit, each, vk, document, keys.srs)
-            sourced = isinstance(circuit.srs_origin, str) and circuit.srs_origin != "none"
             bound = circuit.settings["bound"], circuit.inputs_bounded
             wanted = slices[0].settings["bound"], slices[0].settings["bound"] in BOUNDS
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RecursionError) as error:
             raise FormatError(f"{where}: its settings are not those of a circuit in slices: {error!r}") from error
         if bound != wanted or any(each.settings["bound"] for each in slices[1:]):
             raise FormatError(f"{where}: what its manifest says of how inputs are bounded is not what its first slice says")
-        if len(keys.srs) != VERIFIER_BYTES or keys.srs[:4] != bytes(4):
-            raise FormatError(f"{where}: its SRS is {len(keys.srs)} bytes, expected {VERIFIER_BYTES}")
-        if not (0 < circuit.proof_bytes <= 1 << 24 and circuit.tolerance >= 0):
-            raise FormatError(f"{where}: proof_bytes or tolerance out of range")
-        if not sourced:
-            raise FormatError(f"{where}: srs_origin is {circuit.srs_origin!r}: it does not say where its SRS is from")
+        check_rest(circuit, keys.srs)
         return SlicesStatement(circuit, slices, tuple(vks), texts, keys.srs)
 
     def input_limit(self, wanted: SlicesStatement) -> float | None:
@@ -99,7 +91,6 @@ class SlicesAudit:
 def _check_slice(circuit: Circuit, each: Slice, vk: bytes, document: dict, srs: bytes) -> None:
     """Raise FormatError unless a slice is what the manifest says, by what its id covers."""
     where = f"circuit {circuit.circuit_id[:16]}, slice {each.number + 1}"
-    digests = {VK: hashlib.sha256(vk).hexdigest(), VERIFIER_SRS: hashlib.sha256(srs).hexdigest()}
     settings = json.dumps(statement.canonical_settings(document), sort_keys=True).encode()
     args, shapes, sizes = document["run_args"], document["model_instance_shapes"], document["module_sizes"]
     shown = [math.prod(shape) for shape in shapes]
@@ -107,26 +98,17 @@ def _check_slice(circuit: Circuit, each: Slice, vk: bytes, document: dict, srs: 
     # What is public, in the one column of instances, and what is committed, a column each: inputs, then outputs.
     public = [values] * (each.inputs == "public") + [given] * each.last
     committed = [values] * (each.inputs == "committed") + [given] * (not each.last)
+    files = {name: circuit.files.get(each.file(name)) for name in (VK, VERIFIER_SRS, SETTINGS)}
     said = {
-        "circuit_id": (statement.circuit_id(digests, document, circuit.version, each.settings["bound"]), each.circuit_id),
-        "version": (document["version"], circuit.version),
-        "inputs": (mode_of(args["input_visibility"]), each.inputs),
+        **said_of(each, vk, settings, document, srs, circuit.version, each.settings["bound"], files),
         "outputs": (mode_of(args["output_visibility"]), each.output_mode),
         "weights": (args["param_visibility"], "Fixed"),
         "committed values": (sizes["polycommit"], committed),
-        "input_scale": (document["model_input_scales"], [each.input_scale]),
-        "output_scale": (document["model_output_scales"], [each.output_scale]),
-        "logrows": (args["logrows"], each.logrows),
-        VK: (digests[VK], circuit.files.get(each.file(VK))),
-        VERIFIER_SRS: (digests[VERIFIER_SRS], circuit.files.get(VERIFIER_SRS)),
-        SETTINGS: (hashlib.sha256(settings).hexdigest(), circuit.files.get(each.file(SETTINGS))),
         "public values": (shown, ([1] if each.inputs == "hashed" and len(shown) > len(public) else []) + public),
     }
     if each.last:
         said["rows"] = (shapes[-1][0], each.rows)
-    for name, (wanted, claimed) in said.items():
-        if wanted != claimed:
-            raise FormatError(f"{where}: its manifest says {name} {claimed!r}, its settings {wanted!r}")
+    compare(where, said)
 
 
 class SlicesAuditor(EzklAuditor):

@@ -27,7 +27,7 @@ from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.slices import format
 from enclaveml.zk.ezkl.slices.bench import Whole
 from enclaveml.zk.ezkl.slices.format import Slice, file_of
-from enclaveml.zk.ezkl.slices.plan import Part, cut, plan_chain
+from enclaveml.zk.ezkl.slices.plan import Part, planned
 from enclaveml.zk.ezkl.tie import tie_bytes, tie_call
 from enclaveml.zk.ezkl.tolerance import tolerance_of
 from enclaveml.zk.interface import MANIFEST, SLICED, Circuit, CircuitRequest, ModelFunction
@@ -50,7 +50,7 @@ def build_slices(
 
         try:
             truth = float_outputs(function, rows, min(64, max(2, len(rows))))
-            parts = plan_chain(cut(whole, rows, request, child, scratch, progress), rows, truth, request, progress)
+            parts = planned(whole, rows, truth, request, child, scratch, progress)
             _set_up(folder, whole, parts, rows, truth, request, cache, progress)
         except ProofError as error:
             raise JobError(f"the model cannot be made a circuit in slices: {error}") from error
@@ -158,22 +158,30 @@ def _set_up(
 def _prove_once(
     folder: Path, parts: Sequence[Part], settings: Sequence[dict], bundle: int, rows: np.ndarray, request: CircuitRequest, memory: int
 ) -> dict[str, Any]:
-    """Prove the first sample rows slice by slice, verify each proof and the links: lengths, seconds and memory."""
+    """Prove the first sample rows slice by slice, verify each proof and the links: lengths, seconds and memory.
+
+    One child makes all witnesses and all proofs, as a prover's does (``prover.py``), so that its peak is one's: what a proof
+    leaves behind is there while the next is made.
+    """
     child, limit = parts[0].bench.child, request.setup_timeout_s
     felts = values = statement.input_felts(rows[:bundle], bundle, settings[0]["model_input_scales"][0])
-    measured = dict.fromkeys(("witness_seconds", "prove_seconds", "prove_cpu_seconds", "prove_peak_bytes", "verify_seconds",
-                              "verify_cpu_seconds"), 0.0)
-    lengths: list[int] = []
+    paths = [{name: str(folder / file_of(number, name)) for name in FILES} for number in range(len(parts))]
+    child.kill()
+    witnesses: list[process.Reply] = []
+    for part, path in zip(parts, paths, strict=True):
+        scratch = part.bench.scratch
+        witnesses.append(process.wait(child, "witness", limit, data=scratch.write("once-input", input_document(values)),
+                                      circuit=path[COMPILED], output=str(scratch.file("once-witness"))))
+        values = witnesses[-1].block
+    proofs = [
+        process.wait(child, "prove", limit, memory, witness=str(part.bench.scratch.file("once-witness")), circuit=path[COMPILED],
+                     pk=path[PK], srs=path[SRS], proof=str(part.bench.scratch.file("once-proof")))
+        for part, path in zip(parts, paths, strict=True)
+    ]
+    verified: list[process.Reply] = []
     gave = b""
-    for number, part in enumerate(parts):
-        path = {name: str(folder / file_of(number, name)) for name in FILES}
+    for number, (part, path, witness, proof) in enumerate(zip(parts, paths, witnesses, proofs, strict=True)):
         bench, scratch = part.bench, part.bench.scratch
-        files = {name: str(scratch.file(f"once-{name}")) for name in ("witness", "proof")}
-        child.kill()
-        witness = process.wait(child, "witness", limit, data=scratch.write("once-input", input_document(values)),
-                               circuit=path[COMPILED], output=files["witness"])
-        proof = process.wait(child, "prove", limit, memory, witness=files["witness"], circuit=path[COMPILED], pk=path[PK],
-                             srs=path[SRS], proof=files["proof"])
         tie = b""
         if number == 0 and (call := tie_call(request.inputs, felts, path, scratch, "once-felts", limit)):
             tie = tie_bytes(request.inputs, process.wait(child, call.name, call.timeout_s, **call.args).value)
@@ -186,15 +194,18 @@ def _prove_once(
         field.from_felts(witness.block)
         shown = {"public": felts, "hashed": tie, "committed": b""}[bench.inputs] + (b"" if bench.end else witness.block)
         document = scratch.write("once-document", text(shown, proof.block))
-        verified = process.wait(child, "verify", limit, proof=document, settings=path[SETTINGS], vk=path[VK], srs=path[VERIFIER_SRS])
-        scratch.drop("once-input", "once-felts", "once-document", *(f"once-{name}" for name in files))
-        if verified.value["valid"] is not True:
+        verified.append(process.wait(child, "verify", limit, proof=document, settings=path[SETTINGS], vk=path[VK], srs=path[VERIFIER_SRS]))
+        scratch.drop("once-input", "once-felts", "once-document", "once-witness", "once-proof")
+        if verified[-1].value["valid"] is not True:
             raise ProofError(f"the proof of slice {number + 1} made at preparation does not verify")
-        lengths.append(len(proof.block))
-        values = witness.block
-        for name, found in (("witness_seconds", witness.seconds), ("prove_seconds", proof.seconds),
-                            ("prove_cpu_seconds", proof.cpu_seconds), ("verify_seconds", verified.seconds),
-                            ("verify_cpu_seconds", verified.cpu_seconds)):
-            measured[name] += found
-        measured["prove_peak_bytes"] = max(measured["prove_peak_bytes"], proof.peak_bytes)
-    return {"bytes": lengths, "measured": measured}
+    return {
+        "bytes": [len(proof.block) for proof in proofs],
+        "measured": {
+            "witness_seconds": sum(reply.seconds for reply in witnesses),
+            "prove_seconds": sum(reply.seconds for reply in proofs),
+            "prove_cpu_seconds": sum(reply.cpu_seconds for reply in proofs),
+            "prove_peak_bytes": float(max(reply.peak_bytes for reply in proofs)),
+            "verify_seconds": sum(reply.seconds for reply in verified),
+            "verify_cpu_seconds": sum(reply.cpu_seconds for reply in verified),
+        },
+    }

@@ -14,7 +14,7 @@ cheapest at.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +41,8 @@ MIDDLE_BITS = 51
 
 #: Of each slice, candidates whose rows per proof the whole chain is laid out at, the cheapest of each domain size.
 _SIZES = 4
+
+_MOST = "in {} slices, the most that this model can be cut into, it is too large all the same: {}"
 
 #: Times that a decomposition is widened where the sample rows need more.
 _WIDER = 6
@@ -79,12 +81,34 @@ def refuse_too_large(benches: Sequence[SliceBench], request: CircuitRequest, row
             raise TooLarge(f"slice {number + 1} of {len(benches)}: {error}") from error
 
 
+def planned(
+    whole: Whole, rows: np.ndarray, truth: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Callable[[], Scratch],
+    progress: Progress,
+) -> list[Part]:
+    """The model cut and planned: in as many slices as asked for, or in as few as have a plan that fits memory.
+
+    rows, truth: as in :func:`plan_chain`. Raises TooLarge where no number of slices fits, JobError where the model cannot be cut or
+    proved so; a chain that is not accurate enough ends the search, since more slices are no finer.
+    """
+    problem: TooLarge | None = None
+    for benches in cut(whole, rows, request, child, scratch, progress):
+        try:
+            return plan_chain(benches, rows, truth, request, progress)
+        except TooLarge as error:
+            if request.slices is not None:
+                raise
+            progress(f"{len(benches)} slices are too large: {error}")
+            problem = error
+    raise TooLarge(_MOST.format(len(benches), problem)) from problem
+
+
 def cut(
     whole: Whole, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Callable[[], Scratch], progress: Progress
-) -> list[SliceBench]:
-    """A bench for each slice: as many as asked for, or as few as fit memory one at a time.
+) -> Iterator[list[SliceBench]]:
+    """A bench for each slice: as many as asked for; or first as few as may fit memory one at a time, then ever more.
 
-    Raises TooLarge where no slice's layout fits, JobError where the model cannot be cut so.
+    Whether they do fit, a search says (:func:`plan_chain`): only what no layout can make fit is left out here.
+    Raises TooLarge where the last number of slices was left out, JobError where the model cannot be cut so.
     """
     graph = whole.graph()
 
@@ -98,20 +122,20 @@ def cut(
     if request.slices is not None:
         found = benches(request.slices)
         refuse_too_large(found, request, rows)
-        return told(found)
+        yield told(found)
+        return
     most = min(format.MOST, len(graph.places) + 1)
-    problem: TooLarge | None = None
+    if most < 2:
+        raise TooLarge("the model cannot be cut: there is no value through which everything flows, but its input and output")
     for count in range(2, most + 1):
         found = benches(count)
         try:
             refuse_too_large(found, request, rows)
         except TooLarge as error:
-            problem = error
+            if count == most:
+                raise TooLarge(_MOST.format(most, error)) from error
             continue
-        return told(found)
-    if problem is None:
-        raise TooLarge("the model cannot be cut: there is no value through which everything flows, but its input and output")
-    raise TooLarge(f"in {most} slices, the most that this model can be cut into, it is too large all the same: {problem}")
+        yield told(found)
 
 
 def plan_chain(

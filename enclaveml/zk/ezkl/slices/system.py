@@ -5,36 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
 from enclaveml.zk.ezkl.files import SETTINGS, VERIFIER_SRS, VK
-from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.slices.format import slices_of
 from enclaveml.zk.ezkl.slices.packed import pack
 from enclaveml.zk.ezkl.slices.prover import SlicesProver
 from enclaveml.zk.ezkl.slices.verifier import SlicesVerifier
-from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction
+from enclaveml.zk.ezkl.system import EzklSystem
+from enclaveml.zk.interface import Circuit
 
 
-class SlicesSystem:
-    """Circuits, proofs and verification by ezkl, a model in linked slices."""
-
-    def prepare(
-        self, function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest,
-        progress: Progress = lambda line: None,
-    ) -> Circuit:
-        """Cut, plan, set up and register a circuit, or take it from the cache (see ``prepare.py``)."""
-        from enclaveml.zk.ezkl.slices.prepare import prepare_slices
-
-        return prepare_slices(function, sample_rows, request, progress)
-
-    def prepare_fallback(
-        self, function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, primary: Circuit,
-        progress: Progress = lambda line: None,
-    ) -> Circuit | None:
-        """None: a circuit in slices has no fallback."""
-        progress("no fallback circuit: there is none for a circuit in slices")
-        return None
+class SlicesSystem(EzklSystem):
+    """Proofs and verification by ezkl, a model in linked slices; preparing is ``EzklSystem``'s, which decides whether to cut."""
 
     def prover(self, folder: Path, children: int, threads_per_child: int = 1, scratch: Path | None = None) -> SlicesProver:
         """A prover for the circuit in ``folder``; EnvironmentFault where its files are damaged."""
