@@ -28,6 +28,7 @@ from enclaveml.draws import Draws
 from enclaveml.errors import FormatError, RemoteFailure
 from enclaveml.exchange import Order, Outbox, Report
 from enclaveml.job import JobSpec
+from enclaveml.joints import Joints
 from enclaveml.journal import Journal
 from enclaveml.judging import Judge
 from enclaveml.ledger import CHECKING, READY, SENT, Bundle, Round, Unassigned
@@ -93,6 +94,7 @@ class Aggregator:
         self.copies = Copies(self.accounts, self.bundles, members, boxes)
         self.sharing = Sharing(job, self.accounts, self.bundles, self.copies, self.pace, members)
         self.judge = Judge(job, self.accounts, self.bundles, circuits, self.copies, members, boxes, reference)
+        self._joints = Joints(self.accounts, self.bundles, self.copies, circuits, self.judge, self.pace, members, job_id)
         self._recheck = Recheck(job.proof.recheck, self.accounts, self.judge, members)
         self._checking: dict[int, tuple[Bundle, bytes]] = {}
         self.draining = False
@@ -200,7 +202,7 @@ class Aggregator:
         for rank, seconds in self._silence.step(self._owing()).items():
             self._lose_silent(rank, seconds)
         for verdict in self._circuits.poll():
-            self.judge.conclude(*self._checking.pop(verdict.task), verdict)
+            self._joints.conclude(*self._checking.pop(verdict.task), verdict)
         if not self.draining and self._stranded:
             self.draining = True  # nobody is left to compute, and not for lies: the job can be resumed
         if not self.draining and self._beacon is not None and self._beacon.late:
@@ -315,6 +317,9 @@ class Aggregator:
                 self._take_outputs(rank, report)
             elif report.kind == "envelope":
                 self._take_envelope(rank, report)
+            elif report.kind == "slice":
+                if (joined := self._joints.take(rank, report)) is not None:
+                    self._checking[joined[0].id] = joined
             elif report.kind == "failed":
                 self._take_failure(rank, report)
             elif report.kind == "cancelled":

@@ -50,6 +50,11 @@ class Bundles:
         """Rows of a full bundle at the primary circuit, B; 0 where nothing is proved."""
         return self.circuits.primary.rows if self.circuits.primary else 0
 
+    @property
+    def slices(self) -> int:
+        """Of how many slices the primary circuit is; 1 for a whole one, and where nothing is proved."""
+        return self.circuits.primary.slices if self.circuits.primary else 1
+
     def order(self, round_: Round) -> None:
         """Order what is due, as far as ranks have room: full bundles, and a rank's last when all is in."""
         self._choose(round_)
@@ -113,8 +118,8 @@ class Bundles:
         self.next_bundle += 1
         return self.next_bundle - 1
 
-    def send(self, bundle: Bundle) -> None:
-        """Order a bundle's proof. Raises JobError where the model's budget of proofs is spent."""
+    def send(self, bundle: Bundle, backward: bool = False) -> None:
+        """Order a bundle's proof; ``backward``: the last slice first. Raises JobError where the model's budget of proofs is spent."""
         self._spend()
         self.waiting[bundle.id] = self._hands[bundle.rank][bundle.id] = bundle
         self._pace.begin(bundle.rank, self._hands[bundle.rank].values())
@@ -123,6 +128,8 @@ class Bundles:
                 "nonce": self.nonce(bundle).hex()}
         if key := self.input_key(bundle):
             what["input_key"] = key.hex()
+        if backward:
+            what["backward"] = True
         self._boxes[bundle.rank].put(Order("prove", what, bundle.rows))
 
     def nonce(self, bundle: Bundle) -> bytes:
@@ -138,6 +145,10 @@ class Bundles:
         """A bundle is not needed any more: unless its rank has answered, it is told to stop, and answers that."""
         if self.waiting.pop(bundle.id, None) is not None:
             self._boxes[bundle.rank].put(Order("cancel", {"bundle": bundle.id}))
+
+    def given(self, rank: int, number: object) -> Bundle | None:
+        """The bundle of that number that a rank was ordered and has not answered."""
+        return self._hands[rank].get(number) if type(number) is int else None
 
     def hand(self, rank: int) -> list[Bundle]:
         """What a rank was ordered and has not answered, oldest first."""

@@ -149,6 +149,10 @@ class Circuits:
         """Have a bundle's proof verified by its circuit; rows (n, *row_shape), nonce and the order's input key are rank 0's own."""
         self._verifiers[self.of(bundle).circuit_id].submit(bundle.id, rows, proof, bundle.outputs, nonce, input_key)
 
+    def submit_joined(self, bundle: Bundle, rows: np.ndarray, proof: Proof) -> None:
+        """The same for a proof of the primary circuit, in slices, that several ranks made; a rejection names the slices at fault."""
+        self._verifiers[self.of(bundle).circuit_id].submit_joined(bundle.id, rows, proof, bundle.outputs)
+
     def poll(self) -> list[Verdict]:
         """The verdicts that are ready; never blocks."""
         return [verdict for verifier in self._verifiers.values() for verdict in verifier.poll()]

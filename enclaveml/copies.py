@@ -4,6 +4,8 @@ A copy is a bundle like another, but its rows stay their holder's until the copy
 or until the holder fails, lies or dies: then the copy holds them. What is discarded is
 cancelled at its rank; an answer that comes all the same is no breach of the protocol, and
 one that is rejected counts against its rank like any other.
+
+Of a circuit in slices a copy is proved from the last slice on. Where the two meet, rank 0 joins what both have (``joints.py``).
 """
 
 from __future__ import annotations
@@ -93,6 +95,13 @@ class Copies:
         """Of how many copies a rank still owes the outputs."""
         return len(self._inferring[rank])
 
+    def pair(self, bundle: Bundle) -> tuple[Bundle, Bundle] | None:
+        """A bundle and its copy, of which it is one; None where only one rank proves it."""
+        if (copy := self._copy_of.get(bundle.id)) is not None:
+            return bundle, copy
+        original = self._original_of.get(bundle.id)
+        return None if original is None else (original, bundle)
+
     # -- their outputs -----------------------------------------------------------
 
     def take_outputs(self, rank: int, report: Report) -> bool:
@@ -123,7 +132,7 @@ class Copies:
             return
         meta = {"rank": copy.rank, "attempt": copy.attempt, "round": copy.round}
         self._accounts.journal.append("outputs", meta, rows=copy.rows, outputs=copy.outputs)
-        self._bundles.send(copy)
+        self._bundles.send(copy, backward=self._bundles.slices > 1)
 
     # -- which of two counts -----------------------------------------------------
 
@@ -152,6 +161,19 @@ class Copies:
             del self._original_of[copy.id]
             self._accounts.rounds[copy.round].uncopy(copy.rank, copy.rows)
             self._discard(copy, bundle)
+
+    def settle_joined(self, original: Bundle, copy: Bundle, joint: Bundle) -> None:
+        """A proof made of both ranks' slices holds: it decides the rows, which stay their holder's; neither need go on."""
+        del self._copy_of[original.id], self._original_of[copy.id]
+        self._accounts.rounds[copy.round].uncopy(copy.rank, copy.rows)
+        self._accounts.note(copy.rows, RowStatus.UNPROVED, f"its slices are in the proof of bundle {joint.id}", copy.rank, copy.attempt)
+        for bundle in (original, copy):
+            self.let_go(bundle)
+
+    def let_go(self, bundle: Bundle) -> None:
+        """Nothing depends on a bundle any more: its rank is told to stop, and whatever it answers is no breach."""
+        self._discarded.add(bundle.id)
+        self._bundles.cancel(bundle)
 
     def fall(self, bundle: Bundle) -> bool:
         """A bundle came to nothing. Returns whether its rows are with another rank, or decided, all the same."""

@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker brings: ``kind`` is outputs, envelope, failed, cancelled, drained, error or signal.
+    """What a worker brings: ``kind`` is outputs, envelope, slice, failed, cancelled, drained, error or signal.
 
     rows (n,) int64 and outputs (n, D) float32 with outputs; ``blob`` the envelope's
     bytes; ``meta`` the rest (bundle, seconds, text), of JSON types.

@@ -46,10 +46,18 @@ class Pace:
         """A bundle was answered; only a proof tells how long one takes."""
         began = self._began[bundle.rank].pop(bundle.id, self.now)
         if proved:
-            rank = bundle.rank
-            self._seconds[rank] = self._seconds.get(rank, 0.0) + self.now - began
-            self._bundles[rank] = self._bundles.get(rank, 0) + 1
-            self._rows[rank] = self._rows.get(rank, 0) + len(bundle.rows)
+            self._count(bundle, self.now - began)
+
+    def took_part(self, bundle: Bundle, share: float) -> None:
+        """A rank proved this share of a bundle, of which another proved the rest: so long would the whole have taken it."""
+        if (began := self._began[bundle.rank].get(bundle.id)) is not None:
+            self._count(bundle, (self.now - began) / share)
+
+    def _count(self, bundle: Bundle, seconds: float) -> None:
+        rank = bundle.rank
+        self._seconds[rank] = self._seconds.get(rank, 0.0) + seconds
+        self._bundles[rank] = self._bundles.get(rank, 0) + 1
+        self._rows[rank] = self._rows.get(rank, 0) + len(bundle.rows)
 
     def age(self, bundle: Bundle) -> float:
         """For how long a child of its rank has had a bundle, in seconds; 0 where it waits for a child."""

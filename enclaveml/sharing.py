@@ -23,6 +23,9 @@ from enclaveml.ledger import DUE, READY, SENT, Bundle
 from enclaveml.pace import Pace
 from enclaveml.roster import Member
 
+# Of a circuit in slices an idle rank proves a bundle as well, from the last slice on, where it is done with one slice before the
+# other rank would be done with all: rank 0 joins the two (``joints.py``).
+
 # A bundle is proved by an idle rank as well where that takes this many times less than the bundle
 # has taken, or is going to take, where it is; the time for ticks and inference not counted.
 STRAGGLING = 1.5
@@ -133,12 +136,14 @@ class Sharing:
 
     def _copy(self, idle: list[int]) -> None:
         """Have idle ranks, the fastest first, prove what has taken longest elsewhere."""
-        if self._pace.unknown or not idle:
+        slices = self._bundles.slices
+        if not idle or (self._pace.unknown and slices == 1):
             return
-        limits = {rank: STRAGGLING * self._pace.expected(rank) + self._overhead for rank in idle}
+        part = STRAGGLING if slices == 1 else 1 / slices
+        limits = {rank: part * self._pace.expected(rank) + self._overhead for rank in idle}
         slowness = {bundle.id: self._slowness(bundle) for bundle in self._bundles.waiting.values()}
         slow = sorted((b for b in self._bundles.waiting.values() if slowness[b.id] > min(limits.values())),
-                      key=lambda bundle: (-self._pace.age(bundle), bundle.id))
+                      key=lambda bundle: (-(self._pace.age(bundle) if slices == 1 else slowness[bundle.id]), bundle.id))
         for rank in sorted(idle, key=lambda rank: (limits[rank], rank)):
             for bundle in slow:
                 if self._busy(rank) >= self._children(rank):
@@ -147,6 +152,11 @@ class Sharing:
                     self._copies.begin(bundle, rank)
 
     def _slowness(self, bundle: Bundle) -> float:
-        """The seconds that a bundle has taken where it is, or that it still takes, whichever are more."""
-        age = self._pace.age(bundle)
-        return max(age, self._pace.expected(bundle.rank) - age)
+        """The seconds that a bundle has taken where it is, or that it still takes, whichever are more.
+
+        Of a circuit in slices those that it still takes, as long as it takes no longer than others there.
+        """
+        age, expected = self._pace.age(bundle), self._pace.expected(bundle.rank)
+        if self._bundles.slices > 1 and age < expected:
+            return expected - age
+        return max(age, expected - age)

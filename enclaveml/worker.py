@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from enclaveml.envelope import Consistency, Envelope, encode, input_hash, output_hash
+from enclaveml.bundle_envelope import sealed
 from enclaveml.exchange import STATS, Order, Outbox, Report
+from enclaveml.slice_report import pack
 from enclaveml.zk.interface import Circuit, Proof, ProofResult, Prover
 
 # Inference between two ticks is cut off after this many seconds, at a batch's end, so
@@ -123,14 +124,21 @@ class Worker:
         for prover in self._provers:
             for result in prover.poll():
                 self._finish(result)
+        if self._circuit.slices > 1:
+            for part in self._prover.poll_slices():
+                self._outbox.put(Report("slice", {"bundle": part.task, "slice": part.slice}, blob=pack(part.proof)))
         while self._to_prove and len(self._proving) < self._children + AHEAD:
             meta, rows = self._to_prove.popleft()
             task = int(meta["bundle"])
             # Kept with the task: rows may be forgotten while an outcome that comes too late to cancel is on its way.
             held = [self._held[int(row)] for row in rows]
             self._proving[task] = (meta, rows, held)
+            data, timeout_s = np.stack([data for data, _ in held]), float(meta["timeout_s"])
+            if meta.get("backward"):  # of a circuit in slices, beside a rank that proves it from the first on
+                self._at(meta)[1].submit_backward(task, data, timeout_s)
+                continue
             nonce, input_key = (bytes.fromhex(str(meta.get(name, ""))) for name in ("nonce", "input_key"))
-            self._at(meta)[1].submit(task, np.stack([data for data, _ in held]), float(meta["timeout_s"]), nonce, input_key)
+            self._at(meta)[1].submit(task, data, timeout_s, nonce, input_key)
 
     @property
     def _provers(self) -> list[Prover]:
@@ -201,25 +209,8 @@ class Worker:
     def seal(self, meta: Mapping[str, object], rows: np.ndarray, data: np.ndarray, outputs: np.ndarray,
              proof: Proof) -> bytes:
         """The envelope of one proved bundle: rows (n,), their data (n, *row_shape), float outputs (n, D), its proof."""
-        circuit, _ = self._at(meta)
-        fixed = proof.outputs[: len(rows)] / 2.0**circuit.output_scale
-        with np.errstate(invalid="ignore"):
-            deviation = float(np.abs(fixed - outputs).max(initial=0.0))
-        envelope = Envelope(
-            model_hash=bytes.fromhex(circuit.model_hash),
-            input_hash=input_hash(circuit.inputs, data),
-            output_hash=output_hash(outputs),
-            node_id=self._node_id,
-            job_id=self._job_id,
-            circuit_id=bytes.fromhex(circuit.circuit_id),
-            round=int(meta["round"]), bundle=int(meta["bundle"]), attempt=int(meta["attempt"]),
-            rows=rows,
-            outputs=outputs,
-            computation=proof.computation,
-            commitment=proof.commitment,
-            consistency=Consistency(proof.outputs, circuit.output_scale, circuit.tolerance, deviation),
-        )
-        return encode(envelope)
+        return sealed(self._at(meta)[0], rows, data, outputs, proof, node_id=self._node_id, job_id=self._job_id,
+                      round=int(meta["round"]), bundle=int(meta["bundle"]), attempt=int(meta["attempt"]))
 
     def _cancel(self, number: int) -> None:
         """Let a bundle go that rank 0 needs no more, and say so; nothing to do where it was answered already."""

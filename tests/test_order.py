@@ -101,7 +101,7 @@ report_facts
 report_words report_plots report_tables
 report_markup report_compared
 report_html report_markdown
-exchange_items ledger provers
+exchange_items ledger provers bundle_envelope slice_report
 exchange
 circuits
 admission accounts pace
@@ -110,7 +110,7 @@ dispatch
 bundles
 copies
 judging sharing
-recheck
+recheck joints
 aggregator worker
 loop rollcall distribute begin finish
 run

@@ -171,6 +171,10 @@ class Circuit:
         """Of how many linked slices the circuit is; 1 for a whole one."""
         return len(self.settings["slices"]) if self.system == SLICED else 1
 
+    def slice_bytes(self, number: int) -> int:
+        """The exact length of one slice's proof (from 0), of a circuit in slices that this process made or loaded."""
+        return int(self.settings["slices"][number]["proof_bytes"])
+
     def manifest(self) -> dict[str, Any]:
         """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""
         document = asdict(self)
@@ -256,6 +260,8 @@ class ProofResult:
 
     overflow: places in the bundle of the rows that this circuit has no witness for (a value leaves its range),
     where that is why; empty where time, memory or a crash is, which says nothing about rows.
+    slice: None, or which slice (from 0) of a bundle this is the proof of (``SlicesProverProtocol.poll_slices``): its
+    ``computation`` is that slice's proof, its ``commitment`` is there for the first.
     """
 
     task: int
@@ -264,6 +270,7 @@ class ProofResult:
     witness_seconds: float
     prove_seconds: float
     overflow: tuple[int, ...] = ()
+    slice: int | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +280,8 @@ class Verdict:
     status: (n,) uint8, VERIFIED, REJECTED or INCONSISTENT. text: why, empty when every row is
     verified. proved: (n, D) float64, the values the proof is about (NaN where rejected).
     deviation: (n,) float64, largest |proved - float| of the row (NaN where it is not a number).
-    argmax_differs: (n,) bool. seconds: what the verification took, without waiting for its turn.
+    argmax_differs: (n,) bool. seconds: what the verification took, without waiting for its turn. faults: of a rejected proof
+    whose slices are from several ranks, those (from 0) that are wrong; empty where that is not known.
     """
 
     task: int
@@ -283,6 +291,7 @@ class Verdict:
     deviation: np.ndarray
     argmax_differs: np.ndarray
     seconds: float
+    faults: tuple[int, ...] = ()
 
 
 class Prover(Protocol):
@@ -328,6 +337,23 @@ class Verifier(Protocol):
 
     def close(self) -> None:
         """Kill the children and remove their scratch files."""
+
+
+class SlicesProverProtocol(Prover, Protocol):
+    """A prover of a circuit in slices, which gives single slices' proofs too."""
+
+    def poll_slices(self) -> list[ProofResult]:
+        """Slices that were proved of bundles that poll has not returned yet, each given once; never blocks."""
+
+    def submit_backward(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
+        """As ``submit``, the last slice first: somebody else proves the same bundle from the first on."""
+
+
+class SlicesVerifierProtocol(Verifier, Protocol):
+    """A verifier of a circuit in slices."""
+
+    def submit_joined(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+        """As ``submit``, for a proof whose slices are from several ranks: a rejection says which slices are wrong."""
 
 
 class ProofSystem(Protocol):

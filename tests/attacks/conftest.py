@@ -37,6 +37,7 @@ class Cast:
     rows: int = ROWS
     honest: int = 1
     shares: bool = False
+    split: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ranks(self) -> int:
@@ -64,6 +65,7 @@ def play(cast: Cast, folder: Path, cache: Path, fill: Mapping[str, str] = {}) ->
     """Run a cast's job; ``fill`` replaces names in braces in the attacks' arguments."""
     job = write_small_job(folder, cast.rows, {
         "proof": cast.proof,
+        "split": cast.split,
         # Stated, so that circuits do not depend on the machine's free memory.
         "cluster": {"ranks": [{"node_id": f"node-{i}", "memory_gb": 2} for i in range(cast.ranks)]},
     })

@@ -30,6 +30,7 @@ from enclaveml.zk.ezkl import prover as prover_module
 from enclaveml.zk.ezkl import system
 from enclaveml.zk.ezkl.prover import EzklProver
 from enclaveml.zk.ezkl.slices.format import parts_of, slices_of
+from enclaveml.zk.ezkl.slices.prover import SlicesProver
 from enclaveml.zk.interface import PRIMARY, CircuitRequest, Proof, ProofResult
 
 ATTACKS: dict[str, Callable[[str], None]] = {}
@@ -585,6 +586,19 @@ def late_for_good(_: str) -> None:
         if order.kind == "drain":
             for item in kept:
                 put_now(self._outbox, item)
+
+
+@attack
+def wrong_later_slice(_: str) -> None:
+    """Helping with a bundle: a valid proof of its last slice, about other rows. The whole of no bundle is ever delivered."""
+    @instead(SlicesProver, "submit_backward")
+    def submit_backward(original, self, task, rows, timeout_s):
+        original(self, task, rows - np.float32(0.25), timeout_s)
+
+    @instead(SlicesProver, "poll")
+    def poll(original, self):
+        original(self)
+        return []
 
 
 # -- no lie: rank 0 of most casts ------------------------------------------------

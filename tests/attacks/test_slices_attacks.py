@@ -95,3 +95,21 @@ def test_the_audit_refuses_a_mismatched_middle(played, tmp_path) -> None:
         path = changed(played.job, tmp_path, join(link))
         assert any(said in line for line in findings(path)), findings(path)
         assert set(run(path).failed_rows) == rows
+
+
+@pytest.fixture(scope="module")
+def helped(stage: Callable[..., Played]) -> Played:
+    """One bundle. Rank 1 holds it, rank 2 helps and lies, rank 3 helps; only slices of it are ever delivered by the first two."""
+    return stage("slices-of-ranks", Cast(("wrong_later_slice", "wrong_later_slice"), {"slices": 2}, rows=4, shares=True,
+                                         split={"strategy": "by_capacity", "capacity": "throughput"}))
+
+
+def test_a_helper_with_a_wrong_slice_is_blamed_and_another_helps(helped) -> None:
+    assert helped.code == 0, helped.log
+    verified_rows_are_true(helped, floats(helped.job.rows), TOLERANCE)
+    with helped.open() as results:
+        lines = {line["rank"]: line for line in results.ranks}
+    assert [lines[r]["fate"] for r in (1, 2, 3)] == ["ok", "expelled", "ok"], helped.log
+    assert [lines[r]["rejections"] for r in (1, 2, 3)] == [0, 1, 0]
+    assert lines[2]["fate_reason"] == f"1 rejected; last: slice 2 of a bundle that two ranks prove is wrong: {UNLINKED}"
+    assert run(helped.job.results, inputs=helped.job.folder / "rows.npy").failures == []

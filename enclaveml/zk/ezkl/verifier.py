@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -78,11 +79,7 @@ class EzklVerifier:
     def _check(self, rows: np.ndarray, proof: Proof, names: tuple[str, str]) -> Steps[np.ndarray]:
         """The proved outputs (B, D) int64 of a valid proof about these rows; else an exception."""
         circuit = self.circuit
-        outputs = statement.check_sections(
-            proof, circuit.inputs, circuit.rows, circuit.outputs, circuit.proof_bytes
-        )
-        if rows.shape[1:] != circuit.row_shape:
-            raise FormatError(f"rows of shape {rows.shape[1:]}, the circuit takes {circuit.row_shape}")
+        outputs = self._outputs(rows, proof)
         if circuit.inputs == "public":
             call = self._about_rows(rows, proof, outputs, names[1])
         else:
@@ -94,30 +91,45 @@ class EzklVerifier:
             raise FormatError(f"verification: {reply.error or 'ezkl.verify returned False'}")
         return outputs
 
+    def _outputs(self, rows: np.ndarray, proof: Proof) -> np.ndarray:
+        """The claimed outputs (B, D) int64 of a proof whose sections, and whose rows, have the right form. Raises FormatError."""
+        circuit = self.circuit
+        outputs = statement.check_sections(proof, circuit.inputs, circuit.rows, circuit.outputs, circuit.proof_bytes)
+        if rows.shape[1:] != circuit.row_shape:
+            raise FormatError(f"rows of shape {rows.shape[1:]}, the circuit takes {circuit.row_shape}")
+        return outputs
+
+    def _own_tie(self, rows: np.ndarray, proof: Proof, path: Mapping[str, str], name: str) -> Steps[tuple[bytes, bytes]]:
+        """Rank 0's rows as field elements, and its own commitment to them or hash of them (public inputs: none).
+
+        path: of the files that the inputs' circuit has. Raises FormatError where the proof is tied to other rows.
+        """
+        circuit = self.circuit
+        felts, own = statement.input_felts(rows, circuit.rows, circuit.input_scale), b""
+        if call := tie_call(circuit.inputs, felts, path, self._scratch, name, TIMEOUT_S):
+            tied = yield from twice(call)
+            if tied.error:
+                raise FormatError(f"{call.name}: {tied.error}")
+            own = tie_bytes(circuit.inputs, tied.value)
+            if own != proof.commitment:
+                raise FormatError(f"the input's {call.name} is not that of these rows")
+            if circuit.inputs == "committed" and own != proof.computation[: len(own)]:
+                raise FormatError("the proof's own commitment is not that of these rows")
+        return felts, own
+
     def _about_rows(self, rows: np.ndarray, proof: Proof, outputs: np.ndarray, name: str) -> Call:
         """Public inputs: the statement is made of the rows themselves, by the child."""
         circuit = self.circuit
         of = {"rows": len(rows), "bundle": circuit.rows, "outputs": circuit.outputs, "values": math.prod(circuit.row_shape),
               "dtype": rows.dtype.str, "scale": circuit.input_scale}
-        return self._call("verify_rows", name, statement.pack_rows(rows, outputs, proof.computation), of=of)
+        return self._call("verify_rows", name, statement.pack_rows(rows, outputs, proof.computation), self._path, of=of)
 
     def _about_tie(self, rows: np.ndarray, proof: Proof, outputs: np.ndarray, names: tuple[str, str]) -> Steps[Call]:
         """Committed or hashed inputs: the statement is made of rank 0's own commitment to, or hash of, its rows."""
-        circuit = self.circuit
-        felts = statement.input_felts(rows, circuit.rows, circuit.input_scale)
-        call = tie_call(circuit.inputs, felts, self._path, self._scratch, names[0], TIMEOUT_S)
-        tied = yield from twice(call)
-        if tied.error:
-            raise FormatError(f"{call.name}: {tied.error}")
-        own = tie_bytes(circuit.inputs, tied.value)
-        if own != proof.commitment:
-            raise FormatError(f"the input's {call.name} is not that of these rows")
-        if circuit.inputs == "committed" and own != proof.computation[: len(own)]:
-            raise FormatError("the proof's own commitment is not that of these rows")
-        parts = statement.proof_parts(circuit.inputs, proof.computation, outputs, digest=own, commitment=own)
-        return self._call("verify_parts", names[1], document.pack(*parts))
+        _, own = yield from self._own_tie(rows, proof, self._path, names[0])
+        parts = statement.proof_parts(self.circuit.inputs, proof.computation, outputs, digest=own, commitment=own)
+        return self._call("verify_parts", names[1], document.pack(*parts), self._path)
 
-    def _call(self, name: str, file: str, packed: bytes, **more: object) -> Call:
-        path = self._path
+    def _call(self, name: str, file: str, packed: bytes, path: Mapping[str, str], **more: object) -> Call:
         return Call(name, {"parts": self._scratch.write(file, packed), "settings": path[SETTINGS], "vk": path[VK],
                            "srs": path[VERIFIER_SRS], **more}, TIMEOUT_S)
