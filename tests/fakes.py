@@ -9,6 +9,7 @@ Letters: N rows, B rows per bundle, D outputs per row.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import weakref
@@ -58,6 +59,8 @@ from enclaveml.zk.interface import (
 )
 
 B, D, WIDTH, SCALE, TOLERANCE = 4, 3, 5, 16, 0.01
+#: Bytes of one slice's proof.
+SLICE_BYTES = 32
 #: Rows in one proof at the fallback.
 B_WIDE = 3
 WEIGHTS = np.random.default_rng(5).normal(size=(WIDTH - 1, D)).astype(np.float32)
@@ -99,10 +102,17 @@ def digest(rows: np.ndarray, wide: bool = False) -> bytes:
     return (b"wide " if wide else b"") + b"proof of " + hashlib.sha256(np.ascontiguousarray(rows).tobytes()).digest()
 
 
-def prove(rows: np.ndarray, wide: bool = False) -> Proof:
-    """An honest proof of (n, WIDTH) rows; the last is repeated up to B."""
+def prove(rows: np.ndarray, wide: bool = False, slices: int = 1) -> Proof:
+    """An honest proof of (n, WIDTH) rows; the last is repeated up to B. Of several slices: SLICE_BYTES for each."""
     padded = np.concatenate([rows, np.repeat(rows[-1:], (B_WIDE if wide else B) - len(rows), axis=0)])
-    return Proof(digest(rows, wide), b"", fixed(padded, wide))
+    computation = digest(rows, wide) if slices == 1 else b"".join(
+        hashlib.sha256(bytes([number]) + digest(rows)).digest() for number in range(slices))
+    return Proof(computation, b"", fixed(padded, wide))
+
+
+def slices_in(computation: bytes) -> list[bytes]:
+    """The slices' parts of a proof."""
+    return [computation[at: at + SLICE_BYTES] for at in range(0, len(computation), SLICE_BYTES)]
 
 
 def overflow(rows: np.ndarray, wide: bool = False) -> tuple[int, ...]:
@@ -169,6 +179,34 @@ class FakeProver:
         self.closed = True
 
 
+class SlicedProver(FakeProver):
+    """Proves in slices, one after the other in the ``delay``, from the first or from the last on."""
+
+    def __init__(self, slices: int, **more: object) -> None:
+        super().__init__(**{"prove": lambda rows: prove(rows, slices=slices), **more})
+        self.slices = slices
+        self.given: dict[int, int] = {}
+        self.backward: set[int] = set()
+
+    def submit_backward(self, task: int, rows: np.ndarray, timeout_s: float) -> None:
+        self.backward.add(task)
+        self.submit(task, rows, timeout_s, b"")
+
+    def poll_slices(self) -> list[ProofResult]:
+        parts = []
+        for task, rows in self.waiting:
+            if task not in self.ready_at or self.fails(task) or self.overflow(rows):
+                continue
+            since = self.polls - self.ready_at[task] + self.delay
+            for number in range(self.given.get(task, 0), min(self.slices - 1, since * self.slices // max(1, self.delay))):
+                self.given[task] = number + 1
+                which = self.slices - 1 - number if task in self.backward else number
+                proof = self.prove(rows)
+                part = Proof(slices_in(proof.computation)[which], b"", proof.outputs)
+                parts.append(ProofResult(task, part, "", 0.0, 0.25, slice=which))
+        return parts
+
+
 def wide_prover(**more: object) -> FakeProver:
     """A prover at the fallback circuit."""
     return FakeProver(
@@ -182,8 +220,9 @@ class FakeVerifier:
     ``said``: task to (dataset rows, status), everything it ever said.
     """
 
-    def __init__(self, delay: int = 0, wide: bool = False) -> None:
-        self.delay, self.polls, self.wide = delay, 0, wide
+    def __init__(self, delay: int = 0, wide: bool = False, slices: int = 1) -> None:
+        self.delay, self.polls, self.wide, self.slices = delay, 0, wide, slices
+        self.joined: set[int] = set()
         self.waiting: list[tuple[int, Verdict]] = []
         self.said: dict[int, tuple[list[int], list[int]]] = {}
         self.nonces: dict[int, bytes] = {}
@@ -193,7 +232,7 @@ class FakeVerifier:
         assert task not in self.said
         self.nonces[task] = nonce
         n = len(rows)
-        honest = prove(rows, self.wide)
+        honest = prove(rows, self.wide, self.slices)
         proved = proof.outputs[:n] / 2.0**SCALE
         with np.errstate(invalid="ignore"):
             deviation = np.abs(proved - float_outputs).max(axis=1)
@@ -212,6 +251,16 @@ class FakeVerifier:
             (self.polls + self.delay, Verdict(task, status, text, proved, deviation, differs, 0.125))
         )
 
+    def submit_joined(self, task: int, rows: np.ndarray, proof: Proof, float_outputs: np.ndarray) -> None:
+        self.joined.add(task)
+        self.submit(task, rows, proof, float_outputs, b"")
+        at, verdict = self.waiting.pop()
+        honest = prove(rows, slices=self.slices)
+        wrong = {i for i, (a, b) in enumerate(zip(slices_in(proof.computation), slices_in(honest.computation), strict=True)) if a != b}
+        wrong |= {self.slices - 1} if (proof.outputs != honest.outputs).any() else set()
+        assert bool(wrong) == bool((verdict.status == REJECTED).any())
+        self.waiting.append((at, dataclasses.replace(verdict, faults=tuple(sorted(wrong)))))
+
     def poll(self) -> list[Verdict]:
         self.polls += 1
         ready = [v for at, v in self.waiting if at < self.polls]
@@ -226,10 +275,21 @@ class FakeVerifier:
         self.waiting.clear()
 
 
-def a_circuit(folder: Path, wide: bool = False) -> Circuit:
+class SlicedCircuit(Circuit):
+    """A fake circuit in slices; its files are those of a whole one."""
+
+    @property
+    def slices(self) -> int:
+        return self.proof_bytes // SLICE_BYTES
+
+    def slice_bytes(self, number: int) -> int:
+        return SLICE_BYTES
+
+
+def a_circuit(folder: Path, wide: bool = False, slices: int = 1) -> Circuit:
     for name in (VK, SETTINGS, VERIFIER_SRS):
         (folder / name).write_bytes(b"{}")
-    return Circuit(
+    return (Circuit if slices == 1 else SlicedCircuit)(
         system="ezkl",
         version="1",
         circuit_id=("c2" if wide else "c1") * 32,
@@ -247,7 +307,7 @@ def a_circuit(folder: Path, wide: bool = False) -> Circuit:
         agreement=1.0,
         samples=1,
         logrows=10,
-        proof_bytes=64,
+        proof_bytes=64 if slices == 1 else slices * SLICE_BYTES,
         srs_origin="test",
         settings={},
         measured={},
@@ -368,6 +428,7 @@ class Cluster:
         tamper: dict[int, Callable[[list[Report]], list[Report]]] | None = None,
         verdict_delay: int = 0,
         resume: bool = False,
+        slices: int = 1,
         **job: object,
     ) -> None:
         self.folder, self.n_rows = folder, n_rows
@@ -375,16 +436,16 @@ class Cluster:
         self.job = a_job(**job)
         weights = capacities or (1.0,) * ranks
         self.members = {r: a_member(r, weights[r], r > 0 or ranks == 1) for r in range(ranks)}
-        self.circuit = a_circuit(folder)
+        self.circuit = a_circuit(folder, slices=slices)
         self.proving = self.job.proof.coverage > 0
         self.fallback = a_circuit(folder, wide=True) if fallback else None
-        self.verifier, self.wide_verifier = FakeVerifier(verdict_delay), FakeVerifier(verdict_delay, wide=True)
+        self.verifier, self.wide_verifier = FakeVerifier(verdict_delay, slices=slices), FakeVerifier(verdict_delay, wide=True)
         self.opened: list[str] = []
         self.boxes = {r: Outbox() for r in range(ranks)}
         self.ranks: dict[int, Rank] = {}
         for r in range(ranks):
             outbox = Outbox()
-            prover = (provers or {}).get(r) or FakeProver()
+            prover = (provers or {}).get(r) or (FakeProver() if slices == 1 else SlicedProver(slices))
             worker = (workers or {}).get(r, Worker)(
                 model,
                 batch,
@@ -519,7 +580,11 @@ class Cluster:
         aggregator = self.aggregator
         told = {}
         for task, (rows, status) in (*self.verifier.said.items(), *self.wide_verifier.said.items()):
-            rank, ordered = self.bundles[task]
+            if task in self.verifier.joined:  # rank 0's own bundle, about rows that two ranks were ordered to prove
+                assert sum(ordered == rows for _, ordered in self.bundles.values()) >= 2
+                ordered, rank = rows, next((r.meta["rank"] for r in self.records("bundle") if r.meta["bundle"] == task), -1)
+            else:
+                rank, ordered = self.bundles[task]
             assert rows == ordered, "the verifier was shown other rows than were ordered"
             told.update({(row, rank): row for row, s in zip(rows, status, strict=True) if s == VERIFIED})
         rows, slots = np.nonzero(aggregator.status == VERIFIED)
