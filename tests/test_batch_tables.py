@@ -242,8 +242,7 @@ class OtherEntry(Carried):
     lambda q: -looked_up(TANH, q),
     lambda q: 150,
 ], ids=["the next number", "the other table's", "ReLU's", "the other sign", "any"])
-@pytest.mark.parametrize(("depth", "reason"), [
-    (0, LAYERS), (1, ACTIVATION.format(1)), (2, EVALUATION.format("columns")), (3, EVALUATION_LEAF.format("columns"))])
+@pytest.mark.parametrize(("depth", "reason"), [(0, LAYERS), (3, EVALUATION_LEAF.format("columns"))])
 def test_an_entry_that_is_not_the_table_s(choose: Callable[[int], int], depth: int, reason: str) -> None:
     kind = type("Chosen", (OtherEntry,), {"choose": staticmethod(choose), "depth": depth})
     lying = kind(case.tabled(), case.tabled_key(), case.NONCE, inputs(4, 3))
