@@ -189,6 +189,16 @@ def test_a_command_as_it_is_shown(command: str, folder: Path) -> None:
     assert HERE[command] in done.stdout + done.stderr
 
 
+def test_the_python_that_reads_a_results_file(folder: Path) -> None:
+    """The lines of RESULTS.md, each as it stands there, and each in a process of its own."""
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "enclaveml/RESULTS.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    done = [typed(f"{shlex.quote(sys.executable)} -c {shlex.quote(line)}", folder) for line in block.splitlines()]
+    assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
+    values, table, verdict = (one.stdout for one in done)
+    assert values.startswith("complete [[") and re.search(r"\[[14] rows? x \d+ columns\]", table)
+    assert verdict.split() == ["complete"], "the verdict of a proof that holds is empty"
+
+
 def test_other_data_and_a_short_answer(folder: Path) -> None:
     (folder / "results.h5").unlink(missing_ok=True)
     (folder / "sample.json").write_text(json.dumps({"data": dataset(8).ravel().tolist(), "sample_size": 6}))
