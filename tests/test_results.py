@@ -764,4 +764,4 @@ def test_the_documentation_names_everything(tmp_path, monkeypatch, capsys):
     for command in commands:
         exec(command, {})  # noqa: S102
     said = capsys.readouterr().out
-    assert len(commands) == 2 and "complete [[" in said and "FileStatus.COMPLETE bundle 1" in said
+    assert len(commands) == 3 and "complete [[" in said and " columns]" in said and "complete bundle 1" in said
