@@ -48,6 +48,7 @@ class Joints:
         self._there: dict[int, dict[int, Proof]] = {}
         self._joints: dict[int, _Joint] = {}
         self._tried: set[int] = set()
+        self._said: set[tuple[int, int]] = set()
 
     def take(self, rank: int, report: Report) -> tuple[Bundle, bytes] | None:
         """Take in one slice's proof; where with it every slice of the bundle is there, the joint that goes to the verifier, and its envelope.
@@ -59,12 +60,13 @@ class Joints:
         slices = self._bundles.slices
         if bundle is None or slices == 1 or bundle.fallback or type(which) is not int or not 0 <= which < slices:
             raise Unassigned(f"slice {str(which)[:20]} of bundle {str(number)[:20]}, which rank {rank} was not given or has answered")
+        if (bundle.id, which) in self._said:  # also of one that is cancelled: else a rank could keep itself from being silent for ever
+            raise Unassigned(f"slice {which + 1} of bundle {bundle.id} twice")
+        self._said.add((bundle.id, which))
         self._there = {id_: parts for id_, parts in self._there.items() if id_ in self._bundles.waiting}
         if bundle.id not in self._bundles.waiting:
             return None  # it is cancelled, and its rank does not know that yet
         parts = self._there.setdefault(bundle.id, {})
-        if which in parts:
-            raise Unassigned(f"slice {which + 1} of bundle {bundle.id} twice")
         try:
             parts[which] = unpack(report.blob, self._circuits.of(bundle), which)
         except FormatError as error:

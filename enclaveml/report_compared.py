@@ -47,4 +47,5 @@ def _boxes(files: Sequence[Facts], samples: Sequence[np.ndarray], limits: Sequen
 
 def _short(facts: Facts) -> str:
     name = facts.document["file"].rsplit("/", 1)[-1]
-    return name if len(name) <= 18 else name[:8] + "..." + name[-7:]
+    short = name if len(name) <= 18 else name[:8] + "..." + name[-7:]
+    return short.replace("$", r"\$")  # else it begins a formula

@@ -189,13 +189,16 @@ def test_what_was_measured_on_hidden_rows_is_told_in_few_digits() -> None:
 
 
 def test_the_job_s_tolerance_and_agreement_are_kept() -> None:
-    refuse(Measured(0.1, 0.99), CircuitRequest(tolerance=0.1, agreement=0.99))
+    refuse(Measured(0.1, 0.99), CircuitRequest(tolerance=0.1, agreement=0.99), 0.2)
+    refuse(Measured(0.1, 1.0), CircuitRequest(), 0.4)
     with pytest.raises(JobError, match=re.escape("deviates by 0.11 on the sample rows, more than proof.tolerance 0.1; raise it, or")):
-        refuse(Measured(0.11, 1.0), CircuitRequest(tolerance=0.1))
+        refuse(Measured(0.11, 1.0), CircuitRequest(tolerance=0.1), 1.0)
     with pytest.raises(JobError, match=re.escape("argmax on 0.9800 of the sample rows, less than proof.agreement 0.995; lower it, or")):
-        refuse(Measured(0.1, 0.98), CircuitRequest())
+        refuse(Measured(0.1, 0.98), CircuitRequest(), 1.0)
     with pytest.raises(JobError, match="deviates by nan"):
-        refuse(Measured(float("nan"), 1.0), CircuitRequest(tolerance=0.1))
+        refuse(Measured(float("nan"), 1.0), CircuitRequest(tolerance=0.1), 1.0)
+    with pytest.raises(JobError, match="whose outputs are 0.3 at most: a tolerance that wide says nothing; set proof.tolerance"):
+        refuse(Measured(0.1, 1.0), CircuitRequest(), 0.3)
     assert [tolerance_of(CircuitRequest(), d) for d in (0.1603, 0.0, 7.0)] == pytest.approx([0.49, 1e-6, 21.0])
     assert tolerance_of(CircuitRequest(tolerance=0.5), 0.1) == 0.5
 

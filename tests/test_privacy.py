@@ -167,7 +167,7 @@ def test_a_killed_child_leaves_no_witness(tmp_path, tmp_path_factory, monkeypatc
     prover = EzklSystem().prover(circuit.folder, 1, scratch=tmp_path / "scratch")
     try:
         prover.submit(0, zk_case.ROWS[:4], 120)
-        while not list((tmp_path / "scratch").rglob("*-witness")):
+        while not list((tmp_path / "scratch").rglob("*-witness-0")):
             assert prover.poll() == []
             time.sleep(0.001)
         results: list = []

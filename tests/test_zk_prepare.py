@@ -100,7 +100,7 @@ def test_other_models_prove_and_verify(make) -> None:
         assert result.error.startswith("witness: PanicException: ")
     if make is tanh_model:  # prove would never return
         prover = EzklSystem().prover(circuit.folder, 1)
-        prover.circuit = replace(circuit, settings={**circuit.settings, "lookup_range": [-3, 3]})
+        prover._stages = tuple(replace(stage, lookup=(-3, 3)) for stage in prover._stages)
         try:
             prover.submit(0, rows[:2], 60)
             (result,) = drain(prover)

@@ -111,12 +111,12 @@ def behind(node: onnx.NodeProto, inputs: list[Curve | float | bool | None]) -> C
     return Curve(curves[0].root, node.output[0], curves[0].opsets, tuple(nodes.values()), tuple(constants.items()))
 
 
-def one_number(constant: np.ndarray, shape: tuple[int, ...]) -> float | bool | None:
-    """The number that a constant is for every entry of a row's value of this shape; None where it is several, or makes rows larger."""
+def one_number(constant: np.ndarray, shape: tuple[int, ...], exponent: bool = False) -> float | bool | None:
+    """The number that a constant is for every entry of a row's value of this shape; None where it is several, makes rows larger, or is a whole number that is no ``exponent``."""
     whole = (2, *shape)
     fits = constant.ndim <= len(whole) and all(n in (1, m) for n, m in zip(constant.shape[::-1], whole[::-1], strict=False))
-    if constant.size == 0 or not fits:
-        return None
+    if constant.size == 0 or not fits or (constant.dtype.kind not in "fb" and not exponent):
+        return None  # whole numbers divide and wrap otherwise than the doubles that a table is made in
     first = constant.reshape(-1)[0]
     if not np.array_equal(constant, np.full_like(constant, first), equal_nan=constant.dtype.kind == "f"):
         return None

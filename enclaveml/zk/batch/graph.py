@@ -136,12 +136,13 @@ class _Reading:
             return None
         inputs: list[Curve | float | bool | None] = []
         shapes = {self._shape(name) for name in node.input if name in self._values}
-        for name in node.input:
+        for place, name in enumerate(node.input):
             if name in self._values:
                 value = self._values[name]
                 given = self._curves.get(name) or (Curve(name, name, self._opsets) if isinstance(value, Sums) else None)
             else:
-                given = one_number(self._constants[name], *shapes) if name in self._constants and len(shapes) == 1 else None
+                exponent = node.op_type == "Pow" and place == 1
+                given = one_number(self._constants[name], *shapes, exponent=exponent) if name in self._constants and len(shapes) == 1 else None
             if given is None and name:
                 return None
             inputs.append(given)

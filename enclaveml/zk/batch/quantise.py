@@ -24,6 +24,10 @@ from enclaveml.zk.rows import float_outputs
 #: rows are the worst), 1.6 times on 65,536 noisy digits; and a row out of tolerance has no other circuit.
 MARGIN = 3.0
 
+#: Where the job gives no tolerance, the largest deviation on the sample rows as a part of their largest output: one that is wider would cover
+#: a network that gives next to nothing of the model (the table of a function as steep as exp did).
+COARSEST = 0.25
+
 #: How far the layers that were read may be from the model on sample rows, as a part of its largest output; and rows that are tried at a time.
 READING, READ_ROWS = 1e-2, 64
 
@@ -67,7 +71,7 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
     found = measure(model, rows, truth)
     if hidden:
         found = rounded(found)
-    refuse(found, request)
+    refuse(found, request, float(np.abs(truth).max(initial=0.0)))
     count = sum(each.weights.size + each.bias.size for each in layers)
     return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count,
                      tuple(each.activation.name if each.activation else "ReLU" for each in layers[:-1]))
@@ -121,12 +125,15 @@ def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measure
     return Measured(float(np.abs(proved - truth).max(initial=0.0)), agreement)
 
 
-def refuse(found: Measured, request: CircuitRequest) -> None:
-    """Raise JobError where this is not what the job asks for."""
+def refuse(found: Measured, request: CircuitRequest, largest: float) -> None:
+    """Raise JobError where this is not what the job asks for; ``largest``: of the float outputs of the sample rows, without sign."""
     wider = "proof.system: ezkl has finer numbers"
     if request.tolerance is not None and not found.deviation <= request.tolerance:
         raise JobError(f"the integer model of a batch proof (8 bits a weight and activation) deviates by {found.deviation:.3g} on the sample "
                        f"rows, more than proof.tolerance {request.tolerance:g}; raise it, or {wider}")
+    if request.tolerance is None and not found.deviation <= COARSEST * max(largest, 1e-3):
+        raise JobError(f"the integer model of a batch proof (8 bits a weight and activation) deviates by {found.deviation:.3g} on the sample "
+                       f"rows, whose outputs are {largest:.3g} at most: a tolerance that wide says nothing; set proof.tolerance if it is meant, or {wider}")
     if found.agreement < request.agreement:
         raise JobError(f"the integer model of a batch proof has the float model's argmax on {found.agreement:.4f} of the sample rows, less "
                        f"than proof.agreement {request.agreement:g}; lower it, or {wider}")

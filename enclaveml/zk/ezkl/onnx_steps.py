@@ -41,7 +41,7 @@ def steps(document: bytes) -> bytes:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         made: list[onnx.NodeProto] = []
-        if node.op_type == "Equal" and node.input[0] in types:
+        if node.op_type == "Equal" and any(name in types for name in node.input):
             made = _told_twice(node)
         elif node.op_type == "Cast":
             made = _cast(node, types.get(node.input[0], 0), maker.get(node.input[0]), graph)
