@@ -17,6 +17,7 @@ from enclaveml.zk.ezkl.examine import examine
 from enclaveml.zk.ezkl.slices.format import parts_of, slices_of
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import REJECTED, SLICED, VERIFIED, CircuitRequest, ModelFunction, Proof
+from enclaveml.zk.process import Reply
 from enclaveml.zk.systems import audit_system, system_of
 
 pytestmark = pytest.mark.ezkl
@@ -125,6 +126,22 @@ def joined(case, proof: Proof, rows: np.ndarray) -> tuple[int, ...]:
     (found,) = drain(verifier)
     assert set(found.status.tolist()) == {REJECTED if found.text else VERIFIED}
     return found.faults
+
+
+def test_nobody_is_blamed_where_rank_0_makes_no_tie_of_its_own_rows(case, monkeypatch) -> None:
+    """Its children for that die, twice each: an honest proof is not taken, and no slice of it is wrong."""
+    asked: list[str] = []
+
+    def dying(call):
+        if call.name not in ("commit", "poseidon"):
+            return (yield call)
+        asked.append(call.name)
+        return Reply("the child died", ended=True)
+
+    monkeypatch.setattr("enclaveml.zk.ezkl.verifier.twice", dying)
+    _, _, _, (rows, _), (proof, _) = case
+    assert joined(case, proof, rows) == ()
+    assert len(asked) == 2, "to verify, and to find whose fault it is"
 
 
 def test_two_provers_commit_alike_and_whose_slice_is_wrong_is_found(case, tmp_path) -> None:

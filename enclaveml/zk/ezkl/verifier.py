@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from enclaveml.errors import FormatError
+from enclaveml.errors import FormatError, ProofError
 from enclaveml.zk.ezkl import document, field, statement
 from enclaveml.zk.ezkl.files import SETTINGS, SRS, VERIFIER_SRS, VK
 from enclaveml.zk.ezkl.program import EZKL
@@ -102,14 +102,15 @@ class EzklVerifier:
     def _own_tie(self, rows: np.ndarray, proof: Proof, path: Mapping[str, str], name: str) -> Steps[tuple[bytes, bytes]]:
         """Rank 0's rows as field elements, and its own commitment to them or hash of them (public inputs: none).
 
-        path: of the files that the inputs' circuit has. Raises FormatError where the proof is tied to other rows.
+        path: of the files that the inputs' circuit has. Raises FormatError where the proof is tied to other rows, ProofError where
+        rank 0's own child makes no tie of its own rows.
         """
         circuit = self.circuit
         felts, own = statement.input_felts(rows, circuit.rows, circuit.input_scale), b""
         if call := tie_call(circuit.inputs, felts, path, self._scratch, name, TIMEOUT_S):
             tied = yield from twice(call)
             if tied.error:
-                raise FormatError(f"{call.name}: {tied.error}")
+                raise ProofError(f"{call.name}: {tied.error}")
             own = tie_bytes(circuit.inputs, tied.value)
             if own != proof.commitment:
                 raise FormatError(f"the input's {call.name} is not that of these rows")
