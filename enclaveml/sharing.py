@@ -23,9 +23,6 @@ from enclaveml.ledger import DUE, READY, SENT, Bundle
 from enclaveml.pace import Pace
 from enclaveml.roster import Member
 
-# Of a circuit in slices an idle rank proves a bundle as well, from the last slice on, where it is done with one slice before the
-# other rank would be done with all: rank 0 joins the two (``joints.py``).
-
 # A bundle is proved by an idle rank as well where that takes this many times less than the bundle
 # has taken, or is going to take, where it is; the time for ticks and inference not counted.
 STRAGGLING = 1.5
@@ -37,6 +34,8 @@ class Sharing:
     def __init__(self, job: JobSpec, accounts: Accounts, bundles: Bundles, copies: Copies, pace: Pace,
                  members: Mapping[int, Member]) -> None:
         self._allowed = job.split.reassign and job.proof.coverage == 1.0
+        #: A copy is one proof more of the model's weights, and a budget of them is for the rows.
+        self._copies_allowed = not job.proof.private_weights
         self._weighs = job.split.strategy != "equal"
         self._accounts, self._bundles, self._copies, self._pace = accounts, bundles, copies, pace
         self._members = members
@@ -53,7 +52,9 @@ class Sharing:
         idle = [rank for rank in idle if not due[rank] and not owed[rank]]
         if not idle:
             return
-        self._copy(self._move(idle, due))
+        idle = self._move(idle, due)
+        if self._copies_allowed:
+            self._copy(idle)
 
     def _busy(self, rank: int) -> int:
         """How many bundles a rank has, those among them that it infers first."""
@@ -139,7 +140,7 @@ class Sharing:
         slices = self._bundles.slices
         if not idle or (self._pace.unknown and slices == 1):
             return
-        part = STRAGGLING if slices == 1 else 1 / slices
+        part = STRAGGLING if slices == 1 else 1 / slices  # done with one slice before the other is with all (``joints.py``)
         limits = {rank: part * self._pace.expected(rank) + self._overhead for rank in idle}
         slowness = {bundle.id: self._slowness(bundle) for bundle in self._bundles.waiting.values()}
         slow = sorted((b for b in self._bundles.waiting.values() if slowness[b.id] > min(limits.values())),

@@ -329,6 +329,7 @@ def a_job(
     beacon: Path | None = None,
     beacon_wait_s: float = 60.0,
     recheck: float = 0.0,
+    private_weights: bool = False,
 ) -> JobSpec:
     return JobSpec(
         name="test",
@@ -341,6 +342,7 @@ def a_job(
             beacon=beacon,
             beacon_wait_s=beacon_wait_s,
             recheck=recheck,
+            private_weights=private_weights,
             max_rejections=max_rejections,
             timeout_s=timeout_s,
         ),

@@ -97,6 +97,15 @@ def test_nothing_changes_hands_where_it_may_not(tmp_path, job):
     assert {row for _, rows in c.bundles.values() for row in rows} and c.members[1].rows_verified >= 19
 
 
+def test_where_proofs_are_counted_none_is_made_twice(tmp_path):
+    """Rows that are not begun go to the idle rank all the same."""
+    c = two_workers(tmp_path, FakeProver(delay=40), n_rows=96, private_weights=True).run()
+    c.check_file()
+    c.check_sharing()
+    assert c.members[1].rows_moved_out and all(m.copies == m.discarded == 0 for m in c.members.values())
+    assert (c.status == RowStatus.VERIFIED).all()
+
+
 def test_ranks_of_equal_speed_prove_nothing_twice(tmp_path):
     c = Cluster(tmp_path, n_rows=100, ranks=4, provers={r: FakeProver(delay=3) for r in range(4)}).run()
     c.check_sharing()
