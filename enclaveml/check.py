@@ -17,10 +17,10 @@ import numpy as np
 
 from enclaveml.errors import JobError
 from enclaveml.job import load_job
-from enclaveml.judging import DEFAULT_TOLERANCE
 from enclaveml.prepare import load_model, request_of
 from enclaveml.progress import significant, table
 from enclaveml.provenance import preprocessing, preprocessing_words
+from enclaveml.zk.interface import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from enclaveml.models import OutputPart

@@ -20,7 +20,7 @@ from enclaveml.ledger import DONE, DUE, PROVING, READY, SENT, WIDE, Bundle, Roun
 from enclaveml.provenance import utc_now
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Fate, Member
-from enclaveml.zk.interface import Verdict
+from enclaveml.zk.interface import DEFAULT_TOLERANCE, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 # A quarter of the tolerance is far above that (1e-5 at full float32 precision) and
 # leaves no room for an output that was moved enough to matter.
 HONEST_SHARE = 0.25
-
-# Where there is no circuit and the job names none (JOB.md's table of keys).
-DEFAULT_TOLERANCE = 0.01
 
 
 class Judge:

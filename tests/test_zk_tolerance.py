@@ -8,8 +8,9 @@ import pytest
 from enclaveml.errors import JobError
 from enclaveml.zk.ezkl.plan import Numerics
 from enclaveml.zk.ezkl.probes import Probe
-from enclaveml.zk.ezkl.tolerance import another_function, rounded_up, tolerance_of
+from enclaveml.zk.ezkl.tolerance import another_function, tolerance_of
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
+from enclaveml.zk.rows import rounded_up
 from tests.small_job import write_small_job
 
 FUNCTION = ModelFunction(lambda x: x, (3,))
@@ -42,6 +43,14 @@ def test_a_small_output_is_not_hidden_by_a_large_one():
     assert tolerance([1.0, 0.0]) == 2.0
     with pytest.raises(JobError, match="^output 1 of 2: .* by 1 on the sample rows; .* of the largest, 4, "):
         tolerance([1.0, 0.0], (1, 1))
+    with pytest.raises(JobError) as caught:  # rows are held to one tolerance: this would be half of the first output's size and more
+        tolerance([0.0, 2.0], (1, 1))
+    assert str(caught.value) == (
+        "the model's proved outputs deviate from its float outputs by 2 on the sample rows: a tolerance of 4 for every output, of which "
+        "the smallest goes up to 4, would hold that one to nothing; bring the outputs to one size, give a finer proof.scale, or "
+        "proof.tolerance: 4 if that serves you")
+    assert tolerance([0.0, 2.0], (1, 1), tolerance=4.0) == 4.0
+    assert tolerance([0.029, 0.029], (1, 1)) == pytest.approx(0.058)
 
 
 class Exported:

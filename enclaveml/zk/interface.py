@@ -35,6 +35,9 @@ WEIGHTS_SHOW = "inputs hidden, weights not"
 #: ``Circuit.system`` of what ``proof.system: ezkl`` makes of a model that is cut into slices (SLICES.md).
 SLICED = "ezkl-slices"
 
+#: Tolerance of float outputs where the job gives none, and the model is accurate enough or nothing is proved.
+DEFAULT_TOLERANCE = 0.01
+
 #: How a circuit shows its inputs (job key ``proof.inputs``).
 INPUT_MODES = ("public", "committed", "hashed")
 

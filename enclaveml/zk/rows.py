@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -42,3 +43,9 @@ def sampled(function: ModelFunction, sample_rows: np.ndarray) -> tuple[np.ndarra
     if not len(rows) or rows.shape[1:] != tuple(function.row_shape):
         raise ValueError(f"sample rows are {rows.shape}, expected (S, {', '.join(map(str, function.row_shape))})")
     return rows, hashlib.sha256(rows.tobytes()).hexdigest()
+
+
+def rounded_up(value: float) -> float:
+    """A number above 0 to two digits, upwards."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / step) * step

@@ -38,7 +38,7 @@ from enclaveml.zk.rows import Progress, padded, sampled
 from enclaveml.zk.scratch import Scratch
 
 #: Of the quantiser and this module: another version, other circuits.
-_PLAN_VERSION = 4
+_PLAN_VERSION = 5  # 5: what is read wrongly, and tolerances that say nothing, are refused; tables
 
 #: The order that the proof at preparation is made for; no run gives it.
 _NONCE = bytes(32)
@@ -148,7 +148,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         logrows=key.rows.bit_length() - 1,
         proof_bytes=proof_bytes(key),
         srs_origin="none",
-        settings={**laid.settings, "hides": "inputs" if key.masks else "nothing", "mask_rows": key.masks, "weights": found.weights,
+        settings={**laid.settings, "mask_rows": key.masks, "weights": found.weights,
                   "range_bits": key.range_bits,
                   "input_range": [key.input_low, key.input_high],
                   "layers": [layer.to_json() for layer in key.layers], "widths": widths_of(key)},

@@ -17,7 +17,7 @@ from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.export import HASH_BATCH, export
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
-from enclaveml.zk.rows import float_outputs
+from enclaveml.zk.rows import float_outputs, rounded_up
 
 #: Where the job gives no tolerance it is this many times the largest deviation on the sample rows. Rounding on rows beyond them goes further:
 #: 1.1 to 1.9 times as far on 2,000 rows of 24 random networks whose scales were chosen on 200 (normally distributed inputs, whose largest
@@ -143,6 +143,4 @@ def tolerance_of(request: CircuitRequest, deviation: float) -> float:
     """The circuit's tolerance: as asked, else MARGIN times the sample rows' deviation, rounded up to two digits."""
     if request.tolerance is not None:
         return request.tolerance
-    wanted = max(MARGIN * deviation, 1e-6)
-    step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
-    return math.ceil(wanted / step) * step
+    return rounded_up(max(MARGIN * deviation, 1e-6))

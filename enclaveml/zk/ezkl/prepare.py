@@ -30,7 +30,7 @@ from enclaveml.zk.scratch import Scratch
 
 _SAMPLES = "samples.sha256"  # stays in the cache: a digest of few rows could be searched
 _TOO_LARGE = "too-large.txt"
-_PLAN_VERSION = 11  # 11: no tolerance beyond what rounding explains; comparisons and casts rewritten
+_PLAN_VERSION = 12  # 12: one tolerance for outputs of any size refused; 11: no tolerance beyond what rounding explains; comparisons and casts rewritten
 
 
 def cache_key(function: ModelFunction, request: CircuitRequest, fingerprint: str, sized: bool = True) -> str:

@@ -27,8 +27,8 @@ from enclaveml.zk.ezkl.bench import Bench, Trial
 from enclaveml.zk.ezkl.layouts import Layouts, table_range
 from enclaveml.zk.ezkl.plan import Candidate, Numerics
 from enclaveml.zk.ezkl.probes import MULTIPLIERS, Multiplier, Probe, Probing, deviation, exact_bits, flips
-from enclaveml.zk.ezkl.tolerance import DEFAULT_TOLERANCE, another_function
-from enclaveml.zk.interface import CircuitRequest
+from enclaveml.zk.ezkl.tolerance import another_function
+from enclaveml.zk.interface import DEFAULT_TOLERANCE, CircuitRequest
 
 SCALES = (13, 12, 10, 8)
 FINE_SCALES = (16, 14)  # only where 13 is not accurate enough

@@ -20,10 +20,8 @@ from enclaveml.zk.ezkl.bench import Bench
 from enclaveml.zk.ezkl.onnx_run import run
 from enclaveml.zk.ezkl.plan import Progress
 from enclaveml.zk.ezkl.probes import Probe
-from enclaveml.zk.interface import CircuitRequest, ModelFunction
-
-#: Tolerance where the job gives none and the model is accurate enough.
-DEFAULT_TOLERANCE = 0.01
+from enclaveml.zk.interface import DEFAULT_TOLERANCE, CircuitRequest, ModelFunction
+from enclaveml.zk.rows import rounded_up
 
 #: Part of an output's largest float value on the sample rows that the deviation may have where no tolerance is given. The
 #: deepest networks measured here (an encoder, a residual network, a million parameters) are off by less than 0.002 of theirs,
@@ -43,7 +41,7 @@ def tolerance_of(
     """The tolerance of a circuit whose witnesses give ``outputs`` (S, D) where the float model gives ``truth`` (S, D).
 
     As asked, else 0.01, else twice what the sample rows need. Raises JobError where they need more than is given, and
-    where none is given and they need more than PART of an output's largest value.
+    where none is given and some output needs more than PART of its largest value, or more than the smallest output may have.
     """
     gaps = np.abs(outputs - truth)
     found = float(gaps.max(initial=0.0)) if np.isfinite(gaps).all() else math.inf
@@ -56,12 +54,13 @@ def tolerance_of(
         return request.tolerance
     if not math.isfinite(found):
         raise JobError("the model's outputs on the sample rows are not finite")
-    start = 0
+    start, biggest = 0, []
     sizes = function.output_sizes or (truth.shape[1],)
     for number, size in enumerate(sizes):
         mine = slice(start, start + size)
         start += size
         off, largest = (float(np.abs(a[:, mine]).max(initial=0.0)) for a in (gaps, truth))
+        biggest.append(largest)
         if off > max(DEFAULT_TOLERANCE, PART * largest):
             which = f"output {number + 1} of {len(sizes)}: " if len(sizes) > 1 else ""
             raise JobError(
@@ -73,14 +72,14 @@ def tolerance_of(
     if 2 * found <= DEFAULT_TOLERANCE:
         return DEFAULT_TOLERANCE
     tolerance = rounded_up(2 * found)
+    if tolerance > rounded_up(2 * max(DEFAULT_TOLERANCE, PART * min(biggest))):  # rows are held to one number for all outputs
+        raise JobError(
+            f"the model's proved outputs deviate from its float outputs by {found:.3g} on the sample rows: a tolerance of {tolerance:g} "
+            f"for every output, of which the smallest goes up to {min(biggest):.3g}, would hold that one to nothing; bring the outputs to "
+            f"one size, give a finer proof.scale, or proof.tolerance: {tolerance:g} if that serves you"
+        )
     progress(f"tolerance {tolerance:.2g}: twice the deviation {found:.2g} of the sample rows")
     return tolerance
-
-
-def rounded_up(value: float) -> float:
-    """A number above 0 to two digits, upwards."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / step) * step
 
 
 def another_function(bench: Bench, probes: Sequence[Probe], rows: np.ndarray, truth: np.ndarray, limit: float) -> str:
@@ -106,7 +105,7 @@ def another_function(bench: Bench, probes: Sequence[Probe], rows: np.ndarray, tr
     scale = min(p.numerics.scale for p in coarse)
     return (
         f"output {column} deviates from the float model's by {here[column]:.3g} at scale {fine.numerics.scale}, no less than at "
-        f"scale {scale} (sample row {row}): this is no rounding. {_whose(bench, rows[row], truth[row, column], column)}"
+        f"scale {scale} (sample row {row}): this is no rounding. {_whose(bench, rows[row], truth[row, column], column)}. proof.tolerance above that lets it pass where it is meant"
     )
 
 

@@ -29,8 +29,7 @@ from enclaveml.zk.ezkl.probes import Probe
 from enclaveml.zk.ezkl.search import SCALES, Search
 from enclaveml.zk.ezkl.slices import format
 from enclaveml.zk.ezkl.slices.bench import SliceBench, Whole, benches_of
-from enclaveml.zk.ezkl.tolerance import DEFAULT_TOLERANCE
-from enclaveml.zk.interface import CircuitRequest
+from enclaveml.zk.interface import DEFAULT_TOLERANCE, CircuitRequest
 from enclaveml.zk.scratch import Scratch
 
 #: Parts of the tolerance that each slice is searched with, in order.

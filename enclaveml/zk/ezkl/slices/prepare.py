@@ -22,7 +22,7 @@ from enclaveml.zk.ezkl.slices.build import build_slices
 from enclaveml.zk.interface import Circuit, CircuitRequest, ModelFunction, load_circuit
 from enclaveml.zk.rows import sampled
 
-_PLAN_VERSION = 2  # 2: as of zk/ezkl/prepare.py's 11
+_PLAN_VERSION = 3  # 3: as of zk/ezkl/prepare.py's 12
 
 
 def prepare_slices(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Circuit:
@@ -35,7 +35,7 @@ def prepare_slices(function: ModelFunction, sample_rows: np.ndarray, request: Ci
     cache = keys.Cache()
     fingerprint = function.fingerprint or model_hash(function)
     key = keys.key_of({"slices": request.slices, "slices_plan": _PLAN_VERSION, "samples": digest,
-                       "whole": cache_key(function, request, fingerprint, sized=True)})
+                       "whole": cache_key(function, request, fingerprint)})
     with contextlib.closing(process.Child(EZKL, len(allowed_cores()))) as child:
         folder = cache.entry(
             "circuits", key, lambda place: build_slices(place, function, rows, request, child, cache, progress),
