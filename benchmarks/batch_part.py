@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.batch_bound import bounds
+from benchmarks.batch_bound import best, bounds
 from enclaveml.zk.batch.format import BLOWUP, PADS, SALT, Layer, VerificationKey
 from enclaveml.zk.batch.integer import IntegerLayer, IntegerModel
 from enclaveml.zk.batch.prove import code, inference, kernels, masked, parallel, proof, tree
@@ -191,16 +190,6 @@ def _alone(key: VerificationKey) -> dict[str, Any]:
         nodes = np.zeros((4096, 32), np.uint8)
         return {"encode_alone_seconds": encoding, "leaves_alone_seconds": hashing,
                 "nodes_alone_seconds": best(lambda: tree.Tree(nodes, threads)) / 4096 * 2 * BLOWUP * key.rows}
-
-
-def best(work: Callable[[], Any], turns: int = 3) -> float:
-    """Seconds of the quickest turn."""
-    found = []
-    for _ in range(turns):
-        started = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - started)
-    return min(found)
 
 
 if __name__ == "__main__":

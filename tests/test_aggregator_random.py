@@ -136,6 +136,19 @@ class Garbles(Behaviour):
 LIARS = (Forges, Alters, Sends, Garbles)
 
 
+def to_its_end(c: Cluster, chance: random.Random, mortal: list[int], *, ticks: int, death: float) -> None:
+    """Run a job; in a tick one of the mortal ranks dies with probability ``death``. No verified row is ever taken back."""
+    previous = c.aggregator.status.copy()
+    while not c.aggregator.finished:
+        assert c.ticks < ticks, "the job does not end"
+        c.tick()
+        was = previous == RowStatus.VERIFIED
+        assert (c.aggregator.status[was] == RowStatus.VERIFIED).all(), "a verified row was taken back"
+        previous = c.aggregator.status.copy()
+        if mortal and chance.random() < death:
+            c.kill(mortal.pop(chance.randrange(len(mortal))))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(0, 2**32),
@@ -184,16 +197,7 @@ def test_every_job_ends_with_every_row_accounted_for(
         for behaviour in ranks.values():
             behaviour.attach()
         immortal = 1 + workers.index(Honest)
-        mortal = [r for r in ranks if r != immortal] if deaths else []
-        previous = c.aggregator.status.copy()
-        while not c.aggregator.finished:
-            assert c.ticks < 300 + 60 * n_rows, "the job does not end"
-            c.tick()
-            was = previous == RowStatus.VERIFIED
-            assert (c.aggregator.status[was] == RowStatus.VERIFIED).all(), "a verified row was taken back"
-            previous = c.aggregator.status.copy()
-            if mortal and chance.random() < 0.1:
-                c.kill(mortal.pop(chance.randrange(len(mortal))))
+        to_its_end(c, chance, [r for r in ranks if r != immortal] if deaths else [], ticks=300 + 60 * n_rows, death=0.1)
         c.check()
         c.check_sharing()
 

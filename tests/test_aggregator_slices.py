@@ -13,7 +13,7 @@ import pytest
 from fakes import B, SLICE_BYTES, Cluster, SlicedProver, prove
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_aggregator_random import Alters, Behaviour, Claims, Flaky, Garbles, Honest, Sends, Slow
+from test_aggregator_random import Alters, Behaviour, Claims, Flaky, Garbles, Honest, Sends, Slow, to_its_end
 
 from enclaveml.exchange import Report
 from enclaveml.results_schema import RowStatus
@@ -143,16 +143,7 @@ def test_every_job_in_slices_ends_with_every_row_accounted_for(seed, strategy, c
             behaviour.attach()
             behaviour.rank.prover.delay = max(behaviour.rank.prover.delay, chance.choice([0, 6, 20]))
         immortal = 1 + workers.index(Honest)
-        mortal = [r for r in ranks if r != immortal] if deaths else []
-        previous = c.aggregator.status.copy()
-        while not c.aggregator.finished:
-            assert c.ticks < 1000 + 200 * n_rows, "the job does not end"
-            c.tick()
-            was = previous == RowStatus.VERIFIED
-            assert (c.aggregator.status[was] == RowStatus.VERIFIED).all(), "a verified row was taken back"
-            previous = c.aggregator.status.copy()
-            if mortal and chance.random() < 0.05:
-                c.kill(mortal.pop(chance.randrange(len(mortal))))
+        to_its_end(c, chance, [r for r in ranks if r != immortal] if deaths else [], ticks=1000 + 200 * n_rows, death=0.05)
         c.check()
         for r, kind in enumerate(workers, 1):
             if kind in HONEST:

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from enclaveml.zk.batch.format import VerificationKey, Wiring
+from enclaveml.zk.batch.format import P, VerificationKey, Wiring
 from enclaveml.zk.batch.verify import api
 
 from .messages import Prover
@@ -101,6 +101,18 @@ class Carried(RowsProver):
         if label == "evaluation" and self.depth >= 3:
             return fitted(values, self.claim, self.point)
         return values
+
+
+class Forged(Carried):
+    """Adds ``change``, by table entry, to the multiplicities."""
+
+    change: dict[int, int] = {}
+
+    def multiplicities(self) -> list[int]:
+        counts = super().multiplicities()
+        for entry, by in self.change.items():
+            counts[entry] = (counts[entry] + by) % P
+        return counts
 
 
 class CarriedWeights(WeightsProver):
