@@ -31,7 +31,7 @@ from enclaveml.job import JobSpec
 from enclaveml.joints import Joints
 from enclaveml.journal import Journal
 from enclaveml.judging import Judge
-from enclaveml.ledger import CHECKING, READY, SENT, Bundle, Round, Unassigned
+from enclaveml.ledger import CHECKING, READY, SENT, Bundle, Round, Unassigned, sensible_seconds
 from enclaveml.pace import Pace
 from enclaveml.recheck import Recheck
 from enclaveml.results_schema import RowStatus
@@ -229,7 +229,7 @@ class Aggregator:
         said, told = dict.fromkeys(self.members, 0), dict.fromkeys(self.members, 0.0)
         for rank, report in reports:
             said[rank] += 0 if report.rows is None else len(report.rows)
-            told[rank] += _seconds(report.meta.get("seconds"))
+            told[rank] += sensible_seconds(report.meta.get("seconds"), 0.0)
         for rank in np.flatnonzero(owing).tolist():
             self.pace.inferred(rank, min(said[rank], int(owing[rank])), passed, told[rank])
 
@@ -415,8 +415,3 @@ def _told(text: object, most: int = 2000) -> str:
     """Text that a rank sent, fit for the log and the file: cut, without control characters but line ends."""
     known = text[:most] if isinstance(text, str) else ""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in known)
-
-
-def _seconds(told: object) -> float:
-    """Seconds that a rank told; 0.0 for what is no sensible number."""
-    return float(told) if type(told) in (int, float) and 0 <= told < 1e9 else 0.0

@@ -215,7 +215,6 @@ class Copies:
         if item is not None:
             item.needed = False
             return
-        self._discarded.add(bundle.id)
-        self._bundles.cancel(bundle)
+        self.let_go(bundle)
         self._accounts.note(bundle.rows, RowStatus.UNPROVED, f"the proof of bundle {better.id} came first",
                             bundle.rank, bundle.attempt)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from enclaveml import hdf5
 from enclaveml.errors import EnclaveError, EnvironmentFault, FormatError
+from enclaveml.launcher import with_package
 
 #: CPU seconds for a results file's structure, which takes 0.1 for any number of rows; and seconds, where a slow
 #: file system is read.
@@ -31,9 +32,8 @@ def check_readable(path: str | Path, cpu_s: int = CPU_S, wall_s: float = WALL_S)
     """
     # -P: else a module of the folder where a file is audited would be imported; this package is not always installed.
     command = [sys.executable, "-P", "-m", "enclaveml.hdf5_probe", str(cpu_s), str(path)]
-    package_parent = str(Path(hdf5.__file__).resolve().parents[1])
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))}
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               env=with_package(os.environ))
     try:
         _, told = process.communicate(timeout=wall_s)
     except subprocess.TimeoutExpired:

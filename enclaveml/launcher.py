@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 #: Open MPI, PMIx, MPICH and its relatives, Slurm.
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -30,6 +32,12 @@ def mpi_settings(environment: Mapping[str, str]) -> dict[str, str]:
     file: what a site's openmpi-mca-params.conf says of ``btl`` gives way there.)"""
     chosen = any(name in environment for name in ("OMPI_MCA_btl", "OMPI_MCA_pml"))
     return {} if chosen else dict(_MPI_SETTINGS)
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process of ours, which finds this package where it is not installed either."""
+    parent = str(Path(__file__).resolve().parents[1])
+    return dict(environment) | {"PYTHONPATH": os.pathsep.join(filter(None, [parent, environment.get("PYTHONPATH", "")]))}
 
 
 def _first(environment: Mapping[str, str], names: tuple[str, ...], default: int) -> int:

@@ -56,11 +56,12 @@ class Bundle:
 
     def timed(self, meta: Mapping[str, object]) -> Bundle:
         """The same bundle with the seconds that its rank tells: what is no sensible number is left out."""
-        def seconds(name: str) -> float:
-            told = meta.get(name)
-            return float(told) if type(told) in (int, float) and 0 <= told < 1e9 else math.nan
+        return replace(self, witness_s=sensible_seconds(meta.get("witness_s")), prove_s=sensible_seconds(meta.get("prove_s")))
 
-        return replace(self, witness_s=seconds("witness_s"), prove_s=seconds("prove_s"))
+
+def sensible_seconds(told: object, other: float = math.nan) -> float:
+    """Seconds that a rank tells; ``other`` for what is no sensible number."""
+    return float(told) if type(told) in (int, float) and 0 <= told < 1e9 else other
 
 
 class Round:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import enclaveml
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import ProofError
+from enclaveml.launcher import with_package
 from enclaveml.zk import frames
 
 #: Environment that would make a child believe it is an MPI rank.
@@ -69,9 +69,7 @@ class Reply:
 def child_environment(threads: int, named: tuple[str, ...] = ()) -> dict[str, str]:
     """This process's environment without MPI's, the variables ``named`` set to a number of threads."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(_MPI_PREFIXES)}
-    package_parent = str(Path(enclaveml.__file__).resolve().parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, env.get("PYTHONPATH", "")]))
-    return env | dict.fromkeys(named, str(threads))
+    return with_package(env) | dict.fromkeys(named, str(threads))
 
 
 class Child:
