@@ -15,7 +15,7 @@ from enclaveml.zk.interface import Circuit
 
 #: CPU seconds of rank 0's thread, on the machine of the benchmark: a tick, more for each rank (the exchange's and
 #: the aggregator's loops over ranks), and a bundle (order, report, admission, journal, verdict), of which 48 and 64
-#: were verified. Of two runs at loads of 4 to 6 the dearer one.
+#: were verified. Of the first two of three runs, at loads of 4 to 6, the dearer one; the third took 2.2 ms a bundle.
 ROOT_TICK_S, ROOT_RANK_S, ROOT_BUNDLE_S = 3.5e-3, 7.0e-6, 1.95e-3
 
 #: Proving with one core to itself takes this times the CPU seconds of the proof at preparation.

@@ -213,7 +213,7 @@ KEYS: tuple[Key, ...] = (
         check=Pattern(HEX_DIGEST, "64 hexadecimal digits"), default_words="needed with `proof.srs`"),
     Key("proof.tolerance", "number", None, "output",
         "largest absolute deviation of a float output from the proved one",
-        check=Range(0, open=True), default_words="0.01, or what the check on sample rows needs, up to a hundredth of an output's largest value"),
+        check=Range(0, open=True), default_words="0.01, or twice what the sample rows need, if that need is at most a hundredth of an output's largest value; batch: three times what they need"),
     Key("proof.agreement", "number", 0.995, "of rows",
         "least part of the sample rows on which proved and float outputs have the same argmax, else the model "
         "is refused; nothing to ask of one output, 0 where outputs are no classes",

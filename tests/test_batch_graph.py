@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[list[tuple], str, str]] = {
     "a mean of maxima": (stem(("MaxPool", ["h"], "d", MEAN), ("ReduceMean", ["d", "axes"], "e", {"keepdims": 0}), *end("e")),
                          "node 4 of 7, ReduceMean: a mean of maxima, or a maximum of means", "Put a layer with a ReLU between them."),
     "a concatenation before a ReLU": (stem(conv("h", "l", "d", **SAME), ("Concat", ["d", "h"], "e", {"axis": 1}), *end("e")),
-                                      "node 4 of 7, Concat: a concatenation of something else than the inputs and values behind a ReLU", "Put a ReLU before it."),
+                                      "node 4 of 7, Concat: a concatenation of something else than the inputs and values behind an activation", "Put a ReLU before it."),
     "rows mixed": (stem(("Transpose", ["h"], "d", {"perm": [1, 0, 2, 3]}), *end("d")), "node 3 of 6, Transpose: is none of these", "proof.system: ezkl"),
 }
 

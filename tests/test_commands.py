@@ -138,7 +138,7 @@ def test_a_verb_and_its_options_that_are_named_are_there(command: str) -> None:
 
 @pytest.mark.parametrize("command", [c for c in SHOWN if _BENCHMARK.match(c)])
 def test_a_benchmarks_options_are_those_of_its_source(command: str) -> None:
-    """They take minutes to hours of a quiet machine, so they are run by hand: their reports say when and on what."""
+    """They take minutes to hours of a quiet machine, so they are run by hand: their reports say on what."""
     module, options = _BENCHMARK.match(command).groups()
     path = ROOT / (module.replace(".", "/") + ("/__main__.py" if module == "benchmarks" else ".py"))
     source = path.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What a graph's nodes give, as sums of arrays' features (``Value``) or as a layer before its ReLU (``Sums``), and what can be done to both.
+"""What a graph's nodes give, as sums of arrays' features (``Value``) or as a layer before its activation (``Sums``), and what can be done to both.
 
-Everything linear between two ReLUs ends in one layer: factors, constants, means, concatenations, sums of branches and BatchNorm go into weights,
+Everything linear between two activations ends in one layer: factors, constants, means, concatenations, sums of branches and BatchNorm go into weights,
 biases and wirings. Shapes here are of a row, without the batch.
 """
 
@@ -168,7 +168,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A layer before its ReLU: wirings with their weights (K, M'), bias (M',), an array that is added, if any; ``index``: of each entry the feature."""
+    """A layer before its activation: wirings with their weights (K, M'), bias (M',), an array that is added, if any; ``index``: of each entry the feature."""
 
     parts: tuple[tuple[Wiring, np.ndarray], ...]
     bias: np.ndarray

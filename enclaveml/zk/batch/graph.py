@@ -264,7 +264,7 @@ class _Reading:
         for name in node.input:
             given = self._values.get(name)
             if not isinstance(given, Value):
-                raise NotHeld("a concatenation of something else than the inputs and values behind a ReLU", "put a ReLU before it")
+                raise NotHeld("a concatenation of something else than the inputs and values behind an activation", "put a ReLU before it")
             place = axis - 1 if axis > 0 else axis + len(given.shape)
             if axis == 0 or place < 0:
                 raise NotHeld("a concatenation of rows of a batch")

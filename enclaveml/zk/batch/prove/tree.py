@@ -65,7 +65,7 @@ def hashed(mark: int, rows: np.ndarray, salts: np.ndarray) -> np.ndarray:
         return _joined([_long(bytes([mark]), *each) for each in zip(rows, salts, strict=True)])
     if vectors:
         found = np.empty((len(rows), HASH // 4), "<u4")
-        vectors(mark, rows, salts.view("<u4") if salts.size else _no_salts(len(rows)).view("<u4"), found)
+        vectors(mark, rows, salts.view("<u4"), found)
         return found.view(np.uint8)
     marked = np.full((len(rows), 1 + size + salts.shape[1]), mark, np.uint8)
     marked[:, 1 : 1 + size] = np.ascontiguousarray(rows).view(np.uint8)
@@ -77,7 +77,7 @@ def hashed(mark: int, rows: np.ndarray, salts: np.ndarray) -> np.ndarray:
 
 @cache
 def _vectors() -> Callable[[int, np.ndarray, np.ndarray, np.ndarray], None] | None:
-    """``sha256.hash_rows``; None where there is no numba, or one that cannot work here (it says so by these errors): then hashlib does."""
+    """``sha256.hash_rows``; None where it cannot be imported, for whatever reason: then hashlib does."""
     if sys.byteorder != "little":
         return None
     try:
