@@ -18,6 +18,7 @@ def limit_s(timeout_s: float) -> float:
 
     As long as a rank has bundles, one is in a child, which is killed after ``timeout_s`` and, where inputs
     are hashed, has as long again for the hash: within this time an honest rank answers something.
+    Of a circuit in slices a rank answers each slice too, once: one that stalls between them is lost after that many times this.
     """
     return 2 * timeout_s + GRACE_S
 
