@@ -106,7 +106,7 @@ def test_what_is_registered(case: Case) -> None:
     assert (key.rows, key.masks, circuit.logrows) == (512, 256, 9)
     assert -key.input_low == key.input_high == 1 << (key.input_high.bit_length() - 1)  # no sample's value, only its size
     assert np.abs(case.job.rows).max() * 2.0**circuit.input_scale < key.input_high
-    assert circuit.caution == "inputs hidden, weights not" and circuit.settings["hides"] == "inputs"
+    assert circuit.caution == "inputs hidden, weights not" and circuit.settings["mask_rows"] == 256
     assert circuit.proof_bytes == len(case.proof.computation) and case.proof.outputs.shape == (BUNDLE, 3)
     assert "(inputs hidden, weights not): layers 6-4-3, 256 rows and " in BatchSystem().plan_text(circuit)
 

@@ -68,7 +68,7 @@ def test_every_row_ends_verified_and_the_log_says_of_what_kind(played: Played) -
         assert circuit_id == played.circuit_id and CAUTION in file.attrs["message"]
         assert set(file["keys"][circuit_id]) == {"vk", "settings", "weights_proof", "manifest"}
         manifest = json.loads(file["keys"][circuit_id]["manifest"][:].tobytes())
-    assert (manifest["system"], manifest["rows"], manifest["settings"]["hides"]) == ("batch", BUNDLE, "nothing")
+    assert (manifest["system"], manifest["rows"], manifest["settings"]["mask_rows"]) == ("batch", BUNDLE, 0)
     assert Budget(Path(played.cache) / "proofs" / manifest["model_hash"], None).spent > DISCLOSED  # no job keeps these weights private now
 
 
