@@ -27,7 +27,7 @@ _MASKED, _MASKED_CELL = 170_000_000, 4 * BLOWUP + 24
 def memory_bytes(key: VerificationKey) -> int:
     """Bytes that proving a batch of the key's rows takes at its peak, in a process of its own, the process included.
 
-    Measured and foreseen stand beside each other in ``benchmarks/reports/batch.md`` (by the formula before numba). Not for the weights proof.
+    Measured and foreseen stand beside each other in ``benchmarks/reports/batch.md``. Not for the weights proof.
     """
     cells = key.rows * key.units
     weights = sum(layer.length * layer.outputs for layer in key.layers)
