@@ -20,6 +20,7 @@ from enclaveml.zk.batch.float_model import run as run_floats
 from enclaveml.zk.batch.format import MOST_TABLE_NUMBERS
 from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel, fits
+from enclaveml.zk.batch.quantise import check_reading
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
 
 RNG = np.random.default_rng(5)
@@ -56,9 +57,33 @@ GRAPHS: dict[str, tuple[bytes, list[str | None]]] = {
     "a residual": (made(("Tanh", ["a"], "b", {}), ("Gemm", ["b", "u"], "c", {}), ("Add", ["b", "c"], "d", {}), ("Erf", ["d"], "z", {})),
                    ["tanh", "a function of one number"]),
 }
+A = "a function of one number"
+TENSORS |= {"two": np.float32(2), "three": np.float32(3.2), "tenth": np.float32(0.1)}
+#: ReLU and what is made of it: exact where all is linear in it, else one table.
+GRAPHS |= {
+    "the square of a ReLU": (made(("Relu", ["a"], "b", {}), ("Mul", ["b", "b"], "z", {})), [A]),
+    "a ReLU cut at 6": (made(("Relu", ["a"], "b", {}), ("Min", ["b", "six"], "z", {})), ["ReLU6"]),
+    "a ReLU to a power": (made(("Relu", ["a"], "b", {}), ("Pow", ["b", "two"], "z", {})), [A]),
+    "a ReLU, and its square": (made(("Relu", ["a"], "b", {}), ("Gemm", ["b", "u"], "c", {}), ("Mul", ["b", "b"], "d", {}), ("Gemm", ["d", "u"], "e", {}),
+                                    ("Add", ["c", "e"], "z", {})), [None, A]),
+    "a ReLU's square, and it": (made(("Relu", ["a"], "b", {}), ("Mul", ["b", "b"], "d", {}), ("Gemm", ["d", "u"], "e", {}), ("Gemm", ["b", "u"], "c", {}),
+                                     ("Add", ["c", "e"], "z", {})), [A, None]),
+    "linear in a ReLU": (made(("Relu", ["a"], "b", {}), ("Mul", ["b", "half"], "c", {}), ("Sub", ["one", "c"], "z", {})), [None]),
+    "linear in two of them": (made(("Relu", ["a"], "b", {}), ("Neg", ["a"], "c", {}), ("Relu", ["c"], "d", {}), ("Sub", ["b", "d"], "z", {})), [None, None]),
+    "a ReLU of sums by a factor": (made(("Mul", ["a", "half"], "b", {}), ("Add", ["b", "one"], "c", {}), ("Relu", ["c"], "z", {})), [None]),
+    "a ReLU of another curve": (made(("Relu", ["a"], "b", {}), ("Sub", ["b", "half"], "c", {}), ("Relu", ["c"], "z", {})), [A]),
+    "a ReLU added to its sums": (made(("Relu", ["a"], "b", {}), ("Add", ["a", "b"], "z", {})), [None]),
+    "a curve of what is linear in a ReLU": (made(("Relu", ["a"], "b", {}), ("Add", ["b", "one"], "c", {}), ("Tanh", ["c"], "z", {})), [A]),
+    "linear in a ReLU twice, once before a curve": (
+        made(("Relu", ["a"], "b", {}), ("Add", ["b", "one"], "c", {}), ("Gemm", ["c", "u"], "d", {}), ("Tanh", ["c"], "e", {}),
+             ("Gemm", ["e", "u"], "f", {}), ("Add", ["d", "f"], "z", {})), [None, A]),
+    "a ReLU and a tanh added": (made(("Relu", ["a"], "b", {}), ("Tanh", ["a"], "c", {}), ("Add", ["b", "c"], "z", {})), [A]),
+    "a ReLU but for places between": (made(("Abs", ["a"], "b", {}), ("Sub", ["b", "three"], "c", {}), ("Abs", ["c"], "d", {}), ("Sub", ["tenth", "d"], "e", {}),
+                                           ("Relu", ["e"], "f", {}), ("Relu", ["a"], "g", {}), ("Add", ["f", "g"], "z", {})), [A]),
+}
 TENSORS |= {"from": np.array([1]), "to": np.array([4]), "axis": np.array([1])}
 GRAPHS["beside each other"] = (made(("Tanh", ["a"], "b", {}), ("Relu", ["a"], "c", {}), ("Concat", ["b", "c"], "d", {"axis": 1}),
-                                    ("Slice", ["d", "from", "to", "axis"], "z", {})), [None, "tanh"])
+                                    ("Slice", ["d", "from", "to", "axis"], "z", {})), ["tanh", None])
 
 
 @pytest.mark.parametrize("which", GRAPHS)
@@ -72,6 +97,25 @@ def test_a_graph_s_functions_are_onnx_s(which: str) -> None:
     x = 2 * RNG.normal(size=(2, 4)).astype(np.float32)
     (wanted,) = ReferenceEvaluator(onnx.load_from_string(given)).run(None, {"input": x})
     assert np.allclose(run_floats(layers, x)[1][-1], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_taken_for_relu_is_it_on_the_rows() -> None:
+    """A bump of 0.05 at sums about 20, where nothing is tried when the graph is read, and too small to be seen in the outputs."""
+    (read,) = [each for each in float_layers(GRAPHS["ReLU by another name"][0]) if each.taken]
+    assert read.activation is None
+    layers = [replace(read, taken=lambda z: np.maximum(z, 0) + 0.05 * (abs(z - 20) < 1)), FloatLayer(V, np.zeros(2))]
+    rows = np.linspace(-5, 5, 130)[:, None] * np.ones(4)
+    sums = run_floats(layers, rows)[1]
+    shifted = [replace(layers[0], bias=read.bias + 20 - float(sums[0][99, 1])), layers[1]]  # row 99's is 20
+    for given in (layers, shifted):
+        z, truth = run_floats(given, rows)[1]
+        assert (given is shifted) == bool((abs(z - 20) < 1).any())
+        if given is layers:
+            check_reading(given, rows, truth)
+            continue
+        with pytest.raises(JobError, match="^the model was read as layers that compute something else"):
+            check_reading(given, rows, truth)
+        check_reading([replace(given[0], taken=None), given[1]], rows, truth)
 
 
 def test_jax_s_activations_as_they_are_exported() -> None:

@@ -80,7 +80,8 @@ HOLDS = ("a batch proof holds dense layers and convolutions (one- or two-dimensi
      f"node 0 of 2, Relu: a ReLU with no dense layer before it; {HOLDS}. Put a dense layer before it. "
      "proof.system: ezkl proves more kinds of layers"),
     ([("Gemm", ["input", "w"], "a", {}), ("Relu", ["a"], "b", {}), ("Mul", ["a", "b"], "output", {})],
-     f"node 2 of 3, Mul: a product of two values of a row; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
+     f"the last node: is an activation, Mul, not a dense layer; {HOLDS}. Leave it out of the model, and apply it to the outputs. "
+     "proof.system: ezkl proves more kinds of layers"),
     ([("Cast", ["input"], "a", {"to": 6}), ("Gemm", ["a", "w"], "output", {})],
      f"node 0 of 2, Cast: is none of these; {HOLDS}. proof.system: ezkl proves more kinds of layers"),
     ([("Add", ["input", "rows"], "a", {}), ("Gemm", ["a", "w"], "output", {})],

@@ -27,6 +27,9 @@ POINTWISE = LINEAR | {
     "HardSwish", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Selu",
     "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Where"}
 
+#: Where functions are compared: 0 and what lies around it.
+_NEAR = np.linspace(-8, 8, 4097)
+
 #: Names for people; anything else is a function without one.
 _KNOWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
@@ -53,14 +56,21 @@ class Curve:
     nodes: tuple[onnx.NodeProto, ...] = ()
     constants: tuple[tuple[str, np.ndarray], ...] = ()
 
+    @cached_property
+    def is_relu(self) -> bool:
+        """Whether it is ReLU wherever it is tried: near 0 closely, and far off, as a function that is cut somewhere is none.
+
+        ``quantise.check_reading`` tries it on the sums of the sample rows, too.
+        """
+        far = 2.0 ** np.arange(-30, 100, 0.5)
+        grid = np.concatenate([-far, _NEAR, far])
+        return np.array_equal(self(grid), np.maximum(grid, 0))
+
     def activation(self) -> Activation | None:
         """As a layer's activation; None for ReLU."""
-        far = 2.0 ** np.arange(-30, 100, 0.5)  # a function that is cut somewhere is no ReLU
-        grid = np.concatenate([-far, [0.0], far])
-        if np.array_equal(self(grid), np.maximum(grid, 0)):
+        if self.is_relu:
             return None
-        grid = np.linspace(-8, 8, 4097)
-        here = self(grid)
+        grid, here = _NEAR, self(_NEAR)
         name = next((name for name, known in _KNOWN.items() if np.allclose(here, known(grid), rtol=1e-5, atol=1e-6)), "a function of one number")
         return Activation(name, self)
 

@@ -27,6 +27,7 @@ class FloatLayer:
     """What positions read times ``weights`` (K, M'), and ``bias`` (M',), float64. After every layer but the last is an activation.
 
     wirings: what is read, as in a key; () for all of the layer before. residual: the number of an array that is added. activation: None for ReLU.
+    taken: the function that was taken for ReLU, where the model has it by another name.
     """
 
     weights: np.ndarray
@@ -34,6 +35,7 @@ class FloatLayer:
     wirings: tuple[Wiring, ...] = ()
     residual: int | None = None
     activation: Activation | None = None
+    taken: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def positions(self) -> int:

@@ -6,6 +6,7 @@ What no batch proof holds is refused with advice.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +88,7 @@ class _Reading:
         self._curves: dict[str, Curve] = {}
         self._found: list[FloatLayer] = []
         self._signed = {0}  # arrays whose values can be negative
+        self._makers = {node.output[0]: node for node in self._graph.node}
 
     def layers(self) -> tuple[FloatLayer, ...]:
         """See ``float_layers``."""
@@ -99,9 +101,15 @@ class _Reading:
                 self._values[node.output[0]] = self._read(node)
             except NotHeld as problem:
                 raise _refused(f"node {number} of {len(nodes)}, {node.op_type}", str(problem), problem.instead) from None
-        last = self._values.get(self._graph.output[0].name) if len(self._graph.output) == 1 else None
-        if last is None:
+        output = self._graph.output[0].name
+        if output not in self._values or len(self._graph.output) > 1:
             raise _refused("the output", "is not one array of what the rows give", "")
+        if self._of_relu(output):
+            try:
+                self._activate(output)
+            except NotHeld as problem:
+                raise _refused("the output", str(problem), problem.instead) from None
+        last = self._values[output]
         if isinstance(last, Curve):
             op = last.nodes[-1].op_type
             raise _refused("the last node", f"is an activation, {op}, not a dense layer",
@@ -115,20 +123,21 @@ class _Reading:
     def _read(self, node: onnx.NodeProto) -> Value | Sums | Curve:
         """What a node gives: something linear in arrays, else a function of a layer's sums. Raises NotHeld."""
         curve = self._curve(node)
-        of_curves = any(isinstance(self._values.get(name), Curve) for name in node.input)
-        of_rows = sum(name in self._values for name in node.input)
-        linear = node.op_type in LINEAR and not of_curves and not (node.op_type in ("Mul", "Div") and (
-            of_rows > 1 or (node.op_type == "Div" and node.input[1] in self._values)))
-        at_once = node.op_type == "Relu" and isinstance(self._values.get(node.input[0]), Sums)
-        if curve is not None and (of_curves or not (linear or at_once)):
+        if curve is not None and (any(isinstance(self._values.get(name), Curve) for name in node.input) or not self._linear(node)):
             self._curves[node.output[0]] = curve
-            return curve
+            return curve  # what becomes of it is known by who reads it
         for name in node.input:
             self._activate(name)
         found = self._given(node)
         if curve is not None and isinstance(found, Sums):
             self._curves[node.output[0]] = curve
         return found
+
+    def _linear(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is linear in what it takes of a row."""
+        of_rows = sum(name in self._values for name in node.input)
+        return node.op_type in LINEAR and not (node.op_type in ("Mul", "Div") and (
+            of_rows > 1 or (node.op_type == "Div" and node.input[1] in self._values)))
 
     def _curve(self, node: onnx.NodeProto) -> Curve | None:
         """What a node is as a function of every entry of one layer's sums; None where it is none."""
@@ -153,17 +162,39 @@ class _Reading:
         return self._shape(value.root) if isinstance(value, Curve) else value.shape
 
     def _activate(self, name: str) -> None:
-        """Have the tensor be a layer's array, if it is a function of the layer's sums."""
+        """Have the tensor be a layer's array, if it is a function of the layer's sums; what is linear in ReLUs of them stays exact."""
         curve = self._values.get(name)
         if not isinstance(curve, Curve):
             return
-        sums, activation = self._values[curve.root], curve.activation()
-        assert isinstance(sums, Sums)
-        self._values[name] = self._layer(sums, activation)
+        root, maker = self._values[curve.root], self._makers[name]
+        assert isinstance(root, Sums)
+        if self._is_relu(name):
+            plain = maker.op_type == "Relu"  # of sums that may be linear in the curve's root
+            self._values[name] = self._layer(self._values[maker.input[0]], None) if plain else self._layer(root, None, curve)
+        elif self._of_relu(name):
+            for given in maker.input:
+                self._activate(given)
+            self._values[name] = self._given(maker)
+        else:
+            self._values[name] = self._layer(root, curve.activation())
 
-    def _layer(self, sums: Sums, activation: Activation | None) -> Value:
-        """The array of a new layer."""
-        self._found.append(sums.layer(len(self._found) + 1, activation))
+    def _is_relu(self, name: str) -> bool:
+        """Whether a tensor is a ReLU of sums, by that name or another."""
+        curve, maker = self._values.get(name), self._makers.get(name)
+        return isinstance(curve, Curve) and maker is not None and (
+            (maker.op_type == "Relu" and isinstance(self._values[maker.input[0]], Sums)) or curve.is_relu)
+
+    def _of_relu(self, name: str) -> bool:
+        """Whether a tensor is a curve that is linear in ReLUs and sums, one ReLU at least."""
+        maker = self._makers.get(name)
+        if not isinstance(self._values.get(name), Curve) or maker is None:
+            return False
+        return self._is_relu(name) or (maker.op_type != "Cast" and self._linear(maker) and all(
+            not isinstance(self._values[given], Curve) or self._of_relu(given) for given in maker.input if given in self._values))
+
+    def _layer(self, sums: Sums, activation: Activation | None, curve: Curve | None = None) -> Value:
+        """The array of a new layer; ``curve``: what the graph has where that was found to be ReLU."""
+        self._found.append(replace(sums.layer(len(self._found) + 1, activation), taken=None if activation else curve))
         if activation is not None:
             self._signed.add(len(self._found))
         return Value.of(len(self._found), sums.index, sums.features)
