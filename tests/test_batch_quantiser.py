@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch import calibrate as calibrate_module
-from enclaveml.zk.batch import integer
+from enclaveml.zk.batch import integer, patches
 from enclaveml.zk.batch.calibrate import calibrate, exact_bits
-from enclaveml.zk.batch.float_model import FloatLayer
+from enclaveml.zk.batch.float_model import Activation, FloatLayer
 from enclaveml.zk.batch.float_model import run as run_floats
 from enclaveml.zk.batch.format import P, Wiring
 from enclaveml.zk.batch.integer import BIAS_HIGH, BIAS_LOW, IntegerModel, layer
@@ -226,9 +227,33 @@ def test_rounding_errors_are_made_good_by_later_inputs() -> None:
     rng = np.random.default_rng(2)
     a = np.rint(rng.normal(size=(200, 4)) @ rng.normal(size=(4, 24)) * 30 + 40)
     weights = rng.uniform(-127, 127, (24, 6))
-    plain, found = np.rint(weights), calibrate_module._compensated(weights, a)
+    plain, found = np.rint(weights), calibrate_module._compensated(weights, a.T @ a / len(a))
     assert (found == np.rint(found)).all() and found.min() >= -128 and found.max() <= 127
     assert np.square(a @ (found - weights)).mean() < 0.2 * np.square(a @ (plain - weights)).mean()
+
+
+def test_mean_products_are_of_every_so_many_th_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few are laid out at once."""
+    wirings = (Wiring(0, (4, 4, 2), (1, 1), (2, 2)), Wiring(1, (3, 3, 1)))
+    arrays = [RNG.integers(-9, 9, (11, features)) for features in (32, 9)]
+    monkeypatch.setattr(calibrate_module, "COMPENSATED_ROWS", 15)  # of 99 positions every seventh
+    for cells in (1, 300, 1 << 22):
+        monkeypatch.setattr(patches, "_CELLS", cells)
+        given = patches.read(wirings, arrays).reshape(99, 9)[::7].astype(np.float64)
+        assert np.array_equal(calibrate_module._gram(wirings, arrays), given.T @ given / 15)
+
+
+@pytest.mark.parametrize(("number", "change", "text"), [
+    (1, {"bias": np.full(8, 1e6)}, "a bias is too large beside the weights"),
+    (1, {"weights": np.full((6, 8), 1e-30), "bias": np.zeros(8), "activation": Activation("a step", lambda z: np.sign(z - 1))},
+     "its sums would be divided by 2^77 for activations of 8 bits, and 2^1 to 2^20 are allowed: its weights are too small beside its values"),
+    (2, {"weights": np.full((8, 8), 2.0**40), "residual": 1}, "its sums and the values of layer 1 that are added to them are of too different sizes")])
+def test_what_gives_no_integer_model_says_which_layer_it_is(number: int, change: dict, text: str) -> None:
+    layers = mlp((6, 8, 8, 2))
+    layers[number - 1] = replace(layers[number - 1], **change)
+    rows = RNG.integers(-1, 2, (40, 6)).astype(np.float32)
+    with pytest.raises(JobError, match=f"^no integer model for a batch proof was found: layer {number}: {re.escape(text)}; proof.system: ezkl has wider numbers$"):
+        calibrate(layers, rows, run_floats(layers, rows)[1][-1])
 
 
 def test_a_network_of_maps_is_near_its_float_model() -> None:

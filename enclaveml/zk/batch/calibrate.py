@@ -28,7 +28,7 @@ import numpy as np
 from enclaveml.errors import JobError
 from enclaveml.zk.batch.equalise import equalised, tied
 from enclaveml.zk.batch.float_model import FloatLayer, run
-from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, bits
+from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, Wiring, bits
 from enclaveml.zk.batch.integer import (
     BIAS_HIGH,
     IntegerLayer,
@@ -39,7 +39,7 @@ from enclaveml.zk.batch.integer import (
     quantised,
 )
 from enclaveml.zk.batch.number_tables import numbers, steep
-from enclaveml.zk.batch.patches import products, read
+from enclaveml.zk.batch.patches import portions, products, read
 
 #: Inputs that are whole multiples of 2^-n, n at most this, are taken at scale n, which loses nothing.
 MAX_EXACT_BITS = 8
@@ -70,6 +70,8 @@ DAMPING = 0.01
 #: puts a row out of tolerance: with normally distributed inputs, 10^6 rows reach about 1.7 times as far as 256 do.
 FILLED = 0.5
 
+#: The same before a table, where its function is so steep that over HEADROOM times the sums it gives more than that: exp, x^3.
+STEEP_FILLED = 0.4
 
 #: Bits of a place in a table: its steps are then about as fine as what it gives. Fewer where more than 8 layers have tables.
 TABLE_BITS = 11
@@ -90,6 +92,11 @@ class _Scales:
     def values(self) -> tuple[int, float]:
         """Scale and factor of what later layers read."""
         return self.given if self.table else (self.activation, self.factor)
+
+    @property
+    def units(self) -> tuple[float, float]:
+        """What a quotient and a number of the table stand for in the float layer's sums and values."""
+        return 2.0**-self.activation / self.factor, 2.0 ** -self.given[0] / self.given[1]
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,7 @@ class _Search:
         self.limit = int(min(largest_input(_inputs_read(dense)), max(1, HEADROOM * most)))
         self.targets = run(dense, rows)[1]
         arrays, sums = run(dense, every)
-        self.most = [float(a.max(initial=0.0)) or 1.0 for a in arrays[1:]]
+        self.most = [float(np.abs(a).max(initial=0.0)) or 1.0 for a in arrays[1:]]
         self.spans = [(float(z.min(initial=0.0)), float(z.max(initial=0.0))) for z in sums]
         by_table = sum(each.activation is not None for each in dense)
         self.table_bits = min(TABLE_BITS, bits(MOST_TABLE_NUMBERS) - bits(max(1, by_table)))
@@ -231,10 +238,11 @@ class _Search:
         """What is tried for a layer behind which is a table: as fine as it can be where the function is not flat, and coarser."""
         each = self.dense[number]
         assert each.activation is not None
-        low, high = (HEADROOM * value for value in self.spans[number])
-        if self.plain:  # of the rows not more than a power of two
-            low, high = (math.copysign(2.0 ** math.ceil(math.log2(abs(value))), value) if value else 0.0 for value in (low, high))
-        reach, most = steep(each, low, high)
+        # As far as the sums may lie, but for values that are so much larger than the sample rows' that these would be left few of 8 bits.
+        low, high, top = (*(HEADROOM * value for value in self.spans[number]), self.most[number] / STEEP_FILLED)
+        if self.plain:  # of the rows not more than powers of two
+            low, high, top = (math.copysign(2.0 ** math.ceil(math.log2(abs(value))), value) if value else 0.0 for value in (low, high, top))
+        reach, most = steep(each, low, high, top)
         kept = math.floor(math.log2(ACTIVATION_MAX / most))
         given = kept, 1.0 if number + 1 in self.tied else ACTIVATION_MAX / most / 2.0**kept
         for factor in factors:
@@ -287,7 +295,7 @@ class _Search:
         mine, last = scales[number], number == len(self.dense) - 1
         scale = self._scale_of_sums(number, scales)
         shift = 0 if last else scale - mine.activation
-        if not last and shift < 1:
+        if not last and not 1 <= shift <= MOST_SHIFT:
             return None
         each, through = self.dense[number], 1.0 if last else mine.factor
         weights = each.weights * (through / self._divisors(number, scales) * 2.0**mine.weight)[:, None]
@@ -298,8 +306,7 @@ class _Search:
                 return None
             residual, added = (each.residual, exponent), arrays[each.residual] * 2.0**exponent
         if compensated:
-            given = read(wirings, arrays).reshape(-1, len(weights))
-            weights = _compensated(weights, given[:: -(-len(given) // COMPENSATED_ROWS)])
+            weights = _compensated(weights, _gram(wirings, arrays))
         else:
             weights = np.clip(np.rint(weights), WEIGHT_LOW, WEIGHT_HIGH)
         bias = each.bias * through * 2.0**scale
@@ -310,7 +317,8 @@ class _Search:
         if not (np.abs(bias) <= BIAS_HIGH).all():
             return None
         z = (sums.astype(np.int64) + bias.astype(np.int64)).reshape(len(self.x), -1)
-        return layer(weights, bias, shift, each.wirings, residual, mine.table), z
+        made = layer(weights, bias, shift, each.wirings, residual, mine.table)
+        return replace(made, units=mine.units) if mine.table else made, z
 
     def _continued(self, made: _Made, scales: Sequence[_Scales], compensated: bool = False) -> _Made | None:
         """The integer layers of these scales, those after ``made`` made; None where something is out of range."""
@@ -341,10 +349,19 @@ class _Search:
         return float(np.abs(made.arrays[-1] * 2.0**-scale - self.truth).max(initial=0.0))
 
     def _problem(self, scales: Sequence[_Scales]) -> str:
+        """Why these scales give no model, and which layer's it is."""
         model = self.model(scales)
         if model is not None:
             return fits(model)
-        return "a bias is too large beside the weights, or weights and activations are of too different sizes"
+        number = next(n for n in range(len(scales)) if self._continued(_Made([], [self.x]), scales[: n + 1]) is None)
+        scale, residual = self._scale_of_sums(number, scales), self.dense[number].residual
+        shift, last = scale - scales[number].activation, number == len(scales) - 1
+        if not last and not 1 <= shift <= MOST_SHIFT:
+            return (f"layer {number + 1}: its sums would be divided by 2^{shift} for activations of 8 bits, and 2^1 to 2^{MOST_SHIFT} are allowed: its weights are "
+                    f"too {'small' if shift > 0 else 'large'} beside its values")
+        if residual is not None and not 0 <= scale - self._scale(residual, scales) <= MOST_SHIFT:
+            return f"layer {number + 1}: its sums and the values of layer {residual} that are added to them are of too different sizes"
+        return f"layer {number + 1}: a bias is too large beside the weights"
 
 
 def _off(gap: np.ndarray) -> float:
@@ -352,9 +369,21 @@ def _off(gap: np.ndarray) -> float:
     return float(np.abs(gap).max(initial=0.0) + 4 * np.sqrt(np.square(gap).mean()))
 
 
-def _compensated(weights: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Weights (K, M) as whole numbers, int8, with which sums over a (S, K) change least: GPTQ, input by input."""
-    gram = a.T.astype(np.float64) @ a / len(a)
+def _gram(wirings: Sequence[Wiring], arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean products of a layer's inputs (K, K) over rows and positions, every so many-th: COMPENSATED_ROWS at most, few laid out at once."""
+    inputs, positions = sum(wiring.inputs for wiring in wirings), wirings[0].positions
+    step = -(-len(arrays[0]) * positions // COMPENSATED_ROWS)
+    found, count = np.zeros((inputs, inputs)), 0
+    for some in portions(wirings, len(arrays[0])):
+        given = read(wirings, [array[some] for array in arrays]).reshape(-1, inputs)
+        given = given[-some.start * positions % step :: step].astype(np.float64)
+        found += given.T @ given
+        count += len(given)
+    return found / count
+
+
+def _compensated(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """Weights (K, M) as whole numbers, int8, with which sums over inputs of these mean products (K, K) change least: GPTQ, input by input."""
     gram[np.diag_indices_from(gram)] += DAMPING * max(float(np.trace(gram)) / len(gram), 1e-9)
     factor = np.linalg.cholesky(np.linalg.inv(gram)).T
     left, found = weights.copy(), np.empty_like(weights)

@@ -35,7 +35,7 @@ class IntegerLayer:
     """A layer as it is committed: ``matrix`` (K + 3, M') int8, the weights and below them the bias's three limbs.
 
     shift: s of the rescaling after it; 0 in the last layer, which has none. wirings, residual: as in a key. table: its activation, as one of
-    a key's tables; () for ReLU.
+    a key's tables; () for ReLU. units: what a quotient and a number of the table stand for in the float layer's sums and values; no key has it.
     """
 
     matrix: np.ndarray
@@ -43,6 +43,7 @@ class IntegerLayer:
     wirings: tuple[Wiring, ...] = ()
     residual: tuple[int, int] | None = None
     table: tuple[int, ...] = ()
+    units: tuple[float, float] = (1.0, 1.0)
 
     @property
     def weights(self) -> np.ndarray:

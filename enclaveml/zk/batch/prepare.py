@@ -38,7 +38,7 @@ from enclaveml.zk.rows import Progress, padded, sampled
 from enclaveml.zk.scratch import Scratch
 
 #: Of the quantiser and this module: another version, other circuits.
-_PLAN_VERSION = 5  # 5: what is read wrongly, and tolerances that say nothing, are refused; tables
+_PLAN_VERSION = 6  # 6: functions of a ReLU; tables of steep functions made for the rows' values
 
 #: The order that the proof at preparation is made for; no run gives it.
 _NONCE = bytes(32)
