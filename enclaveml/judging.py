@@ -49,6 +49,9 @@ class Judge:
         member = self._members[bundle.rank]
         self.verify_seconds += verdict.seconds
         status = verdict.status
+        if verdict.undecided:
+            self._leave_undecided(bundle, verdict.text)
+            return
         if (status == RowStatus.REJECTED).any():
             self.reject(bundle, blob, verdict.text, verdict.seconds)
             return
@@ -70,6 +73,19 @@ class Judge:
                               verdict.proved[good])
         if not good.all():
             self._judge_inconsistent(round_, bundle, ~good, verdict)
+
+    def _leave_undecided(self, bundle: Bundle, text: str) -> None:
+        """Rank 0 could not look at a proof: nothing is believed of it and nobody is blamed, as where its rank had failed."""
+        text = f"rank 0 could not verify: {text}"
+        member = self._members[bundle.rank]
+        log.warning("bundle %d (%d rows from row %d) of %s: %s; nobody is blamed", bundle.id, len(bundle.rows), bundle.rows[0], member, text)
+        needed = not self._copies.discarded(bundle)
+        if needed:
+            self._accounts.failed(bundle, np.ones(len(bundle.rows), bool), text)
+        self.fall(bundle, RowStatus.LOST)
+        if needed:  # its drawn rows were to be tested: without a proof by rank 0 itself
+            round_ = self._accounts.rounds[bundle.round]
+            self.unproven(member, round_, bundle.rows - round_.start, bundle.slots)
 
     def _judge_inconsistent(self, round_: Round, bundle: Bundle, bad: np.ndarray, verdict: Verdict) -> None:
         """Before anyone is blamed for a deviation, rank 0 computes the float outputs itself."""

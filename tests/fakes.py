@@ -57,6 +57,7 @@ from enclaveml.zk.interface import (
     ProofResult,
     Verdict,
 )
+from enclaveml.zk.verdict import rejection
 
 B, D, WIDTH, SCALE, TOLERANCE = 4, 3, 5, 16, 0.01
 #: Bytes of one slice's proof.
@@ -217,10 +218,11 @@ def wide_prover(**more: object) -> FakeProver:
 class FakeVerifier:
     """Accepts exactly what ``prove`` makes of rank 0's own rows at its circuit; answers after ``delay`` polls.
 
-    ``said``: task to (dataset rows, status), everything it ever said.
+    ``said``: task to (dataset rows, status), everything it ever said. ``undecided``: tasks at which rank 0's own child fails.
     """
 
-    def __init__(self, delay: int = 0, wide: bool = False, slices: int = 1) -> None:
+    def __init__(self, delay: int = 0, wide: bool = False, slices: int = 1, undecided: Callable[[int], bool] = lambda task: False) -> None:
+        self.undecided = undecided
         self.delay, self.polls, self.wide, self.slices = delay, 0, wide, slices
         self.joined: set[int] = set()
         self.waiting: list[tuple[int, Verdict]] = []
@@ -232,6 +234,10 @@ class FakeVerifier:
         assert task not in self.said
         self.nonces[task] = nonce
         n = len(rows)
+        if self.undecided(task):
+            self.said[task] = rows[:, 0].astype(int).tolist(), [REJECTED] * n
+            self.waiting.append((self.polls + self.delay, rejection(task, n, D, "commit: the child died", 0.125, undecided=True)))
+            return
         honest = prove(rows, self.wide, self.slices)
         proved = proof.outputs[:n] / 2.0**SCALE
         with np.errstate(invalid="ignore"):

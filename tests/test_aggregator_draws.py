@@ -207,6 +207,14 @@ def test_who_does_not_prove_a_drawn_row_gains_nothing(tmp_path, way):
     assert np.isin(c.status, (RowStatus.VERIFIED, RowStatus.UNPROVED)).all()
 
 
+def test_a_lie_about_a_drawn_row_is_found_where_rank_0_could_not_verify_its_proof(tmp_path):
+    c = Cluster(tmp_path, n_rows=60, coverage=0.5, workers={2: Lies})
+    c.verifier.undecided = lambda task: True
+    c.run()
+    assert c.members[2].rejections > 0 and "drawn and not proved" in c.members[2].evidence[0]
+    assert all(m.rejections == 0 for r, m in c.members.items() if r != 2)
+
+
 def test_an_honest_rank_that_fails_keeps_its_rows_at_a_weaker_bound(tmp_path):
     failed = []
     c = Cluster(tmp_path, n_rows=60, ranks=3, coverage=0.5, provers={

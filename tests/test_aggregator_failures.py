@@ -81,6 +81,31 @@ def test_without_reassign_a_failed_bundle_stays_with_its_rank(tmp_path):
     assert not set(infers(c, 1)) & set(infers(c, 2))
 
 
+@pytest.mark.parametrize("job", [{}, {"coverage": 0.5}], ids=["all", "half"])
+def test_what_rank_0_could_not_verify_is_proved_by_another_rank_and_nobody_is_blamed(tmp_path, caplog, job):
+    c = Cluster(tmp_path, n_rows=24, **job)
+    first: set[int] = set()
+    c.verifier.undecided = lambda task: not first and not first.add(task)
+    c.run()
+    c.check()
+    assert len(first) == 1
+    assert np.isin(c.status, [RowStatus.VERIFIED, *([RowStatus.UNPROVED] if job else [])]).all()
+    assert all(m.rejections == 0 and m.fate is Fate.OK and m.failures == 0 for m in c.members.values())
+    (note,) = [r for r in c.records("rows") if "could not verify" in r.meta["reason"]]
+    assert note.meta["reason"] == "rank 0 could not verify: commit: the child died"
+    whose = note.meta["rank"]
+    assert (c.aggregator.rank_of[note.arrays["rows"]] != whose).all(), "others proved them"
+    assert "rank 0 could not verify: commit: the child died; nobody is blamed" in caplog.text
+
+
+def test_where_rank_0_can_verify_nothing_rows_are_lost_after_as_many_tries_as_a_failing_rank_has(tmp_path):
+    c = Cluster(tmp_path, n_rows=6, ranks=1, round_rows=4)
+    c.verifier.undecided = lambda task: True
+    c.run()
+    assert (c.status == RowStatus.LOST).all() and c.members[0].rejections == 0
+    assert sorted(infers(c, 0)) == sorted(list(range(6)) * MAX_ATTEMPTS)
+
+
 def test_what_a_rank_says_of_its_failure_is_cut_and_cleaned(tmp_path):
     c = Cluster(
         tmp_path,

@@ -142,6 +142,14 @@ def test_nobody_is_blamed_where_rank_0_makes_no_tie_of_its_own_rows(case, monkey
     _, _, _, (rows, _), (proof, _) = case
     assert joined(case, proof, rows) == ()
     assert len(asked) == 2, "to verify, and to find whose fault it is"
+    _, verifier, _, _, _ = case
+    verifier.submit(8, rows, proof, floats(rows).astype(np.float32))
+    (found,) = drain(verifier)
+    assert found.undecided and (found.status == REJECTED).all() and found.text.endswith("the child died")
+    monkeypatch.undo()
+    verifier.submit(9, rows + 1, proof, floats(rows).astype(np.float32))
+    (found,) = drain(verifier)
+    assert not found.undecided and (found.status == REJECTED).all(), "about other rows: that is the proof's fault"
 
 
 def test_two_provers_commit_alike_and_whose_slice_is_wrong_is_found(case, tmp_path) -> None:

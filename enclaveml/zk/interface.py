@@ -284,7 +284,8 @@ class Verdict:
     verified. proved: (n, D) float64, the values the proof is about (NaN where rejected).
     deviation: (n,) float64, largest |proved - float| of the row (NaN where it is not a number).
     argmax_differs: (n,) bool. seconds: what the verification took, without waiting for its turn. faults: of a rejected proof
-    whose slices are from several ranks, those (from 0) that are wrong; empty where that is not known.
+    whose slices are from several ranks, those (from 0) that are wrong; empty where that is not known. undecided: nothing is
+    verified, and no rank has a part in that: rank 0's own child failed at rank 0's own rows.
     """
 
     task: int
@@ -295,6 +296,7 @@ class Verdict:
     argmax_differs: np.ndarray
     seconds: float
     faults: tuple[int, ...] = ()
+    undecided: bool = False
 
 
 class Prover(Protocol):

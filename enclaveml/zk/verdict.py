@@ -20,8 +20,8 @@ def twice(call: Call) -> Steps[Reply]:
     return reply
 
 
-def rejection(task: int, rows: int, outputs: int, text: str, seconds: float) -> Verdict:
-    """The verdict that none of a bundle's rows is proved."""
+def rejection(task: int, rows: int, outputs: int, text: str, seconds: float, undecided: bool = False) -> Verdict:
+    """The verdict that none of a bundle's rows is proved; ``undecided`` as in ``Verdict``."""
     return Verdict(
         task,
         np.full(rows, REJECTED, np.uint8),
@@ -30,6 +30,7 @@ def rejection(task: int, rows: int, outputs: int, text: str, seconds: float) -> 
         np.full(rows, np.nan),
         np.zeros(rows, bool),
         seconds,
+        undecided=undecided,
     )
 
 

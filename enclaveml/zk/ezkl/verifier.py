@@ -69,7 +69,7 @@ class EzklVerifier:
         try:
             outputs = yield from timed(self._check(rows, proof, names), spent)
         except Exception as problem:  # whatever it is, it is no proof
-            return rejection(task, len(rows), self.circuit.outputs, str(problem), spent.seconds)
+            return rejection(task, len(rows), self.circuit.outputs, str(problem), spent.seconds, isinstance(problem, ProofError))
         finally:
             self._scratch.drop(*names[self.circuit.inputs == "public":])
         circuit = self.circuit
