@@ -108,7 +108,9 @@ def test_what_is_registered(case: Case) -> None:
     assert np.abs(case.job.rows).max() * 2.0**circuit.input_scale < key.input_high
     assert circuit.caution == "inputs hidden, weights not" and circuit.settings["mask_rows"] == 256
     assert circuit.proof_bytes == len(case.proof.computation) and case.proof.outputs.shape == (BUNDLE, 3)
-    assert "(inputs hidden, weights not): layers 6-4-3, 256 rows and " in BatchSystem().plan_text(circuit)
+    plan = BatchSystem().plan_text(circuit)
+    assert "(inputs hidden, weights not): layers 6-4-3, 256 rows and " in plan
+    assert re.search(r"\nactivation of layer 1: tanh, by a table of 2\^\d+ numbers, which alone sets outputs off by 0\.0*[1-9] at most\ndeviation ", plan), plan
 
 
 def test_rank_0_holds_a_proof_to_its_rows_and_its_key(case: Case) -> None:

@@ -12,6 +12,7 @@ from test_batch_graph import document
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch import calibrate as calibrate_module
+from enclaveml.zk.batch.activations import Held, lines, short
 from enclaveml.zk.batch.calibrate import _Search, calibrate
 from enclaveml.zk.batch.examine import document as document_of
 from enclaveml.zk.batch.examine import examine, text
@@ -153,9 +154,12 @@ def test_a_check_names_what_is_by_table() -> None:
     found = examine(ModelFunction(model, (4,)), rows, CircuitRequest(agreement=0.5, rows_per_proof=16))
     assert not found.refused
     shown = text(found, 1000, 64)
-    assert re.search("weights int8, activations 8 bits \\(by table: GELU \\(by tanh\\) after layer 1 of (1,024|2,048) numbers, "
-                     "tanh after layer 3 of (1,024|2,048) numbers\\); inputs from ", shown), shown
     told = document_of(found, 1000, 64)
+    first, relu, second = told["table_deviations"]
+    assert 0 < first < 2 * told["deviation"] and relu == 0 < second < 2 * told["deviation"]
+    words = ", by a table of 2\\^(10|11) numbers, which alone sets outputs off by {} at most\n"
+    assert re.search(f"\nactivation of layer 1: GELU \\(by tanh\\){words.format(f'{first:.2g}')}activation of layer 2: ReLU, exact\n"
+                     f"activation of layer 3: tanh{words.format(f'{second:.2g}')}beside the float model", shown), shown
     assert told["activations"] == ["GELU (by tanh)", "ReLU", "tanh"] and [length > 0 for length in told["tables"]] == [True, False, True]
 
 
@@ -178,6 +182,15 @@ def made_integer(layers: list[FloatLayer], plain: bool = False, factor: float = 
     truth = run_floats(layers, rows)[1][-1]
     found = calibrate(layers, rows, truth, plain)
     return found, float(np.abs(found.outputs(rows) - truth).max() / np.abs(truth).max())
+
+
+def test_activations_in_words() -> None:
+    relu, tanh = Held("ReLU"), Held("tanh", 2048, 0.01234)
+    assert lines([relu]) == ["activation of layer 1: ReLU, exact"] and lines([]) == []
+    assert lines([relu, relu]) == ["activation of every hidden layer: ReLU, exact"]
+    by_table = "tanh, by a table of 2^11 numbers, which alone sets outputs off by 0.012 at most"
+    assert lines([relu, tanh, relu]) == ["activation of layers 1, 3: ReLU, exact", f"activation of layer 2: {by_table}"]
+    assert short([relu, tanh, Held("GELU (by tanh)", 512, 0.1)]) == "ReLU,tanh:2^11,GELU_(by_tanh):2^9" and short([]) == "none"
 
 
 @pytest.mark.parametrize(("activations", "residual", "most"), [

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError
+from enclaveml.zk.batch.activations import lines
 from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.batch.quantise import Quantised, quantise
 from enclaveml.zk.batch.rows_of_a_proof import choose, peak_bytes, template
@@ -48,7 +49,8 @@ def document(found: Examination, rows: int, samples: int) -> dict[str, object]:
         "tolerance": found.quantised.tolerance, "deviation": measured.deviation, "agreement": measured.agreement,
         "layers": [[each.weights.shape[0], each.weights.shape[1]] for each in model.layers],
         "positions": [each.shape.positions for each in model.layers], "shifts": [each.shift for each in model.layers[:-1]],
-        "activations": list(found.quantised.activations), "tables": [len(each.table) for each in model.layers[:-1]],
+        "activations": [each.name for each in found.quantised.held], "tables": [each.entries for each in found.quantised.held],
+        "table_deviations": [each.cost for each in found.quantised.held],
         "input_scale": model.input_scale, "output_scale": model.output_scale,
         "input_range": [v * 2.0**-model.input_scale for v in (model.input_low, model.input_high)], "range_bits": model.range_bits,
         "rows_per_proof": found.rows, "proof_bytes": found.proof_bytes, "memory_bytes": found.peak_bytes,
@@ -63,20 +65,14 @@ def text(found: Examination, rows: int, samples: int) -> str:
     low, high = told["input_range"]  # type: ignore[misc]
     return "\n".join([
         f"the model can be proved in batches: {found.caution}", "",
-        f"layers: {_layers(found.quantised.model)}; weights int8, activations 8 bits{_by_table(found.quantised)}; inputs from {low:g} to {high:g} in steps of 2^-{told['input_scale']}",
+        f"layers: {_layers(found.quantised.model)}; weights int8, activations 8 bits; inputs from {low:g} to {high:g} in steps of 2^-{told['input_scale']}",
+        *lines(found.quantised.held),
         f"beside the float model on {samples} sample rows: off by {told['deviation']:.3g} at most (tolerance {told['tolerance']:.3g}), argmax "
         f"agreement {told['agreement']:.4f}",
         f"{found.rows:,} rows a proof; a proof of {found.proof_bytes / 1e6:.2f} MB; {rows:,} rows in {-(-rows // found.rows):,} proofs",
         f"predicted: peak memory of one prover {found.peak_bytes / 1e9:.2f} GB",
         f"model hash: {told['model_hash']}",
     ]) + "\n"
-
-
-def _by_table(found: Quantised) -> str:
-    """Which activations are held by tables, in words; "" where all are ReLU."""
-    tables = [f"{name} after layer {number} of {len(each.table):,} numbers"
-              for number, (name, each) in enumerate(zip(found.activations, found.model.layers, strict=False), 1) if each.table]
-    return f" (by table: {', '.join(tables)})" if tables else ""
 
 
 def _layers(model: IntegerModel) -> str:

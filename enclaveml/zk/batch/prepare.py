@@ -15,6 +15,7 @@ from enclaveml.capacity import allowed_cores
 from enclaveml.errors import FormatError, JobError, ProofError
 from enclaveml.zk import keys, process
 from enclaveml.zk.batch import statement
+from enclaveml.zk.batch.activations import short
 from enclaveml.zk.batch.files import (
     FILES,
     KEY,
@@ -123,7 +124,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         (folder / KEY).write_bytes(key.to_bytes())
         (folder / SETTINGS).write_bytes(canonical(laid.settings))
         write_weights(folder / WEIGHTS, [each.matrix for each in model.layers])
-        progress(f"plan {_plan(key)}: committing to {found.weights:,} weights, proving that they are int8")
+        progress(f"plan {_plan(key, found)}: committing to {found.weights:,} weights, proving that they are int8")
         ranged = process.wait(prover, "weights_proof", limit, memory, key=path[KEY], weights=path[WEIGHTS])
         (folder / WEIGHTS_PROOF).write_bytes(ranged.block)
         process.wait(checker, "verify_weights", TIMEOUT_S, key=path[KEY], proof=path[WEIGHTS_PROOF])
@@ -149,7 +150,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         proof_bytes=proof_bytes(key),
         srs_origin="none",
         settings={**laid.settings, "mask_rows": key.masks, "weights": found.weights,
-                  "range_bits": key.range_bits,
+                  "range_bits": key.range_bits, "activations": [each.to_json() for each in found.held],
                   "input_range": [key.input_low, key.input_high],
                   "layers": [layer.to_json() for layer in key.layers], "widths": widths_of(key)},
         measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in FILES)},
@@ -157,7 +158,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         folder=folder,
     )
     (folder / MANIFEST).write_text(json.dumps(circuit.manifest(), indent=1), encoding="utf-8")
-    progress(f"circuit {circuit.circuit_id[:16]}: {_plan(key)}, deviation {circuit.deviation:.2g} (tolerance {circuit.tolerance:g}), argmax "
+    progress(f"circuit {circuit.circuit_id[:16]}: {_plan(key, found)}, deviation {circuit.deviation:.2g} (tolerance {circuit.tolerance:g}), argmax "
              f"agreement {circuit.agreement:.4f} on {len(rows)} rows, one proof {measured['prove_cpu_seconds']:.2g} CPU s for {key.real_rows} rows")
 
 
@@ -195,8 +196,8 @@ def widths_of(key: VerificationKey) -> list[int]:
     return [key.width, *(layer.features for layer in key.layers)]
 
 
-def _plan(key: VerificationKey) -> str:
+def _plan(key: VerificationKey, found: Quantised) -> str:
     widths = "-".join(map(str, widths_of(key)))
     shifts = ",".join(str(layer.shift) for layer in key.hidden) or "none"
     masks = f" masks={key.masks}" if key.masks else ""
-    return f"batch B={key.real_rows}{masks} layers={widths} shifts={shifts} range={key.range_bits}"
+    return f"batch B={key.real_rows}{masks} layers={widths} activations={short(found.held)} shifts={shifts} range={key.range_bits}"

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError
+from enclaveml.zk.batch.activations import Held
 from enclaveml.zk.batch.calibrate import calibrate
 from enclaveml.zk.batch.float_model import FloatLayer, run
 from enclaveml.zk.batch.format import Layer, VerificationKey
 from enclaveml.zk.batch.graph import float_layers
 from enclaveml.zk.batch.integer import IntegerModel
+from enclaveml.zk.batch.number_tables import costs
 from enclaveml.zk.export import HASH_BATCH, export
 from enclaveml.zk.interface import CircuitRequest, ModelFunction
 from enclaveml.zk.rows import float_outputs, rounded_up
@@ -42,14 +44,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Quantised:
-    """An integer model that keeps what was asked of it. ``weights``: how many the float model has. ``activations``: of each hidden layer."""
+    """An integer model that keeps what was asked of it. ``weights``: how many the float model has. ``held``: each hidden layer's activation."""
 
     model: IntegerModel
     measured: Measured
     tolerance: float
     model_hash: str
     weights: int
-    activations: tuple[str, ...]
+    held: tuple[Held, ...]
 
 
 def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest) -> Quantised:
@@ -73,8 +75,10 @@ def quantise(function: ModelFunction, rows: np.ndarray, request: CircuitRequest)
         found = rounded(found)
     refuse(found, request, float(np.abs(truth).max(initial=0.0)))
     count = sum(each.weights.size + each.bias.size for each in layers)
-    return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count,
-                     tuple(each.activation.name if each.activation else "ReLU" for each in layers[:-1]))
+    told = [one_digit(cost) if hidden else cost for cost in costs(layers, model, rows)]
+    held = tuple(Held(each.activation.name if each.activation else "ReLU", len(made.table), cost)
+                 for each, made, cost in zip(layers, model.layers, told, strict=False))
+    return Quantised(model, found, tolerance_of(request, found.deviation), hashlib.sha256(document).hexdigest(), count, held)
 
 
 def check_reading(layers: Sequence[FloatLayer], rows: np.ndarray, truth: np.ndarray) -> None:
@@ -115,8 +119,13 @@ def coarse(model: IntegerModel) -> IntegerModel:
 
 def rounded(found: Measured) -> Measured:
     """What was measured to one digit of the deviation, upwards, and two of the agreement, downwards."""
-    step = 10.0 ** math.floor(math.log10(found.deviation)) if found.deviation > 0 else 1.0
-    return Measured(math.ceil(found.deviation / step) * step, math.floor(100 * found.agreement) / 100)
+    return Measured(one_digit(found.deviation), math.floor(100 * found.agreement) / 100)
+
+
+def one_digit(value: float) -> float:
+    """A number from 0 to one digit, upwards."""
+    step = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return math.ceil(value / step) * step
 
 
 def measure(model: IntegerModel, rows: np.ndarray, truth: np.ndarray) -> Measured:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from enclaveml.zk.batch.activations import Held, lines
 from enclaveml.zk.batch.files import auditor_files
 from enclaveml.zk.batch.prover import BatchChildProver
 from enclaveml.zk.batch.verifier import BatchVerifier
@@ -46,12 +47,13 @@ class BatchSystem:
         """What was calibrated, and what a proof takes."""
         measured, settings = circuit.measured, circuit.settings
         widths = "-".join(map(str, settings["widths"]))
-        return (f"batch circuit ({circuit.caution}): layers {widths}, {circuit.rows} rows and {circuit.proof_bytes / 1e6:.2f} MB a proof\n"
-                f"deviation {circuit.deviation:.3g} (tolerance {circuit.tolerance:g}), argmax agreement {circuit.agreement:.4f} on "
-                f"{circuit.samples} sample rows\n"
-                f"measured: {1e6 * measured['prove_cpu_seconds'] / circuit.rows:.3g} CPU us a row to prove, "
-                f"{1e6 * measured['verify_seconds'] / circuit.rows:.3g} us to verify, {measured['prove_peak_bytes'] / 1e9:.2f} GB at the peak, "
-                f"{measured['compile_seconds']:.1f} s to compile\n")
+        return "\n".join([
+            f"batch circuit ({circuit.caution}): layers {widths}, {circuit.rows} rows and {circuit.proof_bytes / 1e6:.2f} MB a proof",
+            *lines([Held(*each) for each in settings["activations"]]),
+            f"deviation {circuit.deviation:.3g} (tolerance {circuit.tolerance:g}), argmax agreement {circuit.agreement:.4f} on {circuit.samples} sample rows",
+            f"measured: {1e6 * measured['prove_cpu_seconds'] / circuit.rows:.3g} CPU us a row to prove, "
+            f"{1e6 * measured['verify_seconds'] / circuit.rows:.3g} us to verify, {measured['prove_peak_bytes'] / 1e9:.2f} GB at the peak, "
+            f"{measured['compile_seconds']:.1f} s to compile"]) + "\n"
 
     def auditor_files(self, circuit: Circuit) -> dict[str, bytes]:
         """vk, settings and the proof that the weights are int8."""
