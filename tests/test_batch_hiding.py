@@ -9,16 +9,18 @@ from functools import cache
 import numpy as np
 import pytest
 from batch_reference import masked_case as case
+from batch_reference.hidden import HiddenProver, HiddenWeightsProver, registered
+from batch_reference.hidden_case import WEIGHT_SEED
 from batch_reference.masked import MaskedProver
 from batch_reference.numbers import F
 
 from enclaveml.zk.batch.format import P
 from enclaveml.zk.batch.prove import masked_opening
-from enclaveml.zk.batch.prove.api import BatchProver
+from enclaveml.zk.batch.prove.api import BatchProver, prove_weights_range, register_weights
 from enclaveml.zk.batch.prove.masks import Masks, input_masks
 from enclaveml.zk.batch.prove.rank import independent
 from enclaveml.zk.batch.prove.round_masks import RoundMask, sum_weights, value_weights
-from enclaveml.zk.batch.verify.api import KnownInputs, Rejected, verify_masked
+from enclaveml.zk.batch.verify.api import KnownInputs, Rejected, verify_masked, verify_weights
 
 #: Rows in four chunks; three rounds until those of mask rows alone are left, the third in numpy.
 ROWS, MASKS = 2048, 256
@@ -104,6 +106,47 @@ def test_an_error_tells_no_value_that_is_hidden() -> None:
     with pytest.raises(ValueError, match=r"^row \d+, layer 1: a rescaled value is outside \[-2\^1, 2\^1\): "
                                          "calibrate the scales on rows like it, or raise the range bits$"):
         narrow.prove(proved()[0], case.NONCE, case.INPUT_KEY)
+
+
+@cache
+def hidden_reference() -> tuple[HiddenProver, HiddenWeightsProver]:
+    """Slow proofs with hidden weights."""
+    network = case.network()
+    key, behind = registered(network, case.key_of(network, ROWS, MASKS), 512, WEIGHT_SEED)
+    made = HiddenProver(network, key, behind, case.NONCE, case.rows_of(key), case.INPUT_KEY, case.SEED), HiddenWeightsProver(key, behind, case.SEED)
+    for each in made:
+        each.prove()
+    return made
+
+
+def test_proofs_with_hidden_weights_are_the_reference_s_byte_by_byte() -> None:
+    rows, weights = hidden_reference()
+    layers, key = [np.array(layer, np.int32) for layer in case.network().weights], rows.key
+    assert register_weights(key.unregistered, layers, WEIGHT_SEED) == key
+    fast = BatchProver(key, layers, WEIGHT_SEED)
+    x = np.array(rows.x, np.int32)
+    y, proof = fast.prove(x, case.NONCE, case.INPUT_KEY, case.SEED)
+    assert proof == rows.proof and y.tolist() == rows.y
+    verify_masked(key, case.NONCE, y, proof, KnownInputs(x, case.INPUT_KEY))
+    other = fast.prove(x, case.NONCE, case.INPUT_KEY)[1]
+    verify_masked(key, case.NONCE, y, other, KnownInputs(x, case.INPUT_KEY))
+    assert np.mean(np.frombuffer(proof, np.uint8) == np.frombuffer(other, np.uint8)) < 0.05
+    assert prove_weights_range(key, layers, WEIGHT_SEED, case.SEED) == weights.proof
+    again = prove_weights_range(key, layers, WEIGHT_SEED)
+    verify_weights(key, again)
+    assert again != weights.proof
+
+
+def test_weights_that_are_hidden_by_another_seed_or_none() -> None:
+    key, layers = hidden_reference()[0].key, [np.array(layer, np.int32) for layer in case.network().weights]
+    with pytest.raises(ValueError, match="^a seed of the weights is given where the key hides them, and only there$"):
+        BatchProver(key, layers)
+    with pytest.raises(ValueError, match="^a seed of the weights is given where the key hides them, and only there$"):
+        BatchProver(reference().key, layers, WEIGHT_SEED)
+    with pytest.raises(ValueError, match="^a seed of the weights of 31 bytes; 32 are expected$"):
+        BatchProver(key, layers, bytes(31))
+    with pytest.raises(ValueError, match="^the root of these weights under this seed is [0-9a-f]{64}; the key has [0-9a-f]{64}$"):
+        BatchProver(key, layers, bytes(32))
 
 
 def test_streams_are_uniform_and_apart() -> None:

@@ -42,8 +42,9 @@ zk.batch.verify.rejection zk.batch.verify.element zk.batch.verify.field zk.batch
 zk.batch.verify.extension
 zk.batch.verify.codeword zk.batch.verify.transcript zk.batch.verify.reader zk.batch.verify.multilinear
 zk.batch.verify.sumcheck zk.batch.verify.wiring zk.batch.verify.opening zk.batch.verify.lookups zk.batch.verify.known_inputs
-zk.batch.verify.layers
+zk.batch.verify.layers zk.batch.verify.equations
 zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
+zk.batch.verify.hidden zk.batch.verify.hidden_weights
 zk.batch.verify.api
 zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.sha256
 zk.batch.prove.tree zk.batch.prove.masks zk.batch.prove.rank
@@ -51,9 +52,10 @@ zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
 zk.batch.prove.round_masks zk.batch.prove.row_parts zk.batch.prove.wiring
 zk.batch.prove.columns zk.batch.prove.commitment zk.batch.prove.inference zk.batch.prove.layers zk.batch.prove.linear
-zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights zk.batch.prove.masked_opening
-zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range
+zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights zk.batch.prove.masked_opening zk.batch.prove.mask_entries
+zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range zk.batch.prove.masked_trees
 zk.batch.prove.masked
+zk.batch.prove.hidden zk.batch.prove.hidden_range
 zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.patches zk.batch.files zk.batch.programs

@@ -231,38 +231,17 @@ class MaskedProver(RowsProver):
 
     def finish(self) -> None:
         """Steps 6 to 10, of bound, given, output and what is committed."""
-        key, (alpha, beta) = self.key, self.lookup
-        high = bits(key.rows) - bits(key.masks)
-        top, low = product(self.rho[:high]), self.rho[high:]
-        weight = product([1 - a - b + 2 * a * b for a, b in zip(self.tau[high:], low)])
-        weight = weight * (product([1 - a - b + 2 * a * b for a, b in zip(self.tau[:high], self.rho)])
-                           - product(self.tau[:high]) * top)
-        mu = self.mu * (1 - top)
-
+        key = self.key
         # 6.
-        def feature(number: int) -> Callable:
-            shift, table = key.hidden[number].shift, tag(key.hidden[number])
-
-            def summand(v: list[F]) -> F:
-                e, one, h, q, a, r = v
-                left, right = (alpha - beta * beta * table) * one - q - beta * a, (alpha - beta * beta * shift) * one - r
-                return weight * self.lam**number * e * (h * left * right - left - right) + mu * h
-
-            return summand
-
-        tables = []
-        for number, layer in enumerate(key.hidden):
-            vectors = [[1] * layer.features, *self.bound[number]]
-            tables.append([eqs(self.sigmas[number]), *(spaced(layer, values) for values in vectors)])
+        tables = self.feature_tables()
         self.claim = self.rows_claim - self.rows_mask  # for a hook
-        parts = self.tell("layers", [sum((feature(number)([lift(value) for value in values]) for values in zip(*table)), F(0))
-                                     for number, table in enumerate(tables)])
+        parts = self.tell("layers", [self.feature_sum(number, table) for number, table in enumerate(tables)])
         phis, zs, claims = [], [], []
         for number, layer in enumerate(key.hidden):
             self.claim, self.number = parts[number], number + 1
-            phi = self.sumcheck(tables[number], feature(number), 4, "features", "feature")
+            phi = self.sumcheck(tables[number], self.feature(number), 4, "features", "feature")
             at = eqs(phi)
-            expected, known = feature(number), [inner(at, tables[number][0]), inner(at, tables[number][1])]
+            expected, known = self.feature(number), [inner(at, tables[number][0]), inner(at, tables[number][1])]
             self.expected = lambda q, a, h, r: expected([*known, h, q, a, r])  # for a hook that solves for a claim
             h, q, a, r = (inner(at, spaced(layer, values)) for values in self.bound[number])
             q, a, h, r = self.tell("claims", [q, a, h, r])
@@ -276,49 +255,113 @@ class MaskedProver(RowsProver):
         zs += self.tell("output", [inner(eqs(phis[-1]), spaced(last, self.output))])
 
         # 8.
-        arrays = self.given
         kappas: dict[int, list[F]] = {}
         ws: dict[int, F] = {}
         later: dict[int, list[tuple[F, list[tuple[int, list[F]]]]]] = {}
         for number in range(len(key.layers), 0, -1):
-            layer, matrix, phi = key.layers[number - 1], self.matrix(number), phis[number - 1]
-            over, below = eqs(phi[:bits(layer.positions)])[:layer.positions], eqs(phi[bits(layer.positions):])
-            self.number, self.claim, later[number] = number, zs[number - 1], []
-            if layer.residual is not None:
-                source, exponent = layer.residual
-                weights = [eqs(phi)[place] for place in places(layer)]
-                (added,) = self.tell("residual", [inner(weights, arrays[source])])
-                later[number].append((added, [(source, weights)]))
-                self.claim = self.claim - added * 2**exponent
-            read = self.network.reads(number, len(arrays[number - 1]))
-            cells = [sum((e * sum((arrays[source][u] for u in patch[k]), F(0)) for e, patch in zip(over, positions)), F(0))
-                     for source, positions in read for k in range(len(positions[0]))]
-            inside = sum(over, F(0))
-            extended = padded([*cells, inside, inside * 2**8, inside * 2**16], layer.length)
-            weights = [inner(below, [column[k] for column in matrix]) for k in range(layer.length)]
+            self.number, self.claim = number, zs[number - 1]
+            added = self.residual(number, phis[number - 1])
+            for claim, _ in added:
+                self.claim = self.claim - claim * 2**key.layers[number - 1].residual[1]
+            extended, weights = self.product_tables(number, phis[number - 1])
             kappa = self.sumcheck([extended, weights], lambda v: v[0] * v[1], 2, "product", "inner")
-            at = eqs(kappa)
-            thetas, start = [], 0
-            for source, positions in read:
-                theta = [F(0)] * len(arrays[source])
-                for e, patch in zip(over, positions):
-                    for k, cell in enumerate(patch):
-                        for u in cell:
-                            theta[u] = theta[u] + e * at[start + k]
-                start += len(positions[0])
-                thetas.append((source, theta))
-            # What is read of the inputs, then what is read of hidden layers: a claim each.
-            parts_read = [part for part in ([t for t in thetas if not t[0]], [t for t in thetas if t[0]]) if part]
-            self.inner = inner(at, extended)
-            *said, ws[number] = self.tell("product claims", [
-                *(sum((inner(theta, arrays[source]) for source, theta in part), F(0)) for part in parts_read), inner(at, weights)])
-            later[number] = [*zip(said, parts_read), *later[number]]
+            parts_read = self.parts_read(number, phis[number - 1], kappa)
+            self.inner = inner(eqs(kappa), extended)
+            *said, ws[number] = self.tell("product claims", [*self.claims_of(parts_read), inner(eqs(kappa), weights)])
+            later[number] = [*zip(said, parts_read), *added]
             kappas[number] = kappa
 
         # 9.
         (delta,) = self.draw("combine", 1)
-        value, power = F(0), F(1)
-        thetas_of = [[F(0)] * len(array) for array in arrays]
+        self.open_columns(eqs(self.rho), *self.combined(delta, phis, claims, later))
+        weights, at, shown = self.outputs_opening(phis[-1])
+        self.open_outputs(weights, at, zs[-1] - shown)
+        split = bits(2 * sizes.table_shape(self.entries())[0])
+        self.open_counts(eqs(self.entry[:split]), eqs(self.entry[split:]), self.count)
+        self.open_rounds(*self.equations(delta, sum(parts, F(0))))
+
+        # 10.
+        for number, layer in enumerate(key.layers, 1):
+            matrix = self.matrix(number)
+            self.claim = ws[number]
+            at = eqs(phis[number - 1][bits(layer.positions):])[:layer.outputs]
+            self.open([self.weights_tree(number, matrix)], matrix, kappas[number], at)
+
+    # Step 6.
+    def factors(self) -> tuple[F, F]:
+        """What the zero-check and mu's sum are multiplied with at rho: E(rho), and mu I(rho)."""
+        high = bits(self.key.rows) - bits(self.key.masks)
+        top, low = product(self.rho[:high]), self.rho[high:]
+        weight = product([1 - a - b + 2 * a * b for a, b in zip(self.tau[high:], low)])
+        weight = weight * (product([1 - a - b + 2 * a * b for a, b in zip(self.tau[:high], self.rho)])
+                           - product(self.tau[:high]) * top)
+        return weight, self.mu * (1 - top)
+
+    def feature(self, number: int) -> Callable:
+        """What is summed over a hidden layer's features, of eq, one, h, q, a, r."""
+        (alpha, beta), (weight, mu) = self.lookup, self.factors()
+        shift, table, scale = self.key.hidden[number].shift, tag(self.key.hidden[number]), weight * self.lam**number
+
+        def summand(v: list[F]) -> F:
+            e, one, h, q, a, r = v
+            left, right = (alpha - beta * beta * table) * one - q - beta * a, (alpha - beta * beta * shift) * one - r
+            return scale * e * (h * left * right - left - right) + mu * h
+
+        return summand
+
+    def feature_tables(self) -> list[list[list]]:
+        return [[eqs(sigma), *(spaced(layer, values) for values in ([1] * layer.features, *vectors))]
+                for layer, sigma, vectors in zip(self.key.hidden, self.sigmas, self.bound)]
+
+    def feature_sum(self, number: int, table: list[list]) -> F:
+        summand = self.feature(number)
+        return sum((summand([lift(value) for value in values]) for values in zip(*table)), F(0))
+
+    # Step 8.
+    def residual(self, number: int, phi: list[F]) -> list[tuple[F, list[tuple[int, list[F]]]]]:
+        """The claim of what layer ``number`` adds, said, with its places; none where it adds nothing."""
+        layer = self.key.layers[number - 1]
+        if layer.residual is None:
+            return []
+        source, at = layer.residual[0], eqs(phi)
+        weights = [at[place] for place in places(layer)]
+        (added,) = self.tell("residual", [inner(weights, self.given[source])])
+        return [(added, [(source, weights)])]
+
+    def product_tables(self, number: int, phi: list[F]) -> tuple[list[F], list[F]]:
+        """A_l(k), and W_l(k, phi_c)."""
+        layer, arrays = self.key.layers[number - 1], self.given
+        over, below = eqs(phi[:bits(layer.positions)])[:layer.positions], eqs(phi[bits(layer.positions):])
+        cells = [sum((e * sum((arrays[source][u] for u in patch[k]), F(0)) for e, patch in zip(over, positions)), F(0))
+                 for source, positions in self.network.reads(number, len(arrays[number - 1])) for k in range(len(positions[0]))]
+        inside, matrix = sum(over, F(0)), self.matrix(number)
+        extended = padded([*cells, inside, inside * 2**8, inside * 2**16], layer.length)
+        return extended, [inner(below, [column[k] for column in matrix]) for k in range(layer.length)]
+
+    def parts_read(self, number: int, phi: list[F], kappa: list[F]) -> list[list[tuple[int, list[F]]]]:
+        """What is read of the inputs, then what is read of hidden layers: a claim each."""
+        layer, arrays, at = self.key.layers[number - 1], self.given, eqs(kappa)
+        over = eqs(phi[:bits(layer.positions)])[:layer.positions]
+        thetas, start = [], 0
+        for source, positions in self.network.reads(number, len(arrays[number - 1])):
+            theta = [F(0)] * len(arrays[source])
+            for e, patch in zip(over, positions):
+                for k, cell in enumerate(patch):
+                    for u in cell:
+                        theta[u] = theta[u] + e * at[start + k]
+            start += len(positions[0])
+            thetas.append((source, theta))
+        return [part for part in ([t for t in thetas if not t[0]], [t for t in thetas if t[0]]) if part]
+
+    def claims_of(self, parts_read: list[list[tuple[int, list[F]]]]) -> list[F]:
+        return [sum((inner(theta, self.given[source]) for source, theta in part), F(0)) for part in parts_read]
+
+    # Step 9.
+    def combined(self, delta: F, phis: list[list[F]], claims: list[list[F]],
+                 later: dict[int, list[tuple[F, list[tuple[int, list[F]]]]]]) -> tuple[list[F], F]:
+        """theta of columns and helpers, and the claim."""
+        key, value, power = self.key, F(0), F(1)
+        thetas_of = [[F(0)] * len(array) for array in self.given]
         quotients, helpers = [], []
 
         def include(number: int) -> None:
@@ -331,7 +374,8 @@ class MaskedProver(RowsProver):
 
         include(1)
         for number, layer in enumerate(key.hidden, 1):
-            here = [eqs(phis[number - 1])[place] for place in places(layer)]
+            at = eqs(phis[number - 1])
+            here = [at[place] for place in places(layer)]
             powers = [power, power * delta, power * delta**2]
             value = sum((factor * claim for factor, claim in zip(powers, claims[number - 1])), value)
             quotients.append([powers[0] * e for e in here])
@@ -340,23 +384,16 @@ class MaskedProver(RowsProver):
             power = power * delta**3
             include(number + 1)
         columns = thetas_of[0] + [theta for pair in zip(quotients, thetas_of[1:]) for part in pair for theta in part]
-        self.open_columns(eqs(self.rho), columns + helpers, value)
+        return columns + helpers, value
 
-        weights = [top * eq(low, i) for i in range(key.masks)] + [F(0)] * key.masks
-        at, rows = [eqs(phis[-1])[place] for place in places(last)], eqs(self.rho)
-        value = zs[-1] - sum((rows[i] * inner(at, row) for i, row in enumerate(self.y)), F(0))
-        self.open_outputs(weights, at, value)
-
-        split = bits(2 * sizes.table_shape(self.entries())[0])
-        self.open_counts(eqs(self.entry[:split]), eqs(self.entry[split:]), self.count)
-        self.open_rounds(*self.equations(delta, sum(parts, F(0))))
-
-        # 10.
-        for number, layer in enumerate(key.layers, 1):
-            matrix = self.matrix(number)
-            self.claim = ws[number]
-            at = eqs(phis[number - 1][bits(layer.positions):])[:layer.outputs]
-            self.open([self.weights_tree(number, matrix)], matrix, kappas[number], at)
+    def outputs_opening(self, phi: list[F]) -> tuple[list[F], list[F], F]:
+        """w and theta of the outputs' opening, and what the real rows' outputs are at (rho, phi)."""
+        key, last = self.key, self.key.layers[-1]
+        high = bits(key.rows) - bits(key.masks)
+        top, low = product(self.rho[:high]), eqs(self.rho[high:])
+        weights = [top * e for e in low] + [F(0)] * key.masks
+        at, rows = [eqs(phi)[place] for place in places(last)], eqs(self.rho)
+        return weights, at, sum((rows[i] * inner(at, row) for i, row in enumerate(self.y)), F(0))
 
     def equations(self, delta: F, parts: F) -> tuple[list[F], F]:
         """What the coefficients of the rounds' masks are multiplied with, and what comes of it."""

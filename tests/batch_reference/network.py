@@ -10,7 +10,7 @@ from enclaveml.zk.batch.format import Layer, VerificationKey, Wiring
 from .trees import Tree, codeword
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """One layer's values, each [N][M]: z, and in hidden layers q, r, a."""
 
@@ -20,7 +20,7 @@ class Step:
     a: list[list[int]] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Network:
     """weights: for each layer [K + 3][M'] int8, the last three rows the bias's limbs. shifts: 0 for the last layer.
 

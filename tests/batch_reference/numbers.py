@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from enclaveml.zk.batch.format import P
 
 
@@ -53,24 +55,29 @@ class F:
         return result
 
     def inverse(self):
-        """By Gaussian elimination of v w = 1: nothing of the verifier's way."""
-        rows = [list((self * X**j).c) for j in range(5)]  # column j of the matrix of multiplication by v
-        matrix = [[rows[j][i] for j in range(5)] + [int(i == 0)] for i in range(5)]
-        for k in range(5):
-            pivot = next((i for i in range(k, 5) if matrix[i][k]), None)
-            if pivot is None:
-                raise ZeroDivisionError
-            matrix[k], matrix[pivot] = matrix[pivot], matrix[k]
-            unit = pow(matrix[k][k], -1, P)
-            matrix[k] = [value * unit % P for value in matrix[k]]
-            for i in range(5):
-                if i != k:
-                    factor = matrix[i][k]
-                    matrix[i] = [(a - factor * b) % P for a, b in zip(matrix[i], matrix[k])]
-        return F(*(row[5] for row in matrix))
+        return inverse_of(self)
 
     def to_bytes(self) -> bytes:
         return b"".join(coordinate.to_bytes(4, "little") for coordinate in self.c)
+
+
+@lru_cache(maxsize=2**14)
+def inverse_of(v: F) -> F:
+    """By Gaussian elimination of v w = 1: nothing of the verifier's way. Many proofs under one challenge look up the same."""
+    rows = [list((v * X**j).c) for j in range(5)]  # column j of the matrix of multiplication by v
+    matrix = [[rows[j][i] for j in range(5)] + [int(i == 0)] for i in range(5)]
+    for k in range(5):
+        pivot = next((i for i in range(k, 5) if matrix[i][k]), None)
+        if pivot is None:
+            raise ZeroDivisionError
+        matrix[k], matrix[pivot] = matrix[pivot], matrix[k]
+        unit = pow(matrix[k][k], -1, P)
+        matrix[k] = [value * unit % P for value in matrix[k]]
+        for i in range(5):
+            if i != k:
+                factor = matrix[i][k]
+                matrix[i] = [(a - factor * b) % P for a, b in zip(matrix[i], matrix[k])]
+    return F(*(row[5] for row in matrix))
 
 
 def made(*coordinates: int) -> F:

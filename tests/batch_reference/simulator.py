@@ -80,6 +80,9 @@ class HalfTree(Tree):
 class Simulator(Preset):
     """Knows the weights, the key and the outputs y of the real rows. ``seed`` is of its own randomness."""
 
+    #: Roots that come before the first challenge.
+    first = ("columns", "multiplicities", "outputs", "masks")
+
     def __init__(self, network: Network, key: VerificationKey, nonce: bytes, y: list[list[int]], challenges: bytes,
                  seed: int) -> None:
         Prover.__init__(self)
@@ -99,7 +102,7 @@ class Simulator(Preset):
             self.absorb(label, data)
         self.send("input salt", self.coins.randbytes(32))
         self.send("inputs", self.coins.randbytes(32))  # a hash with an unknown key
-        for label in ("columns", "multiplicities", "outputs", "masks"):
+        for label in self.first:
             self.root(label)
         self.lookup = tuple(self.draw("lookup", 2))
         self.root("helpers")
@@ -126,6 +129,11 @@ class Simulator(Preset):
         self.reciprocal = inner(rest, table)
         (self.count,) = self.tell("multiplicity", [self.element()])
         self.rows_mask = F(0)  # for no hook
+        self.vectors()
+
+    def vectors(self) -> None:
+        """The arrays at rho."""
+        key = self.key
         self.given = [self.elements(key.width)]
         self.bound = []
         for number, layer in enumerate(key.layers, 1):
@@ -161,12 +169,17 @@ class Simulator(Preset):
     def open_rounds(self, weights: list[F], value: F) -> None:
         self.opened({"masks": 5}, weights, [F(*(int(d == c) for c in range(5))) for d in range(5)], value)
 
-    def opened(self, columns: dict[str, int], weights: list[F], theta: list[F], value: F) -> None:
-        """u and e are uniform, as U and E are; the columns' symbols too; U's and E's symbols and the pad follow."""
+    def symbols_of(self, position: int, count: int) -> list[int]:
+        """Those of an opening's columns but U and E."""
+        return [self.coins.randrange(P) for _ in range(count)]
+
+    def opened(self, columns: dict[str, int], weights: list[F], theta: list[F], value: F | None) -> tuple[F, F, F]:
+        """u and e are uniform, as U and E are; the columns' symbols too; U's and E's symbols and the pad follow. Without a value the pad is
+        uniform. The pad, xi and <w, e>."""
         n, count = len(weights), len(theta)
         u, e = self.elements(n), self.elements(n)
         xi = F(*self.challenges.words("gamma", 5 * (count + 6), ahead=True)[-5:])
-        self.tell("pad", [inner(weights, e) - xi * value])
+        (pad,) = self.tell("pad", [self.element() if value is None else inner(weights, e) - xi * value])
         *gamma, _ = self.draw("gamma", count + 6)
         self.tell("proximity", u)
         self.tell("evaluation", e)
@@ -174,19 +187,25 @@ class Simulator(Preset):
         self.drawn.append(("positions", positions))
         words = [codeword([value.c[d] for value in vector]) for vector in (u, e) for d in range(5)]
         known: dict[str, dict[int, bytes]] = {label: {} for label in columns}
+        *_, last = columns
         for position in sorted(set(positions)):
-            symbols = [self.coins.randrange(P) for _ in range(count)]
+            symbols = self.symbols_of(position, count)
             at_u, at_e = (F(*(word[position] for word in part)) for part in (words[:5], words[5:]))
             at_e = at_e - xi * combination(theta, [[symbol] for symbol in symbols])[0]
             at_u = at_u - combination(gamma, [[symbol] for symbol in [*symbols, *at_e.c]])[0]
             symbols += [*at_u.c, *at_e.c]
             for label, wide in columns.items():
-                here = symbols[:wide] if len(symbols) > wide + 10 else symbols
+                here = symbols if label == last else symbols[:wide]
                 symbols = symbols[len(here):]
                 leaf = b"".join(symbol.to_bytes(4, "little") for symbol in here)
                 known[label][position] = leaf + self.coins.randbytes(16)
-        trees = [HalfTree(leaves, 4 * n, self.coins) for leaves in known.values()]
+        trees = [self.tree_of(label, leaves, 4 * n) for label, leaves in known.items()]
         for label, tree in zip(columns, trees):
-            at = self.roots[label]
-            self.proof = self.proof[:at] + tree.root + self.proof[at + 32:]
+            if label in self.roots:
+                at = self.roots[label]
+                self.proof = self.proof[:at] + tree.root + self.proof[at + 32:]
         self.send("leaves", b"".join(tree.opened(position) for position in positions for tree in trees))
+        return pad, xi, inner(weights, e)
+
+    def tree_of(self, label: str, leaves: dict[int, bytes], count: int) -> Tree:
+        return HalfTree(leaves, count, self.coins)

@@ -44,6 +44,9 @@ MOST_WIRINGS = 15
 MOST_VALUES = 2**28
 MOST_SHIFT = 20
 
+#: Most rows of hidden weights' columns: some 6,700 proofs.
+MOST_WEIGHT_ROWS = 2**20
+
 #: Tables of activations: the fewest and most bits of a place in one, all of a key's numbers together, and the first tag: table t, from 1,
 #: has TABLE_TAG + t where remainders have their shift, so that no entry of one is an entry of the other.
 LEAST_TABLE_BITS, MOST_TABLE_BITS = 2, 12

@@ -6,7 +6,7 @@ Prover and verifier share this module, ``layer`` and ``constants``, which it pas
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enclaveml.zk.batch.constants import (
     ACTIVATION_MAX,
@@ -25,6 +25,7 @@ from enclaveml.zk.batch.constants import (
     MOST_TABLE_BITS,
     MOST_TABLE_NUMBERS,
     MOST_VALUES,
+    MOST_WEIGHT_ROWS,
     MOST_WIDTH,
     MOST_WIRINGS,
     P,
@@ -66,6 +67,7 @@ __all__ = [
     "MOST_TABLE_BITS",
     "MOST_TABLE_NUMBERS",
     "MOST_VALUES",
+    "MOST_WEIGHT_ROWS",
     "MOST_WIDTH",
     "MOST_WIRINGS",
     "P",
@@ -77,11 +79,14 @@ __all__ = [
     "SALT",
     "TABLE_TAG",
     "VerificationKey",
+    "WEIGHTS_DOMAIN",
     "WEIGHT_HIGH",
     "WEIGHT_LOW",
+    "WEIGHT_SEED",
     "Wiring",
     "bits",
     "power_of_two",
+    "round_masks",
     "table_shape",
 ]
 
@@ -104,6 +109,10 @@ INPUT_KEY = 32
 MASKS_DOMAIN = b"enclaveml-batch-masks"
 INPUTS_DOMAIN = b"enclaveml-batch-inputs"
 
+#: First bytes of what the masks of registered weights are derived from, and the length of the weights seed.
+WEIGHTS_DOMAIN = b"enclaveml-batch-weights"
+WEIGHT_SEED = 32
+
 #: First bytes of what a masked proof says of its inputs and their key.
 DIGEST_DOMAIN = b"enclaveml-batch-input-digest"
 
@@ -119,7 +128,8 @@ class VerificationKey:
     rows: N of one proof. input_low, input_high: range of the quantised inputs, within int16.
     range_bits: R, |q| <= 2^R. roots: of the layers' weights, 32 bytes each. masks: m, how many of the rows, the
     last, are random and hide the others (0: none, the proof is not zero-knowledge). tables: activations other than ReLU, each 2^b whole
-    numbers, what q = -2^(b-1) .. 2^(b-1) - 1 become; quotients beyond become what the nearest of these does.
+    numbers, what q = -2^(b-1) .. 2^(b-1) - 1 become; quotients beyond become what the nearest of these does. weight_rows: n_w, the length of
+    the weights' columns where they are hidden, one root is of all layers' (0: proofs show them).
 
     Raises ValueError where sizes are beyond the format's limits or something could wrap modulo p.
     """
@@ -132,6 +142,7 @@ class VerificationKey:
     roots: tuple[bytes, ...]
     masks: int = 0
     tables: tuple[tuple[int, ...], ...] = ()
+    weight_rows: int = 0
 
     def __post_init__(self) -> None:
         need(type(self.layers) is tuple and type(self.roots) is tuple, "layers and roots are tuples")
@@ -139,9 +150,11 @@ class VerificationKey:
         need(1 <= len(self.layers) <= MOST_LAYERS,
               f"{len(self.layers)} layers; 1 to {MOST_LAYERS} are allowed")
         need(all(type(root) is bytes and len(root) == 32 for root in self.roots), "a root is 32 bytes")
-        need(len(self.roots) == len(self.layers), f"{len(self.roots)} roots for {len(self.layers)} layers")
+        need(len(self.roots) == (1 if self.weight_rows else len(self.layers)),
+             f"{len(self.roots)} roots for {len(self.layers)} layers" + ", whose weights are hidden under one" * bool(self.weight_rows))
         # A bool, a float or numpy's integer would be equal to an int here and have other bytes, or none.
-        need(all(type(number) is int for number in (self.rows, self.input_low, self.input_high, self.range_bits, self.masks)),
+        need(all(type(number) is int for number in (
+            self.rows, self.input_low, self.input_high, self.range_bits, self.masks, self.weight_rows)),
               "a size is not an integer")
         need(4 <= self.rows <= MOST_ROWS and self.rows.bit_count() == 1,
               f"{short(self.rows)} rows: a power of two, 4 to {MOST_ROWS}, is allowed")
@@ -166,6 +179,17 @@ class VerificationKey:
         need(sum(layer.length * layer.outputs for layer in self.layers) < P,
               "too many weights for one weights proof")
         need(2 * self.rows * self.units < P, "too many lookups: fewer rows a proof")
+        if self.weight_rows:
+            self._check_hidden_weights()
+
+    def _check_hidden_weights(self) -> None:
+        need(self.masks > 0, "hidden weights without mask rows: activations would show them")
+        least = max(2 * self.cell_rows, self.helper_rows, power_of_two(self.cell_rows + 2 * QUERIES))
+        need(least <= self.weight_rows <= MOST_WEIGHT_ROWS and self.weight_rows.bit_count() == 1,
+             f"{short(self.weight_rows)} rows of weights: a power of two, {least} to {MOST_WEIGHT_ROWS}, hides these")
+        need(self.cell_rows * self.weight_columns < P, "too many weights for one weights proof")
+        need(self.weight_rows * (self.weight_columns + PADS) <= MOST_VALUES and DEGREE * self.weight_columns * self.helper_rows <= 4 * MOST_VALUES,
+             "too many weights to be hidden: fewer of their rows, or a smaller model")
 
     def _check_tables(self) -> None:
         need(type(self.tables) is tuple and all(type(table) is tuple for table in self.tables), "the tables are tuples")
@@ -237,6 +261,27 @@ class VerificationKey:
         return layer.wirings or (Wiring(number - 1, (1, 1, layer.inputs)),)
 
     @property
+    def cell_rows(self) -> int:
+        """n_c: rows of the hidden weights' columns that hold weights, or zeros below them; the others are uniform."""
+        return max(layer.length for layer in self.layers)
+
+    @property
+    def helper_rows(self) -> int:
+        """n_g: rows of the helpers of hidden weights' proof: those of cells, and those that mask them."""
+        return power_of_two(self.cell_rows + LEAST_MASKS)
+
+    @property
+    def weight_columns(self) -> int:
+        """C: columns of all layers' weights."""
+        return sum(layer.outputs for layer in self.layers)
+
+    @property
+    def weight_openings(self) -> int:
+        """How often hidden weights may be opened, their weights proof included: each opening shows QUERIES symbols of a column, whose
+        uniform rows make as many independent as there are of them."""
+        return (self.weight_rows - self.cell_rows) // QUERIES if self.weight_rows else 0
+
+    @property
     def shifts(self) -> tuple[int, ...]:
         """The different shifts of hidden layers, ascending: one table of remainders each."""
         return tuple(sorted({layer.shift for layer in self.hidden}))
@@ -255,12 +300,18 @@ class VerificationKey:
         table = self.layers[array - 1].table
         return max(map(abs, self.tables[table - 1])) if table else ACTIVATION_MAX
 
+    @property
+    def unregistered(self) -> VerificationKey:
+        """This key with zeros for its root: what a registration of hidden weights is of."""
+        return replace(self, roots=(bytes(32),))
+
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         masks = {"masks": self.masks} if self.masks else {}
         tables = {"tables": self.tables} if self.tables else {}
+        weights = {"weights": self.weight_rows} if self.weight_rows else {}
         return json.dumps({
-            **masks, **tables,
+            **masks, **tables, **weights,
             "format": _FORMAT, "rows": self.rows, "input": [self.input_low, self.input_high],
             "range_bits": self.range_bits,
             "layers": [layer.to_json() for layer in self.layers],
@@ -278,7 +329,7 @@ class VerificationKey:
             layers = tuple(Layer.from_json(layer) for layer in given["layers"])
             key = cls(given["rows"], low, high, layers, given["range_bits"],
                       tuple(bytes.fromhex(root) for root in given["roots"]), given.get("masks", 0),
-                      tuple(map(tuple, given.get("tables", ()))))
+                      tuple(map(tuple, given.get("tables", ()))), given.get("weights", 0))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a batch verification key: {error}") from error
         if key.to_bytes() != data:
@@ -290,3 +341,8 @@ def table_shape(entries: int) -> tuple[int, int]:
     """n_r, c_T: the rows and columns in which a masked proof commits the multiplicities of a table's entries."""
     rows = max(LEAST_TABLE_ROWS, 2 ** -(-bits(entries) // 2))
     return rows, max(1, power_of_two(entries) // rows)
+
+
+def round_masks(entries: int) -> int:
+    """n_m: the length of the columns that hold so many masks of rounds and openings where weights are hidden."""
+    return max(ROUND_MASKS, power_of_two(entries + LEAST_MASKS))

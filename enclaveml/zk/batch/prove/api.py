@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,7 +14,9 @@ from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.prove import weights as weights_of
 from enclaveml.zk.batch.prove.allocation import keep_freed_memory
 from enclaveml.zk.batch.prove.commitment import Committed
-from enclaveml.zk.batch.prove.masked import prove_masked
+from enclaveml.zk.batch.prove.hidden import HiddenProver
+from enclaveml.zk.batch.prove.hidden_range import prove_hidden_range
+from enclaveml.zk.batch.prove.masked import MaskedProver, prove_masked
 from enclaveml.zk.batch.prove.parallel import Pool, pool
 from enclaveml.zk.batch.prove.proof import Network, prove
 from enclaveml.zk.batch.prove.weights_range import prove_range
@@ -29,10 +33,27 @@ def commit_weights(layers: Sequence[np.ndarray]) -> tuple[tuple[bytes, ...], tup
     return tuple(layer.root for layer in committed), committed
 
 
-def prove_weights_range(key: VerificationKey, layers: Sequence[np.ndarray]) -> bytes:
-    """The proof that the weights under the key's roots are int8. ValueError where ``layers`` aren't those."""
+def register_weights(key: VerificationKey, layers: Sequence[np.ndarray], weight_seed: bytes) -> VerificationKey:
+    """The key that hides weights with the root of these, int8 values of shape (K + 3, M), in the place of its own.
+
+    ``weight_seed``, 32 bytes, is as secret as the weights. Raises ValueError where they are not weights of the key's layers.
+    """
+    checked = _checked(key, layers)
     with jax.enable_x64(True), pool() as threads:
-        network = _network(key, layers, threads)
+        return replace(key, roots=(weights_of.Registered.of(key, checked, weight_seed, threads).committed.root,))
+
+
+def prove_weights_range(key: VerificationKey, layers: Sequence[np.ndarray], weight_seed: bytes | None = None,
+                        seed: bytes | None = None) -> bytes:
+    """The proof that the weights under the key's roots are int8. ValueError where ``layers`` aren't those.
+
+    weight_seed: where the key hides weights, what they are committed under; ``seed``: what this proof's masks follow from, drawn from
+    the system if not given, which is for tests. Such a proof counts as one of ``key.weight_openings``.
+    """
+    with jax.enable_x64(True), pool() as threads:
+        network = _network(key, layers, weight_seed, threads)
+        if key.weight_rows:
+            return prove_hidden_range(network, seed or os.urandom(32), threads)
         return prove_range(key, network.weights, network.committed, threads)
 
 
@@ -42,12 +63,13 @@ class BatchProver:
     Changes how the process allocates memory (``allocation``): meant for a process of its own.
     """
 
-    def __init__(self, key: VerificationKey, layers: Sequence[np.ndarray]) -> None:
-        """ValueError where ``layers``, int8 values of shape (K + 3, M), are not those of the key's roots."""
+    def __init__(self, key: VerificationKey, layers: Sequence[np.ndarray], weight_seed: bytes | None = None) -> None:
+        """ValueError where ``layers``, int8 values of shape (K + 3, M), are not those of the key's roots; where it hides them, under
+        ``weight_seed``, 32 bytes."""
         keep_freed_memory()
-        self._key = key
+        self._key, self._weight_seed = key, weight_seed
         with jax.enable_x64(True), pool() as threads:
-            self._network = _network(key, layers, threads)
+            self._network = _network(key, layers, weight_seed, threads)
 
     def prove(self, x: np.ndarray, nonce: bytes, input_key: bytes | None = None, seed: bytes | None = None) -> tuple[np.ndarray, bytes]:
         """Outputs int64 (N, D) for inputs of integers (N, K), and the proof of both under this nonce.
@@ -69,17 +91,36 @@ class BatchProver:
             raise ValueError("an input key is given where the key has masks, and only there")
         with jax.enable_x64(True), pool() as threads:
             if input_key is not None:
-                return prove_masked(self._network, x.astype(np.int32), nonce, input_key, seed or os.urandom(32), threads)
+                prover = HiddenProver if self._key.weight_rows else MaskedProver
+                return prove_masked(self._network, x.astype(np.int32), nonce, input_key, seed or self._fresh_seed(x, nonce), threads, prover)
             return prove(self._network, x.astype(np.int32), nonce, threads)
 
 
-def _network(key: VerificationKey, layers: Sequence[np.ndarray], threads: Pool) -> Network:
-    checked = weights_of.checked_weights(layers)
-    shapes = [(layer.inputs + 3, layer.outputs) for layer in key.layers]
-    if [layer.shape for layer in checked] != shapes:
-        raise ValueError(f"weights have the shapes {[layer.shape for layer in checked]}; the key's are {shapes}")
+    def _fresh_seed(self, x: np.ndarray, nonce: bytes) -> bytes:
+        """Of the system's randomness; of the secret and of what is proved too, should that be the same a second time."""
+        known = hashlib.sha256(np.ascontiguousarray(x, "<i2").tobytes()).digest()
+        return hashlib.sha256(os.urandom(32) + (self._weight_seed or b"") + known + nonce).digest()
+
+
+def _network(key: VerificationKey, layers: Sequence[np.ndarray], weight_seed: bytes | None, threads: Pool) -> Network:
+    if bool(key.weight_rows) != (weight_seed is not None):
+        raise ValueError("a seed of the weights is given where the key hides them, and only there")
+    checked = _checked(key, layers)
+    if weight_seed is not None:
+        hidden = weights_of.Registered.of(key, checked, weight_seed, threads)
+        if hidden.committed.root != key.roots[0]:
+            raise ValueError(f"the root of these weights under this seed is {hidden.committed.root.hex()}; the key has {key.roots[0].hex()}")
+        return Network(key, tuple(checked), (hidden.committed,), hidden.columns)
     committed = tuple(weights_of.committed_weights(layer, threads) for layer in checked)
     for number, (layer, root) in enumerate(zip(committed, key.roots, strict=True), 1):
         if layer.root != root:
             raise ValueError(f"layer {number}: the root of these weights is {layer.root.hex()}; the key has {root.hex()}")
     return Network(key, tuple(checked), committed)
+
+
+def _checked(key: VerificationKey, layers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    checked = weights_of.checked_weights(layers)
+    shapes = [(layer.inputs + 3, layer.outputs) for layer in key.layers]
+    if [layer.shape for layer in checked] != shapes:
+        raise ValueError(f"weights have the shapes {[layer.shape for layer in checked]}; the key's are {shapes}")
+    return checked

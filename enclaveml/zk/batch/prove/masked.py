@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,14 @@ from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, p
 from enclaveml.zk.batch.prove.inference import Trace, infer, infer_masks
 from enclaveml.zk.batch.prove.linear import combination_of_rows
 from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked, combined, open_masked
+from enclaveml.zk.batch.prove.masked_trees import MaskedTree, MaskedTrees
 from enclaveml.zk.batch.prove.masks import Masks, input_digest, input_masks
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.proof import (
     Claims,
     FeaturePoint,
     Network,
+    ProductPoint,
     ZeroCheck,
     coefficients,
     combine_rows,
@@ -38,29 +41,24 @@ from enclaveml.zk.batch.prove.rows import Chunk, Hiding, prove_rows
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
-def prove_masked(network: Network, x: np.ndarray, nonce: bytes, input_key: bytes, seed: bytes,
-                 threads: Pool) -> tuple[np.ndarray, bytes]:
+def prove_masked(network: Network, x: np.ndarray, nonce: bytes, input_key: bytes, seed: bytes, threads: Pool,
+                 prover: type[MaskedProver]) -> tuple[np.ndarray, bytes]:
     """Outputs int64 (N - m, D) for x int32 (N - m, K), and the proof. All masks follow from the two keys, 32 bytes each."""
     key, masks = network.key, Masks(seed)
     trace = infer(key, network.weights, x)
     while True:
         try:
-            return trace.outputs, _Prover(network, nonce, masks, threads).prove(x, trace, input_key)
+            return trace.outputs, prover(network, nonce, masks, threads).prove(x, trace, input_key)
         except Dependent:
             masks = masks.next()
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """A tree over columns uint32 [n, c], plain, with the pads after them."""
-
-    columns: np.ndarray
-    pads: np.ndarray
-    committed: Committed
+#: X^d, with which coordinates are an element of F.
+BASIS = multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32))
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """All rows, mask rows last: the inputs int32 [N, K], what the layers compute of them, and the tree over x, q and a."""
 
     inputs: np.ndarray
@@ -69,39 +67,47 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Small:
+class SmallTrees:
     """The trees whose size does not depend on N: of multiplicities, of the mask rows' outputs, of the rounds' masks."""
 
-    counted: _Tree
-    outputs: _Tree
-    added: _Tree
+    counted: MaskedTree
+    outputs: MaskedTree
+    added: MaskedTree
+
+    @property
+    def entries(self) -> list[Element]:
+        """The masks of the rounds."""
+        return [tuple(row) for row in self.added.columns.tolist()]
 
 
 @dataclass(frozen=True)
-class _Claims:
+class SumChecked:
     """Where the sum-checks ended: the row point and its tables of eq, the table's, the hidden layers'; what layers claim of
-    arrays, the weights' openings, and eq of the outputs."""
+    arrays, where their products ended, and eq of the outputs."""
 
     rows: list[Element]
     suffixes: list[Extended]
     entry: table.TableClaim
     features: list[FeaturePoint]
     later: list[Claims]
-    products: list[tuple[list[Element], Extended]]
+    products: list[ProductPoint]
     output_eq: Extended
 
 
-class _Prover:
+class MaskedProver:
     """One proof, with masks that are its own."""
+
+    kind = b"rows masked"
 
     def __init__(self, network: Network, nonce: bytes, masks: Masks, threads: Pool) -> None:
         self._network, self._key, self._masks, self._threads = network, network.key, masks, threads
         self._transcript, self._nonce = Transcript(), nonce
+        self._trees = MaskedTrees(self._transcript, masks, threads)
 
     def prove(self, x: np.ndarray, real: Trace, input_key: bytes) -> bytes:
         """The proof for x int32 (N - m, K), of which ``real`` is what the layers compute."""
         key, transcript = self._key, self._transcript
-        for label, data in (("kind", b"rows masked"), ("key", key.to_bytes()), ("nonce", self._nonce),
+        for label, data in (("kind", self.kind), ("key", key.to_bytes()), ("nonce", self._nonce),
                             ("outputs", real.outputs.astype("<i4").tobytes())):
             transcript.absorb(label, data)
         rows = self._commit_rows(x, real, input_key)
@@ -109,13 +115,13 @@ class _Prover:
         challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
         found = lookup.helpers(rows.trace, challenges, chunk_rows(key.rows, key.units), self._threads)
         self._hide(found.helpers)
-        helpers = self._commit("helpers", helper_columns(found.helpers, self._threads), "columns")
+        helpers = self._trees.commit("helpers", helper_columns(found.helpers, self._threads), "columns")
         drawn = ZeroCheck.draw(transcript, key)
         claims = self._sum_checks(rows, small, challenges, weighted(key, found, drawn, self._threads), drawn)
         self._openings(rows, small, helpers, found.helpers, drawn.mu, claims)
         return transcript.proof
 
-    def _commit_rows(self, x: np.ndarray, real: Trace, input_key: bytes) -> _Rows:
+    def _commit_rows(self, x: np.ndarray, real: Trace, input_key: bytes) -> Rows:
         """Step 1, the columns."""
         key, salt = self._key, self._masks.input_salt()
         self._transcript.message("input salt", salt)
@@ -127,51 +133,77 @@ class _Prover:
         found = field.from_signed(np.concatenate([inputs, *hidden_columns(key, trace)], axis=1))
         committed = Committed(found, self._threads, self._masks.salts("columns", BLOWUP * key.rows))
         self._transcript.message("columns", committed.root)
-        return _Rows(inputs, trace, committed)
+        return Rows(inputs, trace, committed)
 
-    def _commit_small(self, rows: _Rows, real: Trace) -> _Small:
+    def _commit_small(self, rows: Rows, real: Trace) -> SmallTrees:
         """Step 1, the other trees."""
         key, masks = self._key, self._masks
         counts = lookup.multiplicities(key, real)
-        counted = self._commit("multiplicities", table.matrix(counts, masks.elements("multiplicities", table_shape(len(counts)))))
+        counted = self._trees.commit("multiplicities", table.matrix(counts, masks.elements("multiplicities", table_shape(len(counts)))))
         shown = np.concatenate([rows.trace.outputs[-key.masks :].astype(np.uint32), masks.elements("outputs", (key.masks, key.outputs))])
-        return _Small(counted, self._commit("outputs", shown), self._commit("masks", masks.elements("masks", (ROUND_MASKS, DEGREE))))
+        return SmallTrees(counted, self._trees.commit("outputs", shown),
+                          self._trees.commit("masks", masks.elements("masks", (self._masks_length(counted), DEGREE))))
 
-    def _sum_checks(self, rows: _Rows, small: _Small, challenges: lookup.Challenges, chunks: list[Chunk], drawn: ZeroCheck) -> _Claims:
+    def _masks_length(self, counted: MaskedTree) -> int:
+        """Of the columns that mask rounds, those of the multiplicities among them."""
+        return ROUND_MASKS
+
+    def _sum_checks(self, rows: Rows, small: SmallTrees, challenges: lookup.Challenges, chunks: list[Chunk], drawn: ZeroCheck) -> SumChecked:
         """Steps 4 to 8."""
         key, transcript = self._key, self._transcript
-        n, v = bits_of(key.rows), bits_of(small.counted.columns.size)
-        entries = [tuple(row) for row in small.added.columns.tolist()]
-        of_rows, of_table = RoundMask(entries, n, 4), RoundMask(entries[4 * n + 1 :], v, 2)
+        of_rows, of_table = self._round_masks(small)[:2]
         total = _sum_of_real(chunks, key.masks)
         transcript.message("sums", extension.to_bytes(plus(times(drawn.mu, total), of_rows.total()), plus(total, of_table.total())))
         claim = prove_rows(transcript, chunks, drawn.tau, drawn.mu, self._threads, Hiding(key.masks, of_rows))
-        entry = table.prove_table(transcript, key, challenges, small.counted.columns, total, of_table)
+        inverses = table.inverses_of(key, challenges, small.counted.columns.size // 2)
+        entry = table.prove_table(transcript, inverses, small.counted.columns, total, of_table)
 
         suffixes = multilinear.eq_suffixes(claim.point)
         eq = suffixes[0]
         activations, inputs, outputs = (combination_of_rows(values, eq, key.masks) for values in (
             rows.trace.activations, rows.inputs, rows.trace.outputs.astype(np.int32)))
-        features = prove_features(transcript, key, rows.trace, challenges, claim, eq, activations, drawn.weights)
+        features = prove_features(transcript, key, rows.trace, challenges, claim, eq, activations, drawn.weights, self._masks_of_features(small))
         given = [inputs] + [tuple(v[part] for v in activations) for part in slices(key)]
-        later, products, output_eq = prove_products(transcript, self._network, given, outputs, features)
-        return _Claims(claim.point, suffixes, entry, features, later, products, output_eq)
+        later, products, output_eq = prove_products(transcript, self._network, given, outputs, features, self._masks_of_products(small))
+        return SumChecked(claim.point, suffixes, entry, features, later, products, output_eq)
 
-    def _openings(self, rows: _Rows, small: _Small, helpers: _Tree, chunks: list[Extended], mu: Element, claims: _Claims) -> None:
+    def _round_masks(self, small: SmallTrees) -> list[RoundMask]:
+        """What masks the rounds of the rows and of the table."""
+        n, v = bits_of(self._key.rows), bits_of(small.counted.columns.size)
+        entries = small.entries
+        return [RoundMask(entries, n, 4), RoundMask(entries[4 * n + 1 :], v, 2)]
+
+    def _masks_of_features(self, small: SmallTrees) -> Sequence[RoundMask]:
+        """What masks the rounds of hidden layers' features; without, they show the weights."""
+        return ()
+
+    def _masks_of_products(self, small: SmallTrees) -> Sequence[RoundMask]:
+        """The same of layers' products."""
+        return ()
+
+    def _openings(self, rows: Rows, small: SmallTrees, helpers: MaskedTree, chunks: list[Extended], mu: Element, claims: SumChecked) -> None:
         """Steps 9 and 10; ``chunks`` of the helpers."""
         key = self._key
         delta = self._transcript.elements("combine")[0]
         self._open_rows(rows, helpers, chunks, claims, delta)
-        high = bits_of(key.rows) - bits_of(key.masks)
-        self._open(small.outputs, columns.times_element(claims.suffixes[high], product(claims.rows[:high])), claims.output_eq)
-        entry = claims.entry
-        self._open(small.counted, multilinear.eq_suffixes(entry.rows)[0], multilinear.eq_table(entry.columns),
-                   slice(len(small.counted.columns) // 2, None))
-        weights = _equations(claims.rows, entry.rows + entry.columns, mu, delta)
-        self._open(small.added, weights, multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32)))
+        self._trees.open(small.outputs, self._at_outputs(claims), claims.output_eq)
+        self._open_counted(small, claims)
+        weights = _equations(claims.rows, claims.entry.rows + claims.entry.columns, mu, delta)
+        self._trees.open(small.added, weights, BASIS)
         open_weights(self._transcript, self._network, claims.products)
 
-    def _open_rows(self, rows: _Rows, helpers: _Tree, chunks: list[Extended], claims: _Claims, delta: Element) -> None:
+    def _at_outputs(self, claims: SumChecked) -> Extended:
+        """w of the opening of the outputs' mask rows: five uint32 [m]."""
+        high = bits_of(self._key.rows) - bits_of(self._key.masks)
+        return columns.times_element(claims.suffixes[high], product(claims.rows[:high]))
+
+    def _open_counted(self, small: SmallTrees, claims: SumChecked) -> None:
+        """Step 9 c."""
+        entry = claims.entry
+        self._trees.open(small.counted, multilinear.eq_suffixes(entry.rows)[0], multilinear.eq_table(entry.columns),
+                         slice(len(small.counted.columns) // 2, None))
+
+    def _open_rows(self, rows: Rows, helpers: MaskedTree, chunks: list[Extended], claims: SumChecked, delta: Element) -> None:
         """Step 9 a."""
         key = self._key
         theta_inputs, *theta = coefficients(key, claims.features, claims.later, delta)
@@ -200,19 +232,6 @@ class _Prover:
         size = min(m, len(helpers[0][0]))
         for number, start in enumerate(range(0, m, size), len(helpers) - m // size):
             helpers[number] = kernels.with_last_rows(helpers[number], tuple(np.ascontiguousarray(v[start : start + size]) for v in rows))
-
-    def _commit(self, label: str, values: np.ndarray, pads: str = "") -> _Tree:
-        """Send the root of columns uint32 [n, c], plain; ``pads`` is the name of their opening, if that isn't the tree's."""
-        drawn = self._masks.pads(pads or label, len(values))
-        committed = Committed(np.concatenate([values, drawn], axis=1), self._threads, self._masks.salts(label, BLOWUP * len(values)))
-        self._transcript.message(label, committed.root)
-        return _Tree(values, drawn, committed)
-
-    def _open(self, tree: _Tree, weights: Extended, theta: Extended, hidden: slice | None = None) -> None:
-        """One tree's opening."""
-        def combine(gamma: Extended, xi: Element) -> Combinations:
-            return combined(tree.columns, gamma, columns.times_element(theta, xi), self._threads)
-        open_masked(self._transcript, Masked((tree.committed,), tree.pads, weights, hidden), combine, self._threads)
 
 
 def _arrays(trace: Trace) -> tuple[np.ndarray, ...]:

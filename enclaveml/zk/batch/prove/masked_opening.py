@@ -35,20 +35,22 @@ class Masked:
     hidden: slice | None = None
 
 
-def open_masked(transcript: Transcript, opened: Masked, combine: Callable[[Extended, Element], Combinations], threads: Pool) -> None:
-    """Send the opening: ``combine`` returns u and e of the columns but the pads for gamma, five uint32 [c], and xi.
+def open_masked(transcript: Transcript, opened: Masked, combine: Callable[[Extended, Element], Combinations], threads: Pool,
+                hidden: Element | None = None) -> Element:
+    """Send the opening: ``combine`` returns u and e of the columns but the pads for gamma, five uint32 [c], and xi, which is returned.
 
-    Raises Dependent where the positions drawn would show too much.
+    ``hidden`` is what the pad is sent with where the claim is hidden. Raises Dependent where the positions drawn would show too much.
     """
     pads, length = opened.pads.astype(np.int32), len(opened.weights[0])
     omega = ZERO
     for d, value in enumerate(_elements(combination(pads[:length, DEGREE:], opened.weights))):
         omega = plus(omega, times(value, _power(d)))
-    transcript.message("pad", extension.to_bytes(omega))
+    transcript.message("pad", extension.to_bytes(plus(omega, hidden or ZERO)))
     count = sum(tree.shape[1] for tree in opened.trees) - 2 * DEGREE
     drawn = transcript.vector("gamma", count + DEGREE + 1)
     gamma = multilinear.from_plain(drawn)
-    found = combine(tuple(v[:count] for v in gamma), tuple(drawn[-1].tolist()))
+    xi = tuple(drawn[-1].tolist())
+    found = combine(tuple(v[:count] for v in gamma), xi)
     powers = multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32))
     of_pads = columns.joined([powers, tuple(v[count : count + DEGREE] for v in gamma)])
     theta = columns.joined([tuple(np.zeros_like(v) for v in powers), powers])
@@ -58,6 +60,7 @@ def open_masked(transcript: Transcript, opened: Masked, combine: Callable[[Exten
     if opened.hidden is not None:
         _check_rank(opened, positions)
     send_leaves(transcript, opened.trees, positions)
+    return xi
 
 
 def combined(values: np.ndarray, gamma: Extended, theta: Extended, threads: Pool) -> Combinations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -18,17 +18,22 @@ from enclaveml.zk.batch.prove.inference import Trace, infer
 from enclaveml.zk.batch.prove.layers import sum_check
 from enclaveml.zk.batch.prove.linear import combination, combination_of_rows
 from enclaveml.zk.batch.prove.parallel import Pool
+from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.rows import Chunk, RowClaim, prove_rows
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
 @dataclass(frozen=True)
 class Network:
-    """The key, the weights int32 (K + 3, M) of each layer, and their commitments."""
+    """The key, the weights int32 (K + 3, M) of each layer, and their commitments.
+
+    columns: where weights are hidden, the columns of the one commitment to them, uint32 [n_w, C].
+    """
 
     key: VerificationKey
     weights: tuple[np.ndarray, ...]
     committed: tuple[Committed, ...]
+    columns: np.ndarray | None = None
 
 
 #: Claims about arrays: for each the arrays' numbers and what their features are multiplied with, five uint32 [features].
@@ -37,11 +42,24 @@ Claims = list[list[tuple[int, Extended]]]
 
 @dataclass(frozen=True)
 class FeaturePoint:
-    """A hidden layer's point phi over its features, and the claims q, a, h and z there."""
+    """A hidden layer's point phi over its features, and the claims q, a, h and z there; what r is multiplied with in what is summed."""
 
     at: wiring.Features
     claims: list[Element]
     z: Element
+    point: list[Element]
+    slope: Element
+
+
+@dataclass(frozen=True)
+class ProductPoint:
+    """Where a layer's product ended: kappa; eq over its outputs, five uint32 [M'], and its weights combined by that, [n_l]; what they are
+    multiplied with there."""
+
+    kappa: list[Element]
+    outputs: Extended
+    weights: Extended
+    factor: Element
 
 
 def prove(network: Network, x: np.ndarray, nonce: bytes, threads: Pool) -> tuple[np.ndarray, bytes]:
@@ -160,8 +178,10 @@ def hidden_columns(key: VerificationKey, trace: Trace) -> list[np.ndarray]:
 
 
 def prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, challenges: lookup.Challenges,
-                   rows: RowClaim, eq: Extended, a: Extended, weights: list[Extended]) -> list[FeaturePoint]:
-    """Step 6: every hidden layer's sum-check over its features at the row point; ``a`` is folded already."""
+                   rows: RowClaim, eq: Extended, a: Extended, weights: list[Extended],
+                   added: Sequence[RoundMask] = ()) -> list[FeaturePoint]:
+    """Step 6: every hidden layer's sum-check over its features at the row point; ``a`` is folded already. ``added`` are what masks
+    each layer's where weights are hidden: then r is not claimed."""
     q, r = (combination_of_rows(values, eq, key.masks) for values in (trace.quotients, trace.remainders))
     beta, mus, eq_rho = (extension.broadcast(extension.constant(c), 1) for c in (challenges.beta, rows.mu, rows.eq))
     bases, offsets = (multilinear.from_plain(np.array(each)) for each in (challenges.bases, challenges.offsets))
@@ -179,45 +199,54 @@ def prove_features(transcript: Transcript, key: VerificationKey, trace: Trace, c
             wiring.placed(layer, tuple(v[part] for v in vector))
             for vector in (rows.helpers, left, right, q, a, r)])
     shares = [multilinear.total(summand(extension, *vectors[:4])) for vectors in parts]
-    transcript.message("layers", extension.to_bytes(*shares))
+    masks = list(added) or [None] * len(shares)
+    transcript.message("layers", extension.to_bytes(*map(masked_sum, shares, masks)))
     found = []
-    for layer, vectors, share in zip(key.hidden, parts, shares, strict=True):
-        folded = sum_check(transcript, ("features", "feature"), vectors[:4], share, 4, summand, vectors[4:])
-        _, h, _, _, q_value, a_value, r_value = folded.values
-        transcript.message("claims", extension.to_bytes(q_value, a_value, h, r_value))
+    for layer, vectors, share, mask in zip(key.hidden, parts, shares, masks, strict=True):
+        folded = sum_check(transcript, ("features", "feature"), vectors[:4], share, 4, summand, vectors[4:], mask)
+        factor, h, left_value, _, q_value, a_value, r_value = folded.values
+        transcript.message("claims", extension.to_bytes(q_value, a_value, h, *([] if mask else [r_value])))
         at = wiring.Features(layer, folded.point)
         inside = multilinear.total(at.table)
         z = plus(r_value, minus(times(extension.lift(1 << layer.shift), q_value),
                                 times(extension.lift(1 << (layer.shift - 1)), inside)))
-        found.append(FeaturePoint(at, [q_value, a_value, h], z))
+        slope = times(factor, minus(ONE, times(h, left_value)))
+        found.append(FeaturePoint(at, [q_value, a_value, h], z, folded.point, slope))
     return found
 
 
-def prove_products(transcript: Transcript, network: Network, inputs: list[Extended], outputs: Extended,
-                   features: list[FeaturePoint]) -> tuple[list[Claims], list[tuple[list[Element], Extended]], Extended]:
-    """Steps 7 and 8, from the last layer to the first, of every array and the outputs at the row point.
+def masked_sum(truth: Element, mask: RoundMask | None) -> Element:
+    """A sum as it is sent: with that of what masks its rounds."""
+    return plus(truth, mask.total()) if mask else truth
 
-    Returns for each layer, ascending, what it claims of committed arrays, and what its weights are opened with: kappa and theta;
-    last eq of the outputs at their point.
+
+def prove_products(transcript: Transcript, network: Network, inputs: list[Extended], outputs: Extended,
+                   features: list[FeaturePoint], added: Sequence[RoundMask] = ()) -> tuple[list[Claims], list[ProductPoint], Extended]:
+    """Steps 7 and 8, from the last layer to the first, of every array and the outputs at the row point. ``added`` are what masks each
+    layer's rounds where weights are hidden: then neither sums nor weights are claimed.
+
+    Returns for each layer, ascending, what it claims of committed arrays, and where its product ended; last eq of the outputs at
+    their point.
     """
     last = network.key.layers[-1]
     at = wiring.Features(last, transcript.elements("output", last.variables))
     points = [feature.at for feature in features] + [at]
     sums = [feature.z for feature in features] + [multilinear.inner(outputs, at.table)]
-    if network.key.masks:
+    if network.key.masks and not added:
         transcript.message("output", extension.to_bytes(sums[-1]))
     found: list[Claims] = []
-    openings: list[tuple[list[Element], Extended]] = []
+    ends: list[ProductPoint] = []
     for number in range(len(network.key.layers), 0, -1):
-        claims, kappa = _prove_product(transcript, network, number, points[number - 1], sums[number - 1], inputs)
+        claims, end = _prove_product(transcript, network, number, points[number - 1], sums[number - 1], inputs,
+                                     added[number - 1] if added else None)
         found.insert(0, claims)
-        openings.insert(0, (kappa, points[number - 1].outputs))
-    return found, openings, at.table
+        ends.insert(0, end)
+    return found, ends, at.table
 
 
 def _prove_product(transcript: Transcript, network: Network, number: int, at: wiring.Features, claim: Element,
-                   inputs: list[Extended]) -> tuple[Claims, list[Element]]:
-    """Step 8 for layer ``number``, whose sums at its point are ``claim``; its claims about committed arrays, and kappa."""
+                   inputs: list[Extended], mask: RoundMask | None) -> tuple[Claims, ProductPoint]:
+    """Step 8 for layer ``number``, whose sums at its point are ``claim``; its claims about committed arrays, and where it ended."""
     key, layer, residuals = network.key, network.key.layers[number - 1], []
     if layer.residual is not None:
         source, exponent = layer.residual
@@ -235,16 +264,18 @@ def _prove_product(transcript: Transcript, network: Network, number: int, at: wi
     committed = [columns.joined([part if inside else tuple(map(np.zeros_like, part)) for part, inside in zip(parts, group, strict=True)])
                  for group in groups]
     folded_weights = multilinear.pad(combination(network.weights[number - 1].T, at.outputs), layer.length)
+    if mask:
+        transcript.message("product sum", extension.to_bytes(masked_sum(claim, mask)))
     result = sum_check(transcript, ("product", "inner"), [extended, folded_weights], claim, 2,
-                       lambda ops, a, w: ops.multiply(a, w), [multilinear.pad(each, layer.length) for each in committed])
-    _, w_value, *values = result.values
-    transcript.message("product claims", extension.to_bytes(*values, w_value))
+                       lambda ops, a, w: ops.multiply(a, w), [multilinear.pad(each, layer.length) for each in committed], mask)
+    factor, w_value, *values = result.values
+    transcript.message("product claims", extension.to_bytes(*values, *([] if mask else [w_value])))
     eq, start, readers = multilinear.eq_table(result.point), 0, []
     for each in key.wirings(number):
         readers.append((each.source, wiring.readers(each, at.positions, tuple(v[start : start + each.inputs] for v in eq))))
         start += each.inputs
     claims = [[reader for reader, inside in zip(readers, group, strict=True) if inside] for group in groups]
-    return claims + residuals, result.point
+    return claims + residuals, ProductPoint(result.point, at.outputs, folded_weights, factor)
 
 
 def coefficients(key: VerificationKey, features: list[FeaturePoint], later: list[Claims], delta: Element) -> list[Extended]:
@@ -273,10 +304,10 @@ def coefficients(key: VerificationKey, features: list[FeaturePoint], later: list
     return [arrays[0], columns.joined(quotients), columns.joined(arrays[1:]), *columns.by_coordinate(columns.joined(helpers))]
 
 
-def open_weights(transcript: Transcript, network: Network, openings: list[tuple[list[Element], Extended]]) -> None:
+def open_weights(transcript: Transcript, network: Network, products: list[ProductPoint]) -> None:
     """Step 10."""
-    for committed, values, (_, theta) in zip(network.committed, network.weights, openings, strict=True):
-        def combine(gamma: Extended, values: np.ndarray = values, theta: Extended = theta,
+    for committed, values, product in zip(network.committed, network.weights, products, strict=True):
+        def combine(gamma: Extended, values: np.ndarray = values, theta: Extended = product.outputs,
                     length: int = committed.shape[0] // BLOWUP) -> tuple[np.ndarray, np.ndarray]:
             return tuple(extension.plain(multilinear.pad(combination(values.T, c), length)) for c in (gamma, theta))
         open_columns(transcript, (committed,), combine)

@@ -36,13 +36,11 @@ def matrix(counts: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.concatenate([real.reshape(masks.shape), masks])
 
 
-def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challenges, counted: np.ndarray, total: Element,
-                added: RoundMask) -> TableClaim:
-    """That the multiplicities ``counted``, uint32 [2 n_r, c_T], over the entries' denominators sum to ``total``; sends their value at the end."""
+def prove_table(transcript: Transcript, inverses: Extended, counted: np.ndarray, total: Element, added: RoundMask) -> TableClaim:
+    """That the multiplicities ``counted``, uint32 [2 n_r, c_T], times ``inverses`` of the entries' denominators, five uint32 [n_r c_T], sum to
+    ``total``; sends their value at the end."""
     labels = ("table", "entry")
-    half = counted.size // 2
-    real, masks = counted.reshape(2, half)
-    inverses = _inverses(key, challenges, half)
+    real, masks = counted.reshape(2, counted.size // 2)
     # The entries' inverses are 0 in the upper half: the first round takes one sum.
     of_masks = extension.element(combination(masks.astype(np.int32)[:, None], inverses))
     r = send_round(transcript, labels, [total, minus(total, times(extension.lift(2), of_masks))], added)
@@ -57,7 +55,7 @@ def prove_table(transcript: Transcript, key: VerificationKey, challenges: Challe
     return TableClaim(point[:split], point[split:])
 
 
-def _inverses(key: VerificationKey, challenges: Challenges, length: int) -> Extended:
+def inverses_of(key: VerificationKey, challenges: Challenges, length: int) -> Extended:
     """1 / (alpha - fingerprint) of every entry, then zeros: five uint32 [length]."""
     quotients = np.arange(-(1 << key.range_bits), 1 << key.range_bits, dtype=np.int32)
     values = np.zeros((3, length), np.int32)  # what 1, beta and beta^2 are multiplied with

@@ -29,11 +29,11 @@ def prove_range(key: VerificationKey, weights: Sequence[np.ndarray], committed: 
     counts = sum(np.bincount((layer - WEIGHT_LOW).reshape(-1), minlength=WEIGHT_HIGH - WEIGHT_LOW + 1) for layer in cells)
     transcript.message("multiplicities", counts.astype("<u4").tobytes())
     alpha = transcript.elements("lookup")[0]
-    inverses = _inverses(alpha)
+    inverses = inverses_of(alpha)
     helpers = [tuple(v[layer - WEIGHT_LOW] for v in inverses) for layer in cells]
     commitments = []
     for helper in helpers:
-        commitments.append(Committed(_columns(helper), threads))
+        commitments.append(Committed(helper_columns(helper), threads))
         transcript.message("helpers", commitments[-1].root)
     sums = [multilinear.total(tuple(v.reshape(-1) for v in helper)) for helper in helpers]
     transcript.message("sums", extension.to_bytes(*sums))
@@ -43,13 +43,13 @@ def prove_range(key: VerificationKey, weights: Sequence[np.ndarray], committed: 
     return transcript.proof
 
 
-def _inverses(alpha: Element) -> Extended:
+def inverses_of(alpha: Element) -> Extended:
     """1 / (alpha - w) for every w of the table: five uint32 [256]."""
     table = np.array([[(v - w * (k == 0)) % P for k, v in enumerate(alpha)] for w in range(WEIGHT_LOW, WEIGHT_HIGH + 1)])
     return extension.inverse(multilinear.from_plain(table.astype(np.uint32)))
 
 
-def _columns(helper: Extended) -> np.ndarray:
+def helper_columns(helper: Extended) -> np.ndarray:
     """uint32 [n, 5 M]: the coordinates of g, plain."""
     n, width = helper[0].shape
     found = np.empty((n, DEGREE * width), np.uint32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..format import INPUT_KEY, P, VerificationKey
+from .hidden import check_hidden, hidden_bytes
+from .hidden_weights import check_hidden_weights, hidden_weights_bytes
 from .known_inputs import KnownInputs
 from .masked import check_masked, masked_bytes
 from .rejection import Rejected, demand
@@ -47,22 +49,26 @@ def verify_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: byte
         demand(isinstance(known.key, bytes) and len(known.key) == INPUT_KEY,
                f"inputs: their key is not {INPUT_KEY} bytes")
         known = KnownInputs(_inputs(known.x, key), known.key)
-    check_masked(key, nonce, _outputs(y, key), _whole(proof, masked_bytes(key)), known)
+    check = check_hidden if key.weight_rows else check_masked
+    check(key, nonce, _outputs(y, key), _whole(proof, proof_bytes(key)), known)
 
 
 def verify_weights(key: VerificationKey, proof: bytes) -> None:
     """Hold that all weights behind the key's roots are int8; ``Rejected`` otherwise. Once for each key."""
-    check_weights(key, _whole(proof, weights_proof_bytes(key)))
+    check = check_hidden_weights if key.weight_rows else check_weights
+    check(key, _whole(proof, weights_proof_bytes(key)))
 
 
 def proof_bytes(key: VerificationKey) -> int:
     """The one length that a proof of the key's rows has."""
+    if key.weight_rows:
+        return hidden_bytes(key)
     return masked_bytes(key) if key.masks else rows_bytes(key)
 
 
 def weights_proof_bytes(key: VerificationKey) -> int:
     """The one length that the key's weights proof has."""
-    return weights_bytes(key)
+    return hidden_weights_bytes(key) if key.weight_rows else weights_bytes(key)
 
 
 def _whole(proof: bytes, length: int) -> bytes:

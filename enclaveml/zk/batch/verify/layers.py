@@ -119,20 +119,35 @@ def _check_product(key: VerificationKey, number: int, at: Features, z: Element, 
                    transcript: Transcript) -> Product:
     """Step 8 for one layer: z at its point ``at`` against what it reads."""
     layer, masked = key.layers[number - 1], given is None
-    claims: list[Claim] = []
-    if layer.residual is not None:
-        source, exponent = layer.residual
-        if source or masked:
-            raw, (added,) = reader.elements(1, "residual")
-            transcript.absorb("residual", raw)
-            claims.append(Claim(added, [(source, at.table)]))
-        else:
-            added = inner(given, at.table)
-        z = z - added * 2**exponent
-    kappa, claim = rounds(reader, transcript, z, bits(layer.length), 2, "product", "inner")
-    raw, said = reader.elements(product_claims(key, number, masked) - len(claims), "product claims")
+    added, residuals = read_residual(key, number, at, given, reader, transcript)
+    kappa, claim = rounds(reader, transcript, z - added, bits(layer.length), 2, "product", "inner")
+    raw, said = reader.elements(product_claims(key, number, masked) - len(residuals), "product claims")
     transcript.absorb("product claims", raw)
     table = eq_table(kappa)
+    *values, weight = said
+    value, claims = read_arrays(key, number, at, table, values, given)
+    demand(value * weight == claim, f"product of layer {number}: the claims are not what the rounds lead to")
+    return Product(table, weight, claims + residuals)
+
+
+def read_residual(key: VerificationKey, number: int, at: Features, given: np.ndarray | None, reader: Reader,
+                  transcript: Transcript) -> tuple[Element, list[Claim]]:
+    """What a layer adds to its sums at its point, 2^e included, and the claim of it where the array is committed."""
+    layer = key.layers[number - 1]
+    if layer.residual is None:
+        return ZERO, []
+    source, exponent = layer.residual
+    if not source and given is not None:
+        return inner(given, at.table) * 2**exponent, []
+    raw, (added,) = reader.elements(1, "residual")
+    transcript.absorb("residual", raw)
+    return added * 2**exponent, [Claim(added, [(source, at.table)])]
+
+
+def read_arrays(key: VerificationKey, number: int, at: Features, table: np.ndarray, values: list[Element],
+                given: np.ndarray | None) -> tuple[Element, list[Claim]]:
+    """A_l(kappa) of kappa's table: what the layer reads, by P's ``values`` where it is committed, and its bias's constants; the claims."""
+    layer = key.layers[number - 1]
     value = at.inside * total(element(table[:, layer.inputs + i]) * c for i, c in enumerate(BIAS_CONSTANTS))
     of_inputs: list[tuple[int, np.ndarray]] = []
     of_layers: list[tuple[int, np.ndarray]] = []
@@ -140,15 +155,12 @@ def _check_product(key: VerificationKey, number: int, at: Features, z: Element, 
     for wiring in key.wirings(number):
         theta = reads(wiring, at.positions, table[:, start:start + wiring.inputs])
         start += wiring.inputs
-        if wiring.source or masked:
+        if wiring.source or given is None:
             (of_layers if wiring.source else of_inputs).append((wiring.source, theta))
         else:
             value = value + inner(given, theta)
-    *values, weight = said
-    made = [Claim(one, places) for one, places in zip(values, [part for part in (of_inputs, of_layers) if part], strict=True)]
-    value = total([value, *values])
-    demand(value * weight == claim, f"product of layer {number}: the claims are not what the rounds lead to")
-    return Product(table, weight, made + claims)
+    claims = [Claim(one, places) for one, places in zip(values, [part for part in (of_inputs, of_layers) if part], strict=True)]
+    return total([value, *values]), claims
 
 
 def combined(key: VerificationKey, activations: list[Activation], products: dict[int, Product], delta: Element,

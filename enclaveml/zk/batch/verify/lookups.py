@@ -54,6 +54,11 @@ def weights_sum(multiplicities: np.ndarray, alpha: Element) -> Element:
     return element(small(times(terms, small(multiplicities)).sum(axis=1)))
 
 
+def weights_value(point: list[Element], alpha: Element) -> Element:
+    """sum_t eq(point, t) / (alpha - w_t) over w = -128..127."""
+    return inner(_inverses(alpha, ZERO, np.arange(WEIGHT_LOW, WEIGHT_HIGH + 1), None), eq_table(point)[:, :WEIGHT_HIGH - WEIGHT_LOW + 1])
+
+
 def _rows_terms(key: VerificationKey, alpha: Element, beta: Element) -> Iterator[tuple[int, np.ndarray]]:
     """1 / (alpha - fingerprint) of all entries, in portions [5, n], each with the number of its first entry."""
     q = np.arange(-(2**key.range_bits), 2**key.range_bits)

@@ -11,6 +11,7 @@ from .element import ONE, ZERO, Element, power, total
 from .extension import array, inner, scale
 from .known_inputs import InputRows, KnownInputs, input_digest
 from .layers import (
+    Claim,
     check_activations,
     check_products,
     combined,
@@ -35,7 +36,7 @@ _Equation = tuple[list[Element], Element]
 
 def masked_bytes(key: VerificationKey) -> int:
     """Length of a masked proof of ``key.rows`` rows."""
-    n, v, units = bits(key.rows), _table_bits(key), key.units
+    n, v, units = bits(key.rows), table_bits(key), key.units
     rows, columns = table_shape(key.entries)
     elements = 2 + 4 * n + 2 * v + 1 + 1  # the sums, the rounds, a multiplicity, the outputs
     elements += sum(1 + 4 * layer.variables + 4 for layer in key.hidden)
@@ -50,30 +51,21 @@ def masked_bytes(key: VerificationKey) -> int:
 def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes, known: KnownInputs | None) -> None:
     """Hold the statement for y [N - m, D] int32, and for the known inputs, in their ranges; ``Rejected`` otherwise."""
     reader, transcript = Reader(proof), Transcript()
-    transcript.absorb("kind", b"rows masked")
-    transcript.absorb("key", key.to_bytes())
-    transcript.absorb("nonce", nonce)
-    transcript.absorb("outputs", np.ascontiguousarray(y, "<i4"))
-    salt = reader.take(INPUT_SALT)
-    transcript.absorb("input salt", salt)
-    digest = reader.take(HASH)
-    transcript.absorb("inputs", digest)
-    if known is not None:
-        demand(input_digest(salt, known) == digest, "inputs: the proof is not of these, or not under this input key")
+    salt = check_statement(b"rows masked", key, nonce, y, known, reader, transcript)
 
     # 1. to 4. Commitments and challenges.
     units = key.units
     table_columns = table_shape(key.entries)[1]
-    columns = _commitment(reader, transcript, "columns", key.width + 2 * units)
-    multiplicities = _commitment(reader, transcript, "multiplicities", table_columns + PADS)
-    outputs = _commitment(reader, transcript, "outputs", key.outputs + PADS)
-    masks = _commitment(reader, transcript, "masks", 5 + PADS)
+    columns = commitment(reader, transcript, "columns", key.width + 2 * units)
+    multiplicities = commitment(reader, transcript, "multiplicities", table_columns + PADS)
+    outputs = commitment(reader, transcript, "outputs", key.outputs + PADS)
+    masks = commitment(reader, transcript, "masks", 5 + PADS)
     lookup = transcript.elements("lookup", 2)
-    helpers = _commitment(reader, transcript, "helpers", 5 * units + PADS)
+    helpers = commitment(reader, transcript, "helpers", 5 * units + PADS)
     drawn = draw_zerocheck(key, transcript, lookup)
 
     # 5. All rows at once, and the table.
-    n, v = bits(key.rows), _table_bits(key)
+    n, v = bits(key.rows), table_bits(key)
     raw, (rows_sum, table_sum) = reader.elements(2, "sums")
     transcript.absorb("sums", raw)
     rho, rows_claim = rounds(reader, transcript, rows_sum, n, 4, "rows", "row")
@@ -83,7 +75,7 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
 
     # 6. Each layer's features.
     parts = read_parts(key, reader, transcript)
-    weight, real = _real_rows(key, drawn.tau, rho)
+    weight, real = real_rows(key, drawn.tau, rho)
     activations = check_activations(key, reader, transcript, drawn, parts, weight, drawn.mu * real)
 
     # 7. The outputs of all rows.
@@ -96,17 +88,14 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     products = check_products(key, reader, transcript, sums, None)
     row_table = eq_table(rho)
     if known is not None:
-        given = InputRows(key, nonce, salt, known).at(row_table)
-        for claim in (claim for done in products.values() for claim in done.claims):
-            of_inputs = [theta for source, theta in claim.places if not source]
-            demand(not of_inputs or total(inner(given, theta) for theta in of_inputs) == claim.value,
-                   "inputs: they are not what the proof commits to")
+        check_inputs(key, nonce, salt, known, row_table, [claim for done in products.values() for claim in done.claims])
 
     # 9. Everything that is committed.
     delta = transcript.element("combine")
     claim, theta = combined(key, activations, products, delta, masked=True)
     check_masked_opening(reader, transcript, [columns, helpers], row_table, claim, theta, "columns")
-    _open_outputs(key, reader, transcript, outputs, rho, row_table, y, last, output)
+    weights, shown = open_outputs(key, rho, row_table, y, last)
+    check_masked_opening(reader, transcript, [outputs], weights, output - shown, last.table, "outputs")
     table_rows = bits(2 * table_shape(key.entries)[0])
     check_masked_opening(reader, transcript, [multiplicities], eq_table(entry[:table_rows]), multiplicity,
                          eq_table(entry[table_rows:]), "multiplicities")
@@ -121,18 +110,43 @@ def check_masked(key: VerificationKey, nonce: bytes, y: np.ndarray, proof: bytes
     open_weights(key, reader, transcript, sums, products)
 
 
-def _commitment(reader: Reader, transcript: Transcript, label: str, columns: int) -> Tree:
+def check_statement(kind: bytes, key: VerificationKey, nonce: bytes, y: np.ndarray, known: KnownInputs | None, reader: Reader,
+                    transcript: Transcript) -> bytes:
+    """Step 0; the input salt."""
+    transcript.absorb("kind", kind)
+    transcript.absorb("key", key.to_bytes())
+    transcript.absorb("nonce", nonce)
+    transcript.absorb("outputs", np.ascontiguousarray(y, "<i4"))
+    salt = reader.take(INPUT_SALT)
+    transcript.absorb("input salt", salt)
+    digest = reader.take(HASH)
+    transcript.absorb("inputs", digest)
+    if known is not None:
+        demand(input_digest(salt, known) == digest, "inputs: the proof is not of these, or not under this input key")
+    return salt
+
+
+def check_inputs(key: VerificationKey, nonce: bytes, salt: bytes, known: KnownInputs, row_table: np.ndarray, claims: list[Claim]) -> None:
+    """Hold that what is claimed of committed inputs is these."""
+    given = InputRows(key, nonce, salt, known).at(row_table)
+    for claim in claims:
+        of_inputs = [theta for source, theta in claim.places if not source]
+        demand(not of_inputs or total(inner(given, theta) for theta in of_inputs) == claim.value,
+               "inputs: they are not what the proof commits to")
+
+
+def commitment(reader: Reader, transcript: Transcript, label: str, columns: int) -> Tree:
     tree = Tree(reader.take(HASH), columns, SALT)
     transcript.absorb(label, tree.root)
     return tree
 
 
-def _table_bits(key: VerificationKey) -> int:
+def table_bits(key: VerificationKey) -> int:
     """v: variables of the matrix of multiplicities, its rows of masks included."""
     return bits(2 * prod(table_shape(key.entries)))
 
 
-def _real_rows(key: VerificationKey, tau: list[Element], rho: list[Element]) -> tuple[Element, Element]:
+def real_rows(key: VerificationKey, tau: list[Element], rho: list[Element]) -> tuple[Element, Element]:
     """E(tau, rho) and I(rho): the extensions of eq(tau, i) on real rows, and of 1 there; 0 on mask rows."""
     high = bits(key.rows) - bits(key.masks)
     top_tau, top_rho = _product(tau[:high]), _product(rho[:high])
@@ -143,14 +157,13 @@ def _product(factors: list[Element]) -> Element:
     return prod(factors, start=ONE)
 
 
-def _open_outputs(key: VerificationKey, reader: Reader, transcript: Transcript, tree: Tree, rho: list[Element],
-                  row_table: np.ndarray, y: np.ndarray, last: Features, output: Element) -> None:
-    """The outputs' mask rows: what those of the real rows leave of ``output``."""
+def open_outputs(key: VerificationKey, rho: list[Element], row_table: np.ndarray, y: np.ndarray,
+                 last: Features) -> tuple[np.ndarray, Element]:
+    """w of the opening of the outputs' mask rows, and what the real rows' are at (rho, phi): what is opened is the rest of all rows'."""
     high = bits(key.rows) - bits(key.masks)
     weights = np.zeros((5, 2 * key.masks), np.int64)
     weights[:, :key.masks] = scale(eq_table(rho[high:]), _product(rho[:high]))
-    claim = output - evaluate(y, row_table[:, :key.real_rows], last.table)
-    check_masked_opening(reader, transcript, [tree], weights, claim, last.table, "outputs")
+    return weights, evaluate(y, row_table[:, :key.real_rows], last.table)
 
 
 def _sums(n: int, v: int, mu: Element, value: Element) -> _Equation:

@@ -52,12 +52,19 @@ def check_opening(reader: Reader, transcript: Transcript, trees: list[Tree], wei
         Rejected: naming ``what``.
     """
     gamma = transcript.array("gamma", theta.shape[1])
-    _check(reader, transcript, trees, weights, claim, gamma, theta, what)
+    _read(reader, transcript, trees, weights, claim, gamma, theta, what)
 
 
 def check_masked_opening(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray,
                          claim: Element, theta: np.ndarray, what: str) -> None:
     """The same where the last tree has U and E behind its columns, which theta leaves out ("Masked opening")."""
+    read_masked_opening(reader, transcript, trees, weights, claim, theta, what)
+
+
+def read_masked_opening(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray, claim: Element | None,
+                        theta: np.ndarray, what: str) -> tuple[Element, Element, Element]:
+    """The same, and what P sent as pad, xi, and <w, e>, which is <w, E> + xi sum_j theta_j <w, C_j>: where the claim is hidden (None)
+    this is left to the caller."""
     count = theta.shape[1]
     raw, (pad,) = reader.elements(1, f"{what}'s opening")
     transcript.absorb("pad", raw)
@@ -66,18 +73,20 @@ def check_masked_opening(reader: Reader, transcript: Transcript, trees: list[Tre
     basis, none = np.eye(DEGREE, dtype=np.int64), np.zeros((DEGREE, DEGREE), np.int64)
     gamma = np.concatenate([drawn[:, :count], basis, drawn[:, count:-1]], axis=1)
     theta = np.concatenate([scale(theta, xi), none, basis], axis=1)
-    _check(reader, transcript, trees, weights, pad + xi * claim, gamma, theta, what)
+    goal = None if claim is None else pad + xi * claim
+    return pad, xi, _read(reader, transcript, trees, weights, goal, gamma, theta, what)
 
 
-def _check(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray, claim: Element,
-           gamma: np.ndarray, theta: np.ndarray, what: str) -> None:
-    """The opening from "proximity" on; gamma and theta [5, c] of all the trees' columns."""
+def _read(reader: Reader, transcript: Transcript, trees: list[Tree], weights: np.ndarray, claim: Element | None,
+          gamma: np.ndarray, theta: np.ndarray, what: str) -> Element:
+    """The opening from "proximity" on; gamma and theta [5, c] of all the trees' columns. Returns <w, e>, the claim if there is one."""
     length = weights.shape[1]
     raw, proximity = reader.array(length, f"{what}'s opening")
     transcript.absorb("proximity", raw)
     raw, evaluation = reader.array(length, f"{what}'s opening")
     transcript.absorb("evaluation", raw)
-    demand(inner(weights, evaluation) == claim, f"{what}'s opening: the evaluation is not the claim")
+    value = inner(weights, evaluation)
+    demand(claim is None or value == claim, f"{what}'s opening: the evaluation is not the claim")
 
     positions = transcript.positions("positions", QUERIES, BLOWUP * length)
     records = reader.take(QUERIES * sum(tree.record(length) for tree in trees))
@@ -94,6 +103,7 @@ def _check(reader: Reader, transcript: Transcript, trees: list[Tree], weights: n
         for rows, combination in ((slice(0, 5), "proximity"), (slice(5, 10), "evaluation")):
             demand(np.array_equal(found[rows], here[rows]),
                    f"{what}'s opening: a leaf is not on the {combination} combination")
+    return value
 
 
 def _leaves(records: bytes, trees: list[Tree], length: int, positions: list[int], what: str) -> np.ndarray:
