@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from enclaveml.errors import FormatError, JobError
 from enclaveml.results_reader import CircuitKeys
 from enclaveml.zk.batch import statement
 from enclaveml.zk.batch.files import KEY, WEIGHTS, read_weights, shapes_of
-from enclaveml.zk.batch.format import VerificationKey
+from enclaveml.zk.batch.format import Layer, VerificationKey
 from enclaveml.zk.batch.rebuild import rebuilt_id
 from enclaveml.zk.batch.rows_of_a_proof import choose
 from enclaveml.zk.batch.system import BatchSystem
@@ -214,6 +215,20 @@ def test_the_rows_of_a_proof() -> None:
         rows(1000, rows_per_proof=100)
     with pytest.raises(JobError, match="65536 rows a proof take about .* GB, and a rank has 2.0 GB for 1; give fewer rows or more memory"):
         choose(CircuitRequest(rows_per_proof=65_536, memory_gb=2.0), wide)
+    with pytest.raises(JobError, match="^proof.rows_per_proof: found 65536; a proof of this model cannot have so many rows: too many lookups: fewer rows a proof$"):
+        choose(CircuitRequest(rows_per_proof=65_536, memory_gb=1e6), broad)
+
+
+def test_lookup_tables_that_memory_does_not_allow_are_refused_with_their_size() -> None:
+    layers = (Layer(4, 4, 8, table=1), Layer(4, 2, 0))
+    key = VerificationKey(512, -1, 1, layers, 19, (bytes(32),) * 2, 256, ((0, 1, 2, 3),))
+    said = re.escape("2.8 GB (2.1 GB of it for 2,097,408 entries of lookup tables)")
+    hidden = CircuitRequest(inputs="committed", memory_gb=2.0, expected_rows=1000)
+    with pytest.raises(JobError, match=f"^a batch proof of this model takes about {said} however few its rows are, and a rank has 2.0 GB for 1; give it more"):
+        choose(hidden, key)
+    with pytest.raises(JobError, match=f"^proof.rows_per_proof: 768 rows a proof take about {said}, and a rank has 2.0 GB for 1; give fewer rows"):
+        choose(dataclasses.replace(hidden, rows_per_proof=768), key)
+    assert choose(dataclasses.replace(hidden, memory_gb=4.0), key) == 2048
 
 
 def test_a_wrong_file_of_weights_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from enclaveml.zk.batch.format import P, Layer, VerificationKey
 from enclaveml.zk.batch.integer import IntegerLayer, IntegerModel
 from enclaveml.zk.batch.prove import inference
 from enclaveml.zk.batch.prove.api import BatchProver
+from enclaveml.zk.batch.prove.memory import memory_bytes
 from enclaveml.zk.batch.verify import api, field, lookups
 from enclaveml.zk.batch.verify.api import Rejected
 from enclaveml.zk.batch.verify.element import Element
@@ -49,6 +50,10 @@ def masked_network() -> Network:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masked proofs that are small, and hide nothing."""
     masked_case.small_sizes(monkeypatch)
+
+
+#: Tables, mask rows, range bits, and MB at the peak that a process took more for 1,024 rows than with 11 range bits.
+MEMORY = ((1, 0, 18, 24), (1, 256, 16, 213), (1, 256, 18, 953), (1, 0, 19, 48), (1, 256, 19, 2016))
 
 
 # Keys.
@@ -156,6 +161,25 @@ def test_a_proof_is_the_reference_s_byte_by_byte_and_holds() -> None:
     with pytest.raises(Rejected):
         api.verify(key, case.NONCE, x, np.where(np.arange(y.size).reshape(y.shape) == 3, y + 1, y), proof)
     assert min(a for step in reference.steps[:1] for row in step.a for a in row) < 0  # signed values are among them
+
+
+def test_what_large_tables_add_to_a_proof_is_foreseen() -> None:
+    """To the byte; and what they add to memory, as it was measured (MB of a process that proves 1,024 rows, above that with R = 11)."""
+    network, key = case.tabled(), case.tabled_key(8)
+    x, sizes = np.array(inputs(8, 3), np.int32), {}
+    for range_bits in (10, 15):
+        large = replace(key, range_bits=range_bits)
+        y, proof = BatchProver(large, weights(network)).prove(x, case.NONCE)
+        api.verify(large, case.NONCE, x, y, proof)
+        sizes[large.entries] = len(proof)
+        assert len(proof) == api.proof_bytes(large)
+    (few, short), (many, long) = sizes.items()
+    assert many - few == 3 * (2**16 - 2**11) and long - short == 4 * (many - few)
+    for tables, masks, range_bits, measured in MEMORY:
+        layers = (*(Layer(4, 4, 8, table=number) for number in range(1, tables + 1)), Layer(4, 2, 0))
+        of = VerificationKey(1024, -3, 3, layers, 11, (bytes(32),) * len(layers), masks, tuple((number, *STEPS[1:]) for number in range(tables)))
+        added = memory_bytes(replace(of, range_bits=range_bits)) - memory_bytes(of)
+        assert 0.9 * measured < added / 1e6 < 1.5 * measured
 
 
 def test_quantiser_and_prover_compute_the_same() -> None:

@@ -74,3 +74,17 @@ def test_no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "enclaveml.zk.batch.prove.sha256", None)
     assert tree._vectors.__wrapped__() is None
+
+
+def test_vectors_that_fail_when_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or that hash otherwise: hashlib does it."""
+    sha256 = pytest.importorskip("enclaveml.zk.batch.prove.sha256")
+    assert tree._vectors.__wrapped__() is sha256.hash_rows
+
+    def fails(mark: int, rows: np.ndarray, salts: np.ndarray, found: np.ndarray) -> None:
+        raise TypeError("No matching definition for argument type(s)")
+
+    for hashes in (fails, lambda mark, rows, salts, found: sha256.hash_rows(mark + 1, rows, salts, found)):
+        with monkeypatch.context() as patch:
+            patch.setattr(sha256, "hash_rows", hashes)
+            assert tree._vectors.__wrapped__() is None

@@ -47,8 +47,8 @@ MAX_EXACT_BITS = 8
 #: An input of an unseen row may be this many times as large as the largest of the sample rows, and more where that is free.
 HEADROOM = 2
 
-#: Range bits that cost next to nothing: their table is 32 kB of a proof.
-FREE_RANGE_BITS = 12
+#: Range bits that cost next to nothing: their table is 32 kB of a proof; and entries of them and of all tables of activations, 64 kB.
+FREE_RANGE_BITS, FREE_ENTRIES = 12, 2**14
 
 #: Sample rows that scales are tried on: every other one, where there are so many, so that what is measured on all of them is not only
 #: what was made to fit; and times that every layer's scales are tried anew beside the others'.
@@ -395,11 +395,13 @@ def _compensated(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:
 
 def _widened(model: IntegerModel) -> IntegerModel:
     """The model with as wide a range of inputs as costs next to nothing, and as cannot wrap."""
-    most, bits = largest_input(_inputs_read(model.layers)), max(model.range_bits, FREE_RANGE_BITS)
+    tables = 1 + len({each.table for each in model.layers if each.table})
+    most = largest_input(_inputs_read(model.layers))
+    free = max(model.range_bits, min(FREE_RANGE_BITS, bits(FREE_ENTRIES) - 1 - bits(tables)))
     while model.input_high < most:
         high = min(2 * model.input_high, most)
         wider = replace(model, input_low=-high, input_high=high)
-        if fits(wider) or wider.range_bits > bits:
+        if fits(wider) or wider.range_bits > free:
             break
         model = wider
     return model

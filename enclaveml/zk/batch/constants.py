@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 #: The field's prime, 15 * 2^27 + 1 (BabyBear), and a generator of its units.
 P = 15 * 2**27 + 1
 GENERATOR = 31
@@ -55,9 +53,6 @@ TABLE_TAG = MOST_SHIFT
 
 #: Most entries of all lookups' tables: what a verifier inverts, whatever a key says. Without tables of activations no key has more.
 MOST_ENTRIES = 2**22
-
-#: Bits of soundness that the query phase of one opening gives.
-QUERY_BITS = -QUERIES * math.log2(5 / 8)
 
 
 def power_of_two(number: int) -> int:

@@ -17,8 +17,9 @@ from enclaveml.zk.interface import CircuitRequest
 #: Least and most rows that are chosen; beyond the most a row hardly gets cheaper, and a lost proof costs more.
 LEAST, MOST = 4, 1 << 14
 
-#: What a proof costs beside its rows, in rows: 190 ms beside 25 us a row (benchmarks/reports/batch.md, digits).
-FIXED_ROWS = 7600
+#: What a proof costs beside its rows, in rows: 49 ms beside 19 us a row, and 151 ms beside 27 us with mask rows (benchmarks/reports/batch.md, digits, by
+#: 1,024 and 16,384 rows).
+FIXED_ROWS, FIXED_ROWS_MASKED = 2600, 5600
 
 #: Part of a rank's memory that its prover may take: the rank itself has rows and outputs there too.
 SHARE = 0.7
@@ -54,15 +55,33 @@ def choose(request: CircuitRequest, key: VerificationKey) -> int:
             words = f"a power of two of rows, {LEAST} or more" if not key.masks else (
                 f"a power of two of rows less {key.masks} that mask them, {least - key.masks} or more")
             raise JobError(f"proof.rows_per_proof: found {given}; a batch proof has {words}: {near}, say")
+        try:
+            replace(key, rows=n)
+        except ValueError as error:
+            raise JobError(f"proof.rows_per_proof: found {given}; a proof of this model cannot have so many rows: {error}") from error
         if peak_bytes(key, n) * request.children > request.memory_gb * 1e9:
-            raise JobError(f"proof.rows_per_proof: {given} rows a proof take about {peak_bytes(key, n) / 1e9:.1f} GB, and a rank has "
+            raise JobError(f"proof.rows_per_proof: {given} rows a proof take about {_parts(key, n)}, and a rank has "
                            f"{request.memory_gb:.1f} GB for {request.children}; give fewer rows or more memory")
         return n
     ranks = max(1, request.cores // max(1, request.children))
     share = max(1, math.ceil(min(request.expected_rows, ROUND_ROWS) / ranks / max(1, request.children)))
     found = [n for n in (1 << b for b in range(least.bit_length() - 1, MOST.bit_length()))
              if n == least or peak_bytes(key, n) * request.children <= SHARE * request.memory_gb * 1e9]
-    return min(found, key=lambda n: (math.ceil(share / (n - key.masks)) * (n + FIXED_ROWS), n))
+    fixed = FIXED_ROWS_MASKED if key.masks else FIXED_ROWS
+    n = min(found, key=lambda n: (math.ceil(share / (n - key.masks)) * (n + fixed), n))
+    if peak_bytes(key, n) * request.children > request.memory_gb * 1e9:  # the least
+        raise JobError(f"a batch proof of this model takes about {_parts(key, n)} however few its rows are, and a rank has {request.memory_gb:.1f} GB for "
+                       f"{request.children}; give it more memory, or fewer proofs at a time, or use proof.system: ezkl")
+    return n
+
+
+def _parts(key: VerificationKey, rows: int) -> str:
+    """What a prover takes, in words, and the lookups' part of it where that is much."""
+    from enclaveml.zk.batch.prove.memory import lookup_bytes
+
+    whole, of_tables = peak_bytes(key, rows), lookup_bytes(key)
+    much = f" ({of_tables / 1e9:.1f} GB of it for {key.entries:,} entries of lookup tables)" if of_tables > whole / 4 else ""
+    return f"{whole / 1e9:.1f} GB{much}"
 
 
 def peak_bytes(key: VerificationKey, rows: int) -> float:

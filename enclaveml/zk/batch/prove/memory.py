@@ -5,7 +5,7 @@ Fitted to resident peaks (VmHWM) of a process that does nothing but prove, CPU, 
 
 from __future__ import annotations
 
-from enclaveml.zk.batch.format import BLOWUP, DEGREE, PADS, VerificationKey
+from enclaveml.zk.batch.format import BLOWUP, DEGREE, PADS, VerificationKey, power_of_two
 
 #: Python, JAX, numba (0.12 GB) and what they compile.
 _BASE = 570_000_000
@@ -24,6 +24,20 @@ _WEIGHT = 4 * BLOWUP + 28
 _MASKED, _MASKED_CELL = 170_000_000, 4 * BLOWUP + 24
 
 
+#: Bytes of an entry of the lookups' tables: how often it is used, as it is counted and as it is sent; in a masked proof, whose matrix of them has a power of
+#: two of entries, codewords of its columns, what is summed over the table, and its folded halves.
+_ENTRY, _MASKED_ENTRY = 24, 490
+
+#: Bytes of a cell that the positions of a layer read at the row point, coordinates of F in 64 bits beside what is left of them modulo p; and of a hidden
+#: activation what is still there then: codewords, q and a, and h.
+_READ, _KEPT = 100, 170
+
+
+def lookup_bytes(key: VerificationKey) -> int:
+    """What the lookups' tables take of ``memory_bytes``."""
+    return _MASKED_ENTRY * power_of_two(key.entries) if key.masks else _ENTRY * key.entries
+
+
 def memory_bytes(key: VerificationKey) -> int:
     """Bytes that proving a batch of the key's rows takes at its peak, in a process of its own, the process included.
 
@@ -32,4 +46,5 @@ def memory_bytes(key: VerificationKey) -> int:
     cells = key.rows * key.units
     weights = sum(layer.length * layer.outputs for layer in key.layers)
     masked = _MASKED + _MASKED_CELL * key.rows * (key.width + PADS) if key.masks else 0
-    return _BASE + masked + _CELL * cells + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights
+    read = max((wiring.positions * wiring.inputs for number in range(1, len(key.layers) + 1) for wiring in key.wirings(number) if not wiring.whole), default=0)
+    return _BASE + masked + lookup_bytes(key) + max(_CELL * cells, _KEPT * cells + _READ * read) + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights
