@@ -43,7 +43,7 @@ def _used() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _run(command: list[str], timeout_s: float) -> tuple[float, float]:
+def run_timed(command: list[str], timeout_s: float) -> tuple[float, float]:
     """Seconds and CPU seconds of a command that must end with status 0."""
     env = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"
@@ -83,9 +83,9 @@ def main() -> None:
         asked = [*EVERY_ROW, "--set", f"proof.tolerance={limit:.6g}"]
         results = Path(scratch) / "results.h5"
         prepare = [sys.executable, "-m", "enclaveml", "prepare", str(JOB), *asked, "--ranks", str(options.ranks)]
-        prepared, _ = _run(prepare, 1800)
+        prepared, _ = run_timed(prepare, 1800)
         load = os.getloadavg()[0]
-        seconds, cpu = _run(
+        seconds, cpu = run_timed(
             [mpirun, "--oversubscribe", "-np", str(options.ranks), sys.executable, "-m", "enclaveml", "run", str(JOB),
              *asked, "-o", str(results)], 3600,
         )
