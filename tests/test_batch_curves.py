@@ -129,7 +129,8 @@ def test_jax_s_activations_as_they_are_exported() -> None:
         "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "GELU": lambda x: jax.nn.gelu(x, approximate=False),
         "GELU (by tanh)": lambda x: jax.nn.gelu(x, approximate=True), "SiLU": jax.nn.silu, "softplus": jax.nn.softplus, "ELU": jax.nn.elu,
         "ReLU6": jax.nn.relu6}
-    others: list[Callable] = [jax.nn.leaky_relu, jax.nn.hard_tanh, jax.nn.selu, jax.nn.mish]
+    others: list[Callable] = [jax.nn.leaky_relu, jax.nn.hard_tanh, jax.nn.selu, jax.nn.mish, lambda x: jax.nn.relu(x) ** 2, lambda x: jnp.square(jax.nn.relu(x)),
+                              lambda x: jnp.minimum(jax.nn.relu(x), 5)]
     weights = RNG.normal(size=(len(known) + len(others), 3, 3)).astype(np.float32)
 
     def model(x: jax.Array) -> jax.Array:
