@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from enclaveml.errors import JobError
 from enclaveml.zk.batch import calibrate as calibrate_module
-from enclaveml.zk.batch import integer, patches
+from enclaveml.zk.batch import compensate, integer, patches
 from enclaveml.zk.batch.calibrate import calibrate, exact_bits
 from enclaveml.zk.batch.float_model import Activation, FloatLayer
 from enclaveml.zk.batch.float_model import run as run_floats
@@ -176,7 +176,7 @@ def test_where_inputs_are_hidden_weights_are_not_fitted_to_rows(monkeypatch: pyt
     fitted = calibrate(dense, rows, truth)
     equalised = calibrate_module.equalised
     monkeypatch.setattr(calibrate_module, "equalised", lambda dense, rows, by: asked.append(by) or equalised(dense, rows, by))
-    monkeypatch.setattr(calibrate_module, "_compensated", lambda *_: pytest.fail("weights were fitted to rows"))
+    monkeypatch.setattr(calibrate_module, "compensated_weights", lambda *_: pytest.fail("weights were fitted to rows"))
     model = calibrate(dense, rows, truth, plain=True)
     assert set(asked) == {"", "weights"}
     assert np.array_equal(bias_of(model), np.rint(dense[-1].bias * 2.0**model.output_scale))
@@ -227,7 +227,7 @@ def test_rounding_errors_are_made_good_by_later_inputs() -> None:
     rng = np.random.default_rng(2)
     a = np.rint(rng.normal(size=(200, 4)) @ rng.normal(size=(4, 24)) * 30 + 40)
     weights = rng.uniform(-127, 127, (24, 6))
-    plain, found = np.rint(weights), calibrate_module._compensated(weights, a.T @ a / len(a))
+    plain, found = np.rint(weights), compensate.compensated_weights(weights, a.T @ a / len(a))
     assert (found == np.rint(found)).all() and found.min() >= -128 and found.max() <= 127
     assert np.square(a @ (found - weights)).mean() < 0.2 * np.square(a @ (plain - weights)).mean()
 
@@ -236,11 +236,11 @@ def test_mean_products_are_of_every_so_many_th_position(monkeypatch: pytest.Monk
     """However few are laid out at once."""
     wirings = (Wiring(0, (4, 4, 2), (1, 1), (2, 2)), Wiring(1, (3, 3, 1)))
     arrays = [RNG.integers(-9, 9, (11, features)) for features in (32, 9)]
-    monkeypatch.setattr(calibrate_module, "COMPENSATED_ROWS", 15)  # of 99 positions every seventh
+    monkeypatch.setattr(compensate, "COMPENSATED_ROWS", 15)  # of 99 positions every seventh
     for cells in (1, 300, 1 << 22):
         monkeypatch.setattr(patches, "_CELLS", cells)
         given = patches.read(wirings, arrays).reshape(99, 9)[::7].astype(np.float64)
-        assert np.array_equal(calibrate_module._gram(wirings, arrays), given.T @ given / 15)
+        assert np.array_equal(compensate.mean_products(wirings, arrays), given.T @ given / 15)
 
 
 @pytest.mark.parametrize(("number", "change", "text"), [

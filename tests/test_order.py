@@ -61,7 +61,7 @@ zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.patches zk.batch.files zk.batch.programs
 zk.batch.integer zk.batch.float_model
 zk.batch.rows_of_a_proof zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
-zk.batch.activations zk.batch.equalise zk.batch.algebra zk.batch.number_tables
+zk.batch.activations zk.batch.compensate zk.batch.equalise zk.batch.algebra zk.batch.number_tables
 zk.batch.calibrate zk.batch.nodes
 zk.batch.curves
 zk.batch.graph

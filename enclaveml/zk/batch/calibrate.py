@@ -11,8 +11,7 @@ Behind another activation than ReLU values have factors of their own: a table of
 steps of any size, so that its weights fill their bits, and gives what it gives so that the largest fills 8 bits and the sign.
 
 Biases take up what rounding shifts the layer's sums by on average over the sample rows. At the end the weights of the best scales are rounded
-again, one input after the other, each input's error made good by those that are still to come (Frantar et al., "GPTQ", ICLR 2023,
-arXiv:2210.17323); that is kept where it is better on all sample rows.
+again so that errors make each other good (``compensate``); that is kept where it is better on all sample rows.
 
 Letters: S sample rows, K inputs and M outputs of a layer.
 """
@@ -26,9 +25,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enclaveml.errors import JobError
+from enclaveml.zk.batch.compensate import COMPENSATED, compensated_weights, mean_products
 from enclaveml.zk.batch.equalise import equalised, tied
 from enclaveml.zk.batch.float_model import FloatLayer, run
-from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, Wiring, bits
+from enclaveml.zk.batch.format import ACTIVATION_MAX, MOST_SHIFT, MOST_TABLE_NUMBERS, WEIGHT_HIGH, WEIGHT_LOW, bits
 from enclaveml.zk.batch.integer import (
     BIAS_HIGH,
     IntegerLayer,
@@ -39,7 +39,7 @@ from enclaveml.zk.batch.integer import (
     quantised,
 )
 from enclaveml.zk.batch.number_tables import numbers, steep
-from enclaveml.zk.batch.patches import portions, products, read
+from enclaveml.zk.batch.patches import products
 
 #: Inputs that are whole multiples of 2^-n, n at most this, are taken at scale n, which loses nothing.
 MAX_EXACT_BITS = 8
@@ -57,15 +57,6 @@ TRIAL_ROWS, SWEEPS = 128, 2
 #: From so many multiplications a row on fewer trials must do: LARGE_ROWS rows, the finest scale of the inputs, no sweeps.
 LARGE, LARGE_ROWS = 500_000, 64
 
-#: Most inputs of a layer whose errors are made good: it takes matrices of the square of that.
-COMPENSATED = 4096
-
-#: Most rows and positions that are looked at for that.
-COMPENSATED_ROWS = 1 << 14
-
-#: Part of the inputs' mean square that is added to each when errors are made good: few sample rows say little of many inputs.
-DAMPING = 0.01
-
 #: Activations on the sample rows fill this part of their 8 bits at most. Those of other rows that are larger than all of 8 bits are cut, which
 #: puts a row out of tolerance: with normally distributed inputs, 10^6 rows reach about 1.7 times as far as 256 do.
 FILLED = 0.5
@@ -75,6 +66,7 @@ STEEP_FILLED = 0.4
 
 #: Bits of a place in a table: its steps are then about as fine as what it gives. Fewer where more than 8 layers have tables.
 TABLE_BITS = 11
+
 
 @dataclass(frozen=True)
 class _Scales:
@@ -306,7 +298,7 @@ class _Search:
                 return None
             residual, added = (each.residual, exponent), arrays[each.residual] * 2.0**exponent
         if compensated:
-            weights = _compensated(weights, _gram(wirings, arrays))
+            weights = compensated_weights(weights, mean_products(wirings, arrays))
         else:
             weights = np.clip(np.rint(weights), WEIGHT_LOW, WEIGHT_HIGH)
         bias = each.bias * through * 2.0**scale
@@ -367,30 +359,6 @@ class _Search:
 def _off(gap: np.ndarray) -> float:
     """What models are compared by at the end: the largest deviation and four times the root mean square, which says more of unseen rows."""
     return float(np.abs(gap).max(initial=0.0) + 4 * np.sqrt(np.square(gap).mean()))
-
-
-def _gram(wirings: Sequence[Wiring], arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean products of a layer's inputs (K, K) over rows and positions, every so many-th: COMPENSATED_ROWS at most, few laid out at once."""
-    inputs, positions = sum(wiring.inputs for wiring in wirings), wirings[0].positions
-    step = -(-len(arrays[0]) * positions // COMPENSATED_ROWS)
-    found, count = np.zeros((inputs, inputs)), 0
-    for some in portions(wirings, len(arrays[0])):
-        given = read(wirings, [array[some] for array in arrays]).reshape(-1, inputs)
-        given = given[-some.start * positions % step :: step].astype(np.float64)
-        found += given.T @ given
-        count += len(given)
-    return found / count
-
-
-def _compensated(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Weights (K, M) as whole numbers, int8, with which sums over inputs of these mean products (K, K) change least: GPTQ, input by input."""
-    gram[np.diag_indices_from(gram)] += DAMPING * max(float(np.trace(gram)) / len(gram), 1e-9)
-    factor = np.linalg.cholesky(np.linalg.inv(gram)).T
-    left, found = weights.copy(), np.empty_like(weights)
-    for k in range(len(weights)):
-        found[k] = np.clip(np.rint(left[k]), WEIGHT_LOW, WEIGHT_HIGH)
-        left[k + 1 :] -= np.outer(factor[k, k + 1 :], (left[k] - found[k]) / factor[k, k])
-    return found
 
 
 def _widened(model: IntegerModel) -> IntegerModel:
