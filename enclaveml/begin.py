@@ -11,6 +11,7 @@ from enclaveml.datasets import Dataset
 from enclaveml.errors import EnvironmentFault, Fault, JobError
 from enclaveml.job import JobSpec, journal_path
 from enclaveml.journal import Journal, holds_nothing
+from enclaveml.journal_index import index_journal
 from enclaveml.options import RunOptions
 from enclaveml.preprocess_function import digest
 from enclaveml.provenance import utc_now, versions
@@ -20,6 +21,14 @@ from enclaveml.zk.interface import Circuit
 
 # What may differ between a job and its resumption: where it runs and what it is called.
 _FREE = ("cluster", "output", "job")
+
+
+def registration_of(job: JobSpec) -> str:
+    """The circuit_id of the registration of hidden weights that a job to go on with has; "" where there is none yet."""
+    path = journal_path(job.output.path)
+    if not path.exists() or holds_nothing(path):
+        return ""
+    return next(iter(index_journal(path).circuits), "")
 
 
 def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit | None, model: Any,
@@ -46,6 +55,9 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
     masked, key_file = circuit is not None and circuit.masked, input_key.key_path(job.output.path)
     if options.resume and path.exists() and not holds_nothing(path):
         before = Resume.load(path)
+        if circuit is not None and circuit.hides_weights and not before.circuit_ids:
+            before = None  # killed before its circuit was noted: nothing is proved, and what it registered is lost
+    if before is not None:
         _same_job(job, before.start, fresh)
         if masked:
             key = input_key.load(key_file, str(before.start["versions"].get(input_key.DIGEST, "")))

@@ -1,7 +1,7 @@
 """Which circuits of the cache were made for which model file and weights: found without building the model.
 
-Under the cache folder, ``models/KEY/NAME`` is an empty file for each circuit ``circuits/NAME`` that was prepared for
-a model package and row shape whose digest is KEY. It is a hint: the forecast reads it, no proof depends on it.
+Under the cache folder, ``models/KEY/NAME`` is an empty file for each circuit ``circuits/NAME`` (or ``registrations/NAME``, whose weights are
+hidden) that was prepared for a model package and row shape whose digest is KEY. It is a hint: the forecast reads it, no proof depends on it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def circuits_of(key: str) -> list[Circuit]:
     found = []
     with contextlib.suppress(OSError):
         for note in sorted((root / "models" / key).iterdir()):
-            with contextlib.suppress(EnclaveError):
-                found.append(load_circuit(root / "circuits" / note.name))
+            for kind in ("circuits", "registrations"):
+                with contextlib.suppress(EnclaveError):
+                    found.append(load_circuit(root / kind / note.name))
     return found

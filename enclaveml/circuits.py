@@ -67,6 +67,7 @@ def request_for(job: JobSpec, rows: int, memory_gb: float, cores: int, children:
         inputs=proof.inputs, bounded=proof.bounded_inputs, srs=proof.srs_file, slices=proof.slices_asked, tolerance=proof.tolerance,
         agreement=proof.agreement, rows_per_proof=proof.rows_per_proof, scale=proof.scale,
         expected_rows=math.ceil(rows * replicas * proof.coverage), memory_gb=memory_gb, cores=cores, children=children,
+        hides_weights=proof.hides_weights,
     )
 
 
@@ -91,8 +92,7 @@ def prepare_circuits(
              "argmax agreement %.4f", primary.circuit_id[:12], time.monotonic() - began, primary.rows,
              primary.tolerance, primary.deviation, primary.samples, primary.agreement)
     if primary.caution:
-        log.warning("proof.system %s: %s; %swhoever has the proofs can work out the weights", primary.system, primary.caution,
-                    "inputs are in the file, and " if primary.inputs == "public" else "")
+        log.warning("proof.system %s: %s; %s", primary.system, primary.caution, _told_of(primary))
     if not job.proof.fallback:
         return (primary,)
     if len(samples) >= rows:
@@ -105,6 +105,14 @@ def prepare_circuits(
     log.info("fallback circuit %s ready in %.1f s: %d rows a proof, scale %d bits, deviation %.4g",
              fallback.circuit_id[:12], time.monotonic() - began, fallback.rows, fallback.input_scale, fallback.deviation)
     return primary, fallback
+
+
+def _told_of(circuit: Circuit) -> str:
+    """What follows from a circuit's caution for who runs the job."""
+    if circuit.hides_weights:
+        return (f"who is to check the results has to be told by somebody he believes that it is circuit {circuit.circuit_id}; keep "
+                f"{circuit.folder}, which has the weights and their seed, and show it to nobody")
+    return ("inputs are in the file, and " if circuit.inputs == "public" else "") + "whoever has the proofs can work out the weights"
 
 
 class Circuits:
@@ -141,7 +149,7 @@ class Circuits:
         if circuit.circuit_id not in self._verifiers:
             self._verifiers[circuit.circuit_id] = self._open(circuit)
         if circuit.circuit_id not in self._known:
-            self._journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.manifest()},
+            self._journal.append("circuit", {"circuit_id": circuit.circuit_id, "manifest": circuit.published()},
                                  **system_of(circuit.system).auditor_files(circuit))
             self._known.add(circuit.circuit_id)
 

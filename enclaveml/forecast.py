@@ -109,7 +109,7 @@ def data_of(job: JobSpec, rows: int | None = None) -> tuple[Data, list[Circuit]]
     serving = [
         c for c in circuits_of(model_key(package.to_bytes(), shape, dtype))
         if (SLICED if c.slices > 1 else proof.system) == c.system and proof.slices in ("auto", str(c.slices))
-        and c.inputs == proof.inputs and (proof.tolerance is None or c.tolerance <= proof.tolerance)
+        and c.inputs == proof.inputs and c.hides_weights == proof.hides_weights and (proof.tolerance is None or c.tolerance <= proof.tolerance)
         and proof.rows_per_proof in (None, c.rows)
         and bool(c.bound) == (proof.bounded_inputs and proof.inputs != "public")
     ]
@@ -129,7 +129,7 @@ def choose(circuits: Sequence[Circuit], data: Data, target: Target) -> Circuit:
             f"no circuit of this model is in the cache that {target.children} provers hold in {target.memory_gb:g} GB; "
             "give --memory-gb or --cores-per-rank otherwise" if circuits else
             "no circuit of this model is in this machine's cache, so nothing was measured: `enclaveml prepare JOB` makes "
-            "one and proves once"
+            "one and proves once (with hidden weights each run does)"
         )
     working = target.ranks - target.first
     work = Work(max(1, data.proved), working, target.children,

@@ -1,4 +1,7 @@
-"""``enclaveml hash``: the model hash, for ``model.hash`` in a job and for whoever audits its results."""
+"""``enclaveml hash``: the model hash, for ``model.hash`` in a job and for whoever audits its results.
+
+Where a job hides its weights, hash and circuit follow from a registration's seed too, so its folder must be given.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from enclaveml.circuits import prepare_circuits
-from enclaveml.errors import EnvironmentFault, FormatError
+from enclaveml.errors import EnvironmentFault, FormatError, JobError
 from enclaveml.job import load_job
 from enclaveml.prepare import load_function, request_of
 from enclaveml.zk.interface import PRIMARY, SLICED
@@ -44,6 +47,9 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
     job = load_job(job_path, overrides)
     srs = srs or job.proof.srs
     wanted = _like(like) if like else []
+    if job.proof.hides_weights or any(manifest.get("weights") == "hidden" for manifest, *_ in wanted):
+        raise JobError("--circuit: the circuit of a job that hides its weights follows from the seed of its registration too, not from model and "
+                       "data alone; give --registration FOLDER, the folder in rank 0's cache that the job's log names")
     from enclaveml.zk.ezkl import rebuild
     from enclaveml.zk.ezkl.slices import rebuild as slices
 
@@ -73,6 +79,25 @@ def circuit_ids(job_path: Path, overrides: Sequence[str] = (), srs: Path | None 
                                    f"give the one that the aggregator used with --srs")
         found[rebuilt] = str(manifest.get("role", PRIMARY))
     return found
+
+
+def registered(job_path: Path, overrides: Sequence[str], registration: Path) -> tuple[str, str]:
+    """Model hash and circuit id of a job that hides its weights, made again of its model, its data and the registration's seed.
+
+    registration: the folder that rank 0 keeps of it.
+
+    Raises:
+        JobError: the job hides no weights, or the registration is of another model, data or circuit.
+        EnvironmentFault, FormatError: there is no such folder, or it is damaged.
+    """
+    job = load_job(job_path, overrides)
+    if not job.proof.hides_weights:
+        raise JobError("--registration is for a job with proof.system: batch and proof.private_weights: true, which this one is not")
+    from enclaveml.zk.batch.rebuild import registered_again
+
+    function, samples, n = load_function(job)
+    found = registered_again(function, samples, request_of(job, n, 1), registration)
+    return found.model_hash, found.circuit_id
 
 
 def _rows(manifest: dict[str, Any], where: Path | None) -> int:
@@ -108,8 +133,12 @@ def _like(path: Path) -> list[tuple[dict[str, Any], bytes, bytes]]:
 
 
 def print_hash(job_path: Path, overrides: Sequence[str] = (), circuit: bool = False, srs: Path | None = None,
-               like: Path | None = None) -> int:
+               like: Path | None = None, registration: Path | None = None) -> int:
     """Print the hash, or a line for each circuit: its id and its role. Returns the exit status."""
+    if registration is not None:
+        hashed, circuit_id = registered(job_path, overrides, registration)
+        print(f"{circuit_id} {PRIMARY}" if circuit else hashed)
+        return 0
     if not circuit:
         print(model_hash(job_path, overrides))
         return 0

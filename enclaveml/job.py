@@ -100,6 +100,11 @@ class ProofSpec:
     scale: int | None = None
 
     @property
+    def hides_weights(self) -> bool:
+        """Whether proofs themselves hide the weights: batch proofs can, of ezkl's there may be few."""
+        return self.system == "batch" and self.private_weights
+
+    @property
     def slices_asked(self) -> int | None:
         """Into how many slices the model is to be cut; None: into as few as fit memory, where the whole does not."""
         return None if self.slices == "auto" else int(self.slices)

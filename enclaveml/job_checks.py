@@ -123,7 +123,6 @@ def _srs(values: Values, job: Path) -> Iterator[Fault]:
 #: Key to what system batch cannot do with it, and to the value that it has to have.
 _NOT_BATCH = {
     "proof.bounded_inputs": (False, "its inputs are bounded by whoever has them"),
-    "proof.private_weights": (False, "its proofs do not hide the weights"),
     "proof.srs": (None, "it needs no SRS"),
     "proof.srs_sha256": (None, "it needs no SRS"),
     "proof.scale": (None, "its scales are calibrated on sample rows"),
@@ -144,6 +143,15 @@ def _batch(values: Values) -> Iterator[Fault]:
                         f"found {shown} with proof.system batch: {why}; "
                         f"allowed: {words}, or proof.system: ezkl")
     inputs = values.of.get("proof.inputs", "public")
+    if values.of.get("proof.private_weights") is True:
+        where = values.marks["proof.private_weights"]
+        if inputs != "committed":
+            yield Fault(where, "proof.private_weights", f"found true with proof.system batch and proof.inputs {inputs}: who knows the inputs could work "
+                        "out weights of what is shown of activations; allowed: proof.inputs: committed with it, or false")
+        if values.of.get("model.hash") is not None:
+            yield Fault(values.marks["model.hash"], "model.hash", "found with proof.private_weights and proof.system batch: the results file has the "
+                        "job's text, and guesses of the weights could be tried on that hash; allowed: leave it out, and compare what `enclaveml hash` "
+                        "prints")
     if inputs == "hashed":
         yield Fault(values.marks["proof.inputs"], "proof.inputs", "found 'hashed' with proof.system batch: its proofs commit to what they "
                     "do not show; allowed: public, committed, or proof.system: ezkl")

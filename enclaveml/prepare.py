@@ -76,6 +76,9 @@ def prepare(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = N
     job = load_job(job_path, overrides)
     if job.proof.coverage == 0:
         raise JobError(Fault(job.where("proof.coverage"), "proof.coverage", "is 0: there is no circuit to prepare"))
+    if job.proof.hides_weights:
+        raise JobError(Fault(job.where("proof.private_weights"), "proof.private_weights", "is true with proof.system batch: each run registers the "
+                             "weights anew, so there is no circuit to prepare; `enclaveml check` says what one has and costs"))
     function, samples, rows = load_function(job)
     request = request_of(job, rows, ranks or max(1, len(job.cluster.ranks)))
     circuits = prepare_circuits(job, function, samples, rows, request)

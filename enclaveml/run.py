@@ -26,7 +26,7 @@ import logging
 import secrets
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from enclaveml.job import JobSpec
     from enclaveml.models import Model
     from enclaveml.progress import Progress
+    from enclaveml.zk.batch.openings import Openings
+    from enclaveml.zk.ezkl.budget import Budget
 
 log = logging.getLogger(__name__)
 
@@ -270,11 +272,14 @@ class _Story:
         """The circuits (none where nothing is proved) and the model hash ("" where nobody asks for it)."""
         if job.proof.coverage == 0:
             return (), self._exported_hash(model) if job.model.hash else ""
+        from enclaveml.begin import registration_of
         from enclaveml.circuits import prepare_circuits, request_for, sample_rows
 
         computing = [m for m in members if m.computes]
         children = [m.children for m in computing]
         request = request_for(job, dataset.rows, min(m.memory_gb for m in computing), sum(children), max(children))
+        if request.hides_weights and self.options.resume:
+            request = replace(request, registration=registration_of(job))
         circuits = prepare_circuits(job, model.function, sample_rows(dataset), dataset.rows, request)
         return circuits, circuits[0].model_hash
 
@@ -365,12 +370,20 @@ class _Story:
         from enclaveml.circuits import Circuits
         from enclaveml.finish import Finish
         from enclaveml.heartbeat import Heartbeat
-        from enclaveml.zk.ezkl.budget import budget_of
+        from enclaveml.zk.batch.files import MODEL_HASH
+        from enclaveml.zk.batch.openings import Openings
+        from enclaveml.zk.ezkl.budget import budget_of, check_undisclosed
 
-        # One count for a model, whichever of its circuits a proof is of.
-        budget = budget_of(circuits, job.proof.private_weights) if circuits else None
-        if budget and circuits[0].caution:  # such proofs show the weights
-            budget.disclose()
+        budget: Budget | Openings | None = None
+        hides_weights = bool(circuits) and circuits[0].hides_weights
+        if hides_weights:
+            check_undisclosed((circuits[0].folder / MODEL_HASH).read_text(encoding="ascii"))
+            budget = Openings(circuits[0])
+        elif circuits:
+            # One count for a model, whichever of its circuits a proof is of.
+            budget = budget_of(circuits, job.proof.private_weights)
+            if circuits[0].caution:  # such proofs show the weights
+                budget.disclose()
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
         journal, before, key = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,
                                      self.world.library)

@@ -188,7 +188,7 @@ KEYS: tuple[Key, ...] = (
         check=Range(0, 1)),
     Key("proof.system", "text", "ezkl", "",
         "how rows are proved: ezkl (zero-knowledge; any layers), or batch (thousands of rows in one proof, for dense layers and convolutions with ReLU, "
-        "GELU, tanh and the like in 8 bits; integrity only unless proof.inputs is committed, and the weights are never hidden; new, and audited by nobody)",
+        "GELU, tanh and the like in 8 bits; integrity only unless proof.inputs is committed, and weights show without proof.private_weights; new, and audited by nobody)",
         choices=("ezkl", "batch")),
     Key("proof.slices", "text", "1", "",
         "a model too large for one circuit is cut at layers into so many slices, each with a key and a proof of its own and linked by "
@@ -203,8 +203,10 @@ KEYS: tuple[Key, ...] = (
         "committed or hashed inputs are bounded by the circuit itself, for an outside audit: costs 1.4 times the "
         "proof and more; rank 0 knows its inputs and needs none of it; public inputs need none"),
     Key("proof.private_weights", "flag", False, "",
-        "make no more proofs of this model, over all jobs, than keep its weights from who reads them (PRIVACY.md); "
-        "workers see the weights in any case"),
+        "ezkl: make no more proofs of this model, over all jobs, than keep its weights from who reads them; batch (with proof.inputs: "
+        "committed): proofs hide the weights, which each run registers anew, and to who cannot tie the circuit's id to a model say only that some network "
+        "of these shapes gave these outputs (PRIVACY.md); workers see the weights in any case, and who knows the inputs can fit a "
+        "network to the outputs"),
     Key("proof.srs", "path", None, "",
         "a public ceremony's SRS file (kzgNN.srs) with at least as many rows as the circuit, in the format that "
         "ezkl reads; made here, it convinces rank 0 and nobody else",

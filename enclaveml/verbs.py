@@ -170,6 +170,10 @@ def _hash_arguments(parser: argparse.ArgumentParser) -> None:
         "--like", metavar="RESULTS", type=Path, help="with --circuit: take the circuits' settings from this results "
         "file (default: what the plan chooses for one rank of this machine)",
     )
+    parser.add_argument(
+        "--registration", metavar="FOLDER", type=Path, help="of a job that hides its weights (proof.private_weights with system batch): the "
+        "folder with weights.seed that rank 0 keeps; hash and circuit are made again with that seed",
+    )
 
 
 def _hash(args: argparse.Namespace) -> int:
@@ -178,14 +182,17 @@ def _hash(args: argparse.Namespace) -> int:
     if not args.circuit:
         if args.srs or args.like:
             raise JobError("--srs and --like are for --circuit")
-        return print_hash(args.job, tuple(args.overrides))
+        if not args.registration:
+            return print_hash(args.job, tuple(args.overrides))
+    if args.registration and (args.srs or args.like):
+        raise JobError("--registration has all that is to be known of a circuit; leave --srs and --like out")
     from enclaveml.hdf5_probe import check_readable
     from enclaveml.log import setup
 
     setup(0)
     if args.like is not None:
         check_readable(args.like)
-    return print_hash(args.job, tuple(args.overrides), True, args.srs, args.like)
+    return print_hash(args.job, tuple(args.overrides), args.circuit, args.srs, args.like, args.registration)
 
 
 def _outcome_arguments(parser: argparse.ArgumentParser) -> None:

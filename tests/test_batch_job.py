@@ -161,10 +161,8 @@ MASKED = "a power of two less 256 rows that mask the others: 256, 768, 1792, 384
     ({"inputs": "hashed"}, f"proof.inputs: found 'hashed' {NOT}: {HASHED}"),
     ({"bounded_inputs": True}, f"proof.bounded_inputs: found true {NOT}: its inputs are bounded by whoever has them; allowed: "
                                "false, or proof.system: ezkl"),
-    ({"private_weights": True}, f"proof.private_weights: found true {NOT}: its proofs do not hide the weights; allowed: false, or "
-                                "proof.system: ezkl"),
-    ({"private_weights": True, "inputs": "committed", "rows_per_proof": 256},
-     f"proof.private_weights: found true {NOT}: its proofs do not hide the weights; allowed: false, or proof.system: ezkl"),
+    ({"private_weights": True}, f"proof.private_weights: found true {NOT} and proof.inputs public: who knows the inputs could work out weights "
+                                "of what is shown of activations; allowed: proof.inputs: committed with it, or false"),
     ({"scale": 12}, f"proof.scale: found 12 {NOT}: its scales are calibrated on sample rows; allowed: leave it out, or proof.system: ezkl"),
     ({"slices": 2}, f"proof.slices: found '2' {NOT}: its proofs are not cut; allowed: 1, or proof.system: ezkl"),
     ({"rows_per_proof": 100}, f"proof.rows_per_proof: found 100 {NOT}; allowed: a power of two from 4 to 65536"),

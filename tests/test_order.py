@@ -60,7 +60,7 @@ zk.batch.prove.api
 zk.process zk.serve zk.rows zk.export
 zk.pool zk.auditing zk.batch.patches zk.batch.files zk.batch.programs
 zk.batch.integer zk.batch.float_model
-zk.batch.rows_of_a_proof zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child
+zk.batch.rows_of_a_proof zk.verdict zk.batch.statement zk.batch.child zk.batch.check_child zk.batch.openings
 zk.batch.activations zk.batch.compensate zk.batch.equalise zk.batch.algebra zk.batch.number_tables
 zk.batch.calibrate zk.batch.nodes
 zk.batch.curves
@@ -100,7 +100,8 @@ combined models audit_report
 audit_bundle audit_combined audit_limits audit_rows beacon
 audit_draws
 report_facts
-report_words report_plots report_tables
+report_words
+report_plots report_tables
 report_markup report_compared
 report_html report_markdown
 exchange_items ledger provers bundle_envelope slice_report

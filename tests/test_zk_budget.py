@@ -68,8 +68,8 @@ def test_after_batch_proofs_nothing_is_private(tmp_path: Path) -> None:
     for refused in (lambda: budget.expect(1), budget.spend):
         with pytest.raises(JobError) as caught:
             refused()
-        assert str(caught.value) == ("proof.private_weights: proofs of this model were made with proof.system: batch, and whoever has them can "
-                                     "work out its weights; set proof.private_weights: false")
+        assert str(caught.value) == ("proof.private_weights: proofs of this model were made with proof.system: batch that do not hide its weights, "
+                                     "and whoever has them can work these out; set proof.private_weights: false")
 
 
 @pytest.mark.parametrize("text", [b"x", b"12\n", b"00000000000000000150", b"00000000000000000150\n7", b"-0000000000000000150\n"])

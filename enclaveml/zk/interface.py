@@ -31,6 +31,8 @@ VERIFIED, REJECTED, INCONSISTENT = 1, 2, 3
 SYSTEMS = ("ezkl", "batch")
 INTEGRITY_ONLY = "integrity only, not zero-knowledge"
 WEIGHTS_SHOW = "inputs hidden, weights not"
+#: Of proofs that hide the weights too: there may be a network for any outputs, so that much hangs on the circuit's id (AUDIT.md).
+WEIGHTS_HIDDEN = "inputs and weights hidden: some network of these shapes, unless its circuit's id is tied to a model"
 
 #: ``Circuit.system`` of what ``proof.system: ezkl`` makes of a model that is cut into slices (SLICES.md).
 SLICED = "ezkl-slices"
@@ -43,6 +45,9 @@ INPUT_MODES = ("public", "committed", "hashed")
 
 #: Name of the document in a circuit's folder that :func:`load_circuit` reads.
 MANIFEST = "circuit.json"
+
+#: Files of circuits that hide their weights which nobody but ranks may have, nor a digest of them: the weights and the seed of what hides them.
+SECRET_FILES = frozenset({"weights.int8", "weights.seed"})
 
 #: What a job uses a circuit for: all rows, or those that the primary circuit cannot prove.
 PRIMARY, FALLBACK = ROLES = ("primary", "fallback")
@@ -82,6 +87,8 @@ class CircuitRequest:
     crowd a node (0: all, or this machine's where each rank has one child). bounded: committed or
     hashed inputs are bounded by the circuit itself. srs: a ceremony's file (None: made here). slices: into how many linked
     slices the model is cut (SLICES.md); 1: not at all; None: into as few as fit memory, where the whole does not.
+    hides_weights: from whoever has proofs, by a registration of the job's own; registration: the circuit_id of the one to go on with
+    ("": a new one).
     """
 
     inputs: str = "public"
@@ -98,6 +105,8 @@ class CircuitRequest:
     children: int = 1
     processors: int = 0
     setup_timeout_s: float = 3600.0
+    hides_weights: bool = False
+    registration: str = ""
 
     def __post_init__(self) -> None:
         if self.inputs not in INPUT_MODES:
@@ -109,10 +118,12 @@ class CircuitRequest:
         return self.bounded and self.inputs != "public"
 
 
-def caution_of(system: str, inputs: str) -> str:
+def caution_of(system: str, inputs: str, hides_weights: bool = False) -> str:
     """What must be said of such proofs wherever they are spoken of; "" where there is nothing to say."""
     if system != "batch":
         return ""
+    if hides_weights:
+        return WEIGHTS_HIDDEN
     return INTEGRITY_ONLY if inputs == "public" else WEIGHTS_SHOW
 
 
@@ -126,7 +137,9 @@ class Circuit:
     whether the circuit itself bounds the inputs' range; where it is False, the statement holds for
     a verifier who fixes the input values himself. ``proof_bytes`` is the exact length of a proof.
     ``measured`` holds seconds and peak memory (bytes) seen at preparation, ``role`` what the aggregator
-    uses the circuit for (of ROLES); both are in no hash.
+    uses the circuit for (of ROLES); both are in no hash. ``hides_weights``: proofs show nothing of the weights either, and
+    ``model_hash`` is mixed with a secret, so that no guess of the weights can be tried on it. As ``"weights": "hidden"`` it
+    stands in such circuits' manifests alone.
     """
 
     system: str
@@ -153,11 +166,12 @@ class Circuit:
     files: Mapping[str, str]
     folder: Path
     role: str = PRIMARY
+    hides_weights: bool = False
 
     @property
     def caution(self) -> str:
         """What must be said wherever this circuit's proofs are spoken of; "" where there is nothing to say."""
-        return caution_of(self.system, self.inputs)
+        return caution_of(self.system, self.inputs, self.hides_weights)
 
     @property
     def masked(self) -> bool:
@@ -182,8 +196,17 @@ class Circuit:
         """Everything but the folder, as JSON can hold it; :func:`load_circuit` reads it back."""
         document = asdict(self)
         del document["folder"]
+        if document.pop("hides_weights"):
+            document["weights"] = "hidden"
         document["row_shape"] = list(self.row_shape)
         document["format"] = "enclaveml-circuit-1"
+        return document
+
+    def published(self) -> dict[str, Any]:
+        """The manifest for a results file: where weights are hidden without digests of what nobody may see, on which guesses can be tried."""
+        document = self.manifest()
+        if self.hides_weights:
+            document["files"] = {name: digest for name, digest in self.files.items() if name not in SECRET_FILES}
         return document
 
     def check_files(self, names: tuple[str, ...] | None = None) -> None:
@@ -214,7 +237,9 @@ def circuit_from_manifest(document: Mapping[str, Any], folder: Path) -> Circuit:
         if given.pop("format") != "enclaveml-circuit-1":
             raise ValueError("format is not enclaveml-circuit-1")
         given["row_shape"] = tuple(int(n) for n in given["row_shape"])
-        circuit = Circuit(folder=Path(folder), **given)
+        if given.pop("weights", "hidden") != "hidden" or "weights" in document and given["system"] != "batch":
+            raise ValueError("weights is there; allowed: hidden, of system batch")
+        circuit = Circuit(folder=Path(folder), **given, hides_weights="weights" in document)
         if circuit.rows < 1 or circuit.outputs < 1 or not math.isfinite(circuit.tolerance):
             raise ValueError("rows, outputs or tolerance out of range")
         if circuit.role not in ROLES:

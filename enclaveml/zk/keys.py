@@ -90,6 +90,21 @@ class Cache:
                 shutil.rmtree(temporary, ignore_errors=True)
             return folder / key
 
+    def new(self, kind: str, build: Callable[[Path], str]) -> Path:
+        """The folder of an entry that is made now and is like no other: ``build(folder)`` returns its key."""
+        folder = self.root / kind
+        folder.mkdir(exist_ok=True, mode=0o700)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+        try:
+            key = build(temporary)
+            (temporary / _DIGESTS).write_text(json.dumps(file_digests(temporary), indent=1), encoding="utf-8")
+            self._publish(temporary, folder / key)
+        except OSError as error:
+            raise EnvironmentFault(f"{folder}: the cache cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return folder / key
+
     def load(self, kind: str, key: str, progress: Callable[[str], None] = lambda line: None) -> Path | None:
         """The folder of an entry whose every file has its SHA-256; None if there is none such."""
         folder = self.root / kind / key

@@ -36,5 +36,5 @@ def lines(held: Sequence[Held]) -> list[str]:
 
 
 def short(held: Sequence[Held]) -> str:
-    """The same in a word for a line of the log: ReLU, or each function's name and its table's size."""
+    """The same in a word for a line of the log: relu, or each function's name and its table's size."""
     return ",".join(f"{each.name.replace(' ', '_')}:2^{each.entries.bit_length() - 1}" if each.entries else each.name for each in held) or "none"

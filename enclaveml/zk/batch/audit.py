@@ -85,6 +85,7 @@ def _statement(circuit_id: str, keys: CircuitKeys) -> BatchStatement:
             "version": (statement.VERSION, circuit.version, settings["protocol"]),
             "circuit_id": (circuit_id, circuit.circuit_id),
             "inputs": ("committed" if key.masks else "public", circuit.inputs, settings["inputs"]),
+            "hides_weights": (key.weight_rows > 0, circuit.hides_weights),
             "padding": (PADDING, settings["padding"]),
             "rows": (key.real_rows, circuit.rows),
             "outputs": (key.outputs, circuit.outputs),

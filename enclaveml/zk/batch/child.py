@@ -60,25 +60,37 @@ class Calls:
         roots, _ = commit_weights(read_weights(Path(weights), [(rows, columns) for rows, columns in shapes]))
         return {"roots": [root.hex() for root in roots]}, b""
 
-    def weights_proof(self, key: str, weights: str) -> tuple[dict, bytes]:
-        """The proof that the weights under the key's roots are int8."""
+    def register(self, key: str, weights: str, seed: str) -> tuple[dict, bytes]:
+        """The root (hex) of hidden weights, of a key whose own root does not matter and the file with the seed that hides them."""
+        from enclaveml.zk.batch.prove.api import register_weights
+
+        known = _key(key)
+        registered = register_weights(known, read_weights(Path(weights), shapes_of(known)), Path(seed).read_bytes())
+        return {"root": registered.roots[0].hex()}, b""
+
+    def weights_proof(self, key: str, weights: str, seed: str = "") -> tuple[dict, bytes]:
+        """The proof that the weights under the key's roots are int8; ``seed``: the file, where they are hidden."""
         from enclaveml.zk.batch.prove.api import prove_weights_range
 
         known = _key(key)
-        return {}, prove_weights_range(known, read_weights(Path(weights), shapes_of(known)))
+        return {}, prove_weights_range(known, read_weights(Path(weights), shapes_of(known)), _seed(seed))
 
-    def prove(self, key: str, weights: str, inputs: str, nonce: str, input_key: str = "") -> tuple[dict, bytes]:
+    def prove(self, key: str, weights: str, inputs: str, nonce: str, input_key: str = "", seed: str = "") -> tuple[dict, bytes]:
         """Outputs (N, D) as int32, then the proof, in the block; inputs are int16 (N, K) in a file. N without mask rows; where
-        there are some, ``input_key`` (hex) is what those of the inputs follow from."""
+        there are some, ``input_key`` (hex) is what those of the inputs follow from. ``seed``: the file, where weights are hidden."""
         from enclaveml.zk.batch.prove.api import BatchProver
 
         known = _key(key)
         prover = self._provers.get((key, weights))
         if prover is None:
-            prover = self._provers[key, weights] = BatchProver(known, read_weights(Path(weights), shapes_of(known)))
+            prover = self._provers[key, weights] = BatchProver(known, read_weights(Path(weights), shapes_of(known)), _seed(seed))
         x = np.fromfile(inputs, "<i2").reshape(known.real_rows, known.width)
         y, proof = prover.prove(x, bytes.fromhex(nonce), bytes.fromhex(input_key) or None)
         return {}, np.asarray(y).astype("<i4").tobytes() + proof
+
+
+def _seed(path: str) -> bytes | None:
+    return Path(path).read_bytes() if path else None
 
 
 def _key(path: str) -> VerificationKey:

@@ -12,10 +12,19 @@ import numpy as np
 from enclaveml.zk.batch.format import BIAS_CONSTANTS, VerificationKey
 from enclaveml.zk.interface import Circuit
 
-#: The verification key, what else fixes the statement, the committed weights, the proof that they are int8.
-KEY, SETTINGS, WEIGHTS, WEIGHTS_PROOF = "verification.key", "settings.json", "weights.int8", "weights.proof"
+#: The verification key, what else fixes the statement, the committed weights, the proof that they are int8; what hidden weights are
+#: hidden by, 32 bytes.
+KEY, SETTINGS, WEIGHTS, WEIGHTS_PROOF, SEED = "verification.key", "settings.json", "weights.int8", "weights.proof", "weights.seed"
+
+#: The hash (hex) of the model itself, beside hidden weights: rank 0's alone, in no manifest and sent to nobody.
+MODEL_HASH = "model.hash"
 
 FILES = (KEY, SETTINGS, WEIGHTS, WEIGHTS_PROOF)
+
+
+def files_of(hides_weights: bool) -> tuple[str, ...]:
+    """The files of a circuit's folder."""
+    return (*FILES, SEED) if hides_weights else FILES
 
 
 def auditor_files(circuit: Circuit) -> dict[str, bytes]:

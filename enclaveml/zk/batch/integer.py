@@ -177,12 +177,12 @@ class IntegerModel:
             ranges.append(each.range)
         return found
 
-    def key(self, rows: int, roots: tuple[bytes, ...], masks: int = 0) -> VerificationKey:
-        """The verification key of proofs of so many rows, ``masks`` of them mask rows. Raises ValueError where the protocol has
-        no such key."""
+    def key(self, rows: int, roots: tuple[bytes, ...], masks: int = 0, weight_rows: int = 0) -> VerificationKey:
+        """The verification key of proofs of so many rows, ``masks`` of them mask rows; ``weight_rows``: of the columns of hidden weights.
+        Raises ValueError where the protocol has no such key."""
         tables = tuple(dict.fromkeys(each.table for each in self.layers if each.table))
         shapes = tuple(replace(each.shape, table=tables.index(each.table) + 1 if each.table else 0) for each in self.layers)
-        return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots, masks, tables)
+        return VerificationKey(rows, self.input_low, self.input_high, shapes, self.range_bits, roots, masks, tables, weight_rows)
 
 
 def quantised(rows: np.ndarray, scale: int) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,29 +18,35 @@ from enclaveml.zk import keys, process
 from enclaveml.zk.batch import statement
 from enclaveml.zk.batch.activations import short
 from enclaveml.zk.batch.files import (
-    FILES,
     KEY,
+    SEED,
+    MODEL_HASH,
     SETTINGS,
     WEIGHTS,
     WEIGHTS_PROOF,
     canonical,
+    files_of,
     write_weights,
 )
-from enclaveml.zk.batch.format import INPUT_KEY, VerificationKey
+from enclaveml.zk.batch.format import INPUT_KEY, WEIGHT_SEED, VerificationKey
+from enclaveml.zk.batch.openings import begin_count
 from enclaveml.zk.batch.programs import PROVER, VERIFIER
 from enclaveml.zk.batch.prover import proof_of
 from enclaveml.zk.batch.quantise import Quantised, quantise
-from enclaveml.zk.batch.rows_of_a_proof import choose, template
+from enclaveml.zk.batch.rows_of_a_proof import key_of
 from enclaveml.zk.batch.verifier import TIMEOUT_S
 from enclaveml.zk.batch.verify.api import proof_bytes
 from enclaveml.zk.export import model_hash
 from enclaveml.zk.interface import MANIFEST, Circuit, CircuitRequest, ModelFunction, load_circuit
 from enclaveml.zk.keys import sha256_file
 from enclaveml.zk.rows import Progress, padded, sampled
-from enclaveml.zk.scratch import Scratch
+from enclaveml.zk.scratch import Scratch, private
 
 #: Of the quantiser and this module: another version, other circuits.
 _PLAN_VERSION = 6  # 6: functions of a ReLU; tables of steep functions made for the rows' values
+
+#: The cache's subfolder of registrations, each named by its circuit's id.
+_REGISTRATIONS = "registrations"
 
 #: The order that the proof at preparation is made for; no run gives it.
 _NONCE = bytes(32)
@@ -65,6 +72,8 @@ def prepare(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRe
     Raises JobError for a model or a request that no batch proof serves, EnvironmentFault for a machine that does not.
     """
     check_request(request)
+    if request.hides_weights:
+        return _registration(function, sample_rows, request, progress)
     rows, digest = sampled(function, sample_rows)
     fingerprint = function.fingerprint or model_hash(function)
     size = [request.expected_rows if request.rows_per_proof is None else 0, math.floor(2 * math.log2(request.memory_gb)),
@@ -77,13 +86,33 @@ def prepare(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRe
         **({} if request.inputs == "public" else {"inputs": request.inputs}),
     })
 
-    def build(folder: Path) -> None:
-        try:
-            _build(folder, function, rows, request, progress)
-        except ProofError as error:
-            raise JobError(f"the model cannot be proved in batches: {error}") from error
+    folder = keys.Cache().entry("circuits", key, lambda folder: _build(folder, function, rows, request, progress), request.setup_timeout_s,
+                                progress)
+    return _loaded(folder)
 
-    folder = keys.Cache().entry("circuits", key, build, request.setup_timeout_s, progress)
+
+def _registration(function: ModelFunction, sample_rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Circuit:
+    """A circuit that hides the weights: registered now, under a seed of its own, or that of the job to go on with.
+
+    The seed is one job's and counted for it alone (``openings.py``), so that no count can be lost or be begun twice; what the weights are, as
+    integers, is found anew, which is deterministic.
+    """
+    cache = keys.Cache()
+    if not request.registration:
+        rows, _ = sampled(function, sample_rows)
+        folder = cache.new(_REGISTRATIONS, lambda folder: _build(folder, function, rows, request, progress))
+        begin_count(folder)
+        return _loaded(folder)
+    folder = cache.load(_REGISTRATIONS, request.registration)
+    if folder is None:
+        raise JobError(f"the job to go on with has a registration of its weights, circuit {request.registration}, and its folder is not in this "
+                       f"cache ({cache.root / _REGISTRATIONS}), or is damaged: give the cache of the machine that began the job "
+                       "(ENCLAVEML_CACHE), or start anew with --force")
+    return _loaded(folder)
+
+
+def _loaded(folder: Path) -> Circuit:
+    """The circuit of a folder of the cache. Raises FormatError where its id does not follow from its files."""
     circuit = load_circuit(folder)
     settings = json.loads((folder / SETTINGS).read_bytes())
     if statement.circuit_id((folder / KEY).read_bytes(), settings) != circuit.circuit_id:
@@ -98,34 +127,60 @@ def check_request(request: CircuitRequest) -> None:
                        "nor a scale to be given")
 
 
-def lay(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Scratch) -> Laid:
-    """Quantise the model on rows (S, *row_shape), commit to its weights, and choose the rows of a proof."""
+def lay(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, scratch: Scratch,
+        seed: Path | None = None) -> Laid:
+    """Quantise the model on rows (S, *row_shape), commit to its weights, and choose the rows of a proof.
+
+    seed: the file of what hidden weights are hidden by.
+    """
     found = quantise(function, rows, request)
     matrices = [each.matrix for each in found.model.layers]
-    sized = template(found.model, request)
-    n = choose(request, sized)
+    key = key_of(found.model, request)
     write_weights(scratch.file(WEIGHTS), matrices)
+    settings = statement.settings_of(found.model, tuple(function.row_shape), str(np.dtype(function.dtype)), request.inputs)
+    if request.hides_weights:
+        assert seed is not None, "weights are hidden by a seed"
+        return Laid(found, register(key, scratch, child, seed, request.setup_timeout_s), settings)
     reply = process.wait(child, "commit", request.setup_timeout_s, weights=str(scratch.file(WEIGHTS)),
                          shapes=[list(matrix.shape) for matrix in matrices])
-    key = found.model.key(n, tuple(bytes.fromhex(root) for root in reply.value["roots"]), sized.masks)
-    return Laid(found, key, statement.settings_of(found.model, tuple(function.row_shape), str(np.dtype(function.dtype)), request.inputs))
+    return Laid(found, replace(key, roots=tuple(bytes.fromhex(root) for root in reply.value["roots"])), settings)
 
 
-def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> None:
-    """The circuit's files and manifest into ``folder``."""
+def register(key: VerificationKey, scratch: Scratch, child: process.Child, seed: Path, limit: float) -> VerificationKey:
+    """The key that hides the weights in the scratch folder's WEIGHTS by a seed's file, with their root."""
+    reply = process.wait(child, "register", limit, key=scratch.write("unregistered", key.to_bytes()), weights=str(scratch.file(WEIGHTS)),
+                         seed=str(seed))
+    return replace(key, roots=(bytes.fromhex(reply.value["root"]),))
+
+
+def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> str:
+    """The circuit's files and manifest into ``folder``; its id. Raises JobError where no batch proof serves."""
+    try:
+        return _made(folder, function, rows, request, progress).circuit_id
+    except ProofError as error:
+        raise JobError(f"the model cannot be proved in batches: {error}") from error
+
+
+def _made(folder: Path, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Circuit:
     limit, memory = request.setup_timeout_s, int(request.memory_gb * 1e9)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(contextlib.closing(Scratch()))
         prover, checker = (stack.enter_context(contextlib.closing(process.Child(program, len(allowed_cores()))))
                            for program in (PROVER, VERIFIER))
-        laid = lay(function, rows, request, prover, scratch)
+        seed = folder / SEED if request.hides_weights else None
+        if seed:
+            with open(seed, "xb", opener=private) as handle:
+                handle.write(os.urandom(WEIGHT_SEED))
+        laid = lay(function, rows, request, prover, scratch, seed)
         found, key, model = laid.quantised, laid.key, laid.quantised.model
-        path = {name: str(folder / name) for name in FILES}
+        files = files_of(request.hides_weights)
+        path = {name: str(folder / name) for name in files}
+        secret = {"seed": str(seed)} if seed else {}
         (folder / KEY).write_bytes(key.to_bytes())
         (folder / SETTINGS).write_bytes(canonical(laid.settings))
         write_weights(folder / WEIGHTS, [each.matrix for each in model.layers])
         progress(f"plan {_plan(key, found)}: committing to {found.weights:,} weights, proving that they are int8")
-        ranged = process.wait(prover, "weights_proof", limit, memory, key=path[KEY], weights=path[WEIGHTS])
+        ranged = process.wait(prover, "weights_proof", limit, memory, key=path[KEY], weights=path[WEIGHTS], **secret)
         (folder / WEIGHTS_PROOF).write_bytes(ranged.block)
         process.wait(checker, "verify_weights", TIMEOUT_S, key=path[KEY], proof=path[WEIGHTS_PROOF])
         measured = _prove_once(path, key, laid, rows, prover, checker, scratch, limit, memory)
@@ -133,7 +188,7 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
         system="batch",
         version=statement.VERSION,
         circuit_id=laid.circuit_id,
-        model_hash=found.model_hash,
+        model_hash=statement.hidden_model_hash(seed.read_bytes(), found.model_hash) if seed else found.model_hash,
         rows=key.real_rows,
         outputs=key.outputs,
         row_shape=tuple(function.row_shape),
@@ -153,13 +208,17 @@ def _build(folder: Path, function: ModelFunction, rows: np.ndarray, request: Cir
                   "range_bits": key.range_bits, "activations": [each.to_json() for each in found.held],
                   "input_range": [key.input_low, key.input_high],
                   "layers": [layer.to_json() for layer in key.layers], "widths": widths_of(key)},
-        measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in FILES)},
-        files={name: sha256_file(folder / name) for name in FILES},
+        measured={**measured, "setup_seconds": ranged.seconds, "key_bytes": sum((folder / name).stat().st_size for name in files)},
+        files={name: sha256_file(folder / name) for name in files},
         folder=folder,
+        hides_weights=request.hides_weights,
     )
+    if seed:
+        (folder / MODEL_HASH).write_text(found.model_hash, encoding="ascii")
     (folder / MANIFEST).write_text(json.dumps(circuit.manifest(), indent=1), encoding="utf-8")
     progress(f"circuit {circuit.circuit_id[:16]}: {_plan(key, found)}, deviation {circuit.deviation:.2g} (tolerance {circuit.tolerance:g}), argmax "
              f"agreement {circuit.agreement:.4f} on {len(rows)} rows, one proof {measured['prove_cpu_seconds']:.2g} CPU s for {key.real_rows} rows")
+    return circuit
 
 
 def _prove_once(
@@ -173,7 +232,7 @@ def _prove_once(
     about = {"key": path[KEY], "inputs": scratch.write("inputs", x.astype("<i2").tobytes()), "nonce": _NONCE.hex()}
     if key.masks:
         about["input_key"] = bytes(INPUT_KEY).hex()
-    call = {**about, "weights": path[WEIGHTS]}
+    call = {**about, "weights": path[WEIGHTS], **({"seed": path[SEED]} if key.weight_rows else {})}
     compiled = process.wait(prover, "prove", limit, memory, **call)
     made = process.wait(prover, "prove", limit, memory, **call)
     proof = proof_of(made.block, key)
@@ -200,4 +259,5 @@ def _plan(key: VerificationKey, found: Quantised) -> str:
     widths = "-".join(map(str, widths_of(key)))
     shifts = ",".join(str(layer.shift) for layer in key.hidden) or "none"
     masks = f" masks={key.masks}" if key.masks else ""
+    masks += f" weights hidden for {key.weight_openings - 1} proofs" if key.weight_rows else ""
     return f"batch B={key.real_rows}{masks} layers={widths} activations={short(found.held)} shifts={shifts} range={key.range_bits}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from enclaveml.zk.batch.files import KEY, WEIGHTS
+from enclaveml.zk.batch.files import KEY, SEED, WEIGHTS
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.batch.programs import PROVER
 from enclaveml.zk.batch.integer import quantised
@@ -25,7 +25,8 @@ class BatchChildProver:
 
     def __init__(self, folder: Path, children: int, threads: int, scratch: Path | None) -> None:
         self.circuit = load_circuit(folder)
-        self.circuit.check_files((KEY, WEIGHTS))
+        self._secret = {"weights": WEIGHTS} | ({"seed": SEED} if self.circuit.hides_weights else {})
+        self.circuit.check_files((KEY, *self._secret.values()))
         self._key = VerificationKey.from_bytes((self.circuit.folder / KEY).read_bytes())
         self._scratch = Scratch(scratch)
         self._pool: Pool[ProofResult] = Pool(PROVER, children, threads, ahead=children)
@@ -73,7 +74,7 @@ class BatchChildProver:
                                    0.0, 0.0, out)
             x = inputs_of(rows, circuit, key)
             made: Reply = yield Call("prove", {
-                "key": str(circuit.folder / KEY), "weights": str(circuit.folder / WEIGHTS), **order,
+                "key": str(circuit.folder / KEY), **{name: str(circuit.folder / file) for name, file in self._secret.items()}, **order,
                 "inputs": self._scratch.write(name, x.tobytes()),
             }, timeout_s)
             if made.error:

@@ -9,8 +9,8 @@ import math
 from dataclasses import replace
 
 from enclaveml.errors import JobError
-from enclaveml.round_size import ROUND_ROWS
-from enclaveml.zk.batch.format import LEAST_MASKS, MOST_ROWS, VerificationKey
+from enclaveml.round_size import ROUND_BYTES, ROUND_ROWS
+from enclaveml.zk.batch.format import LEAST_MASKS, MOST_ROWS, QUERIES, VerificationKey, power_of_two
 from enclaveml.zk.batch.integer import IntegerModel
 from enclaveml.zk.interface import CircuitRequest
 
@@ -21,6 +21,9 @@ LEAST, MOST = 4, 1 << 14
 #: 1,024 and 16,384 rows).
 FIXED_ROWS, FIXED_ROWS_MASKED = 2600, 5600
 
+#: Least n_w where weights are hidden: 103 proofs of rows for a network as small as the digits model, and 0.7 MB more in each.
+LEAST_WEIGHT_ROWS = 1 << 14
+
 #: Part of a rank's memory that its prover may take: the rank itself has rows and outputs there too.
 SHARE = 0.7
 
@@ -28,6 +31,13 @@ SHARE = 0.7
 def masks_of(request: CircuitRequest) -> int:
     """m, how many rows of a proof are mask rows: none, or as few as hide what a proof shows."""
     return LEAST_MASKS if request.inputs == "committed" else 0
+
+
+def key_of(model: IntegerModel, request: CircuitRequest) -> VerificationKey:
+    """The model's key for a job's request, but for its roots. Raises JobError where there is none."""
+    sized = template(model, request)
+    key = replace(sized, rows=choose(request, sized))
+    return registrable(request, key) if request.hides_weights else key
 
 
 def template(model: IntegerModel, request: CircuitRequest) -> VerificationKey:
@@ -39,7 +49,52 @@ def template(model: IntegerModel, request: CircuitRequest) -> VerificationKey:
     if masks and len(model.layers) == 1:
         raise JobError("proof.inputs: found 'committed', and the model has no hidden layer; allowed with such a model: public, or "
                        "proof.system: ezkl")
-    return model.key(max(LEAST, 2 * masks), (bytes(32),) * len(model.layers), masks)
+    rows, zeros = max(LEAST, 2 * masks), (bytes(32),) * len(model.layers)
+    key = model.key(rows, zeros, masks)
+    if not request.hides_weights:
+        return key
+    try:
+        return model.key(rows, zeros[:1], masks, weight_rows_of(key, 1))
+    except ValueError as error:
+        raise JobError(f"proof.private_weights: found true, and the protocol cannot hide this model's weights: {error}; allowed with such a model: "
+                       "false, or proof.system: ezkl") from error
+
+
+def weight_rows_of(key: VerificationKey, proofs: int) -> int:
+    """n_w: rows of the columns of hidden weights with which a registration is good for so many proofs, LEAST_WEIGHT_ROWS or more."""
+    wanted = max(LEAST_WEIGHT_ROWS, 2 * key.cell_rows, key.helper_rows, key.cell_rows + QUERIES * (proofs + 1))
+    return power_of_two(wanted)
+
+
+def orders_of(request: CircuitRequest, key: VerificationKey) -> int:
+    """About how many proofs a job orders, from above: half as many again as it needs, for those that are ordered a second time.
+
+    Each rank's last proof of a round has fewer rows than fit in.
+    """
+    most = min(ROUND_ROWS, ROUND_BYTES // (4 * key.width))
+    rounds, full = math.ceil(request.expected_rows / most), math.ceil(request.expected_rows / key.real_rows)
+    return math.ceil(1.5 * (full + rounds * request.cores))
+
+
+def registrable(request: CircuitRequest, key: VerificationKey) -> VerificationKey:
+    """The key, which hides weights, with as many rows of them as the job's proofs need.
+
+    Raises JobError where that is more than the protocol has, or than memory holds.
+    """
+    proofs = orders_of(request, key)
+    try:
+        found = replace(key, weight_rows=weight_rows_of(key, proofs))
+    except ValueError as error:
+        raise JobError(f"proof.private_weights: the job needs about {proofs:,} proofs, and no registration of this model's weights is good for so "
+                       f"many: {error}; prove more rows at a time (proof.rows_per_proof) or fewer rows (proof.coverage)") from error
+    from enclaveml.zk.batch.prove.memory import hidden_weights_bytes
+
+    need, given = max(peak_bytes(found, found.rows) * request.children, float(hidden_weights_bytes(found))), request.memory_gb * 1e9
+    if need > given:
+        raise JobError(f"proof.private_weights: hiding {found.weight_columns:,} columns of weights of {found.weight_rows:,} rows takes about "
+                       f"{need / 1e9:.1f} GB, and a rank has {request.memory_gb:.1f}; give more memory, more rows at a time "
+                       "(proof.rows_per_proof), or set proof.private_weights: false")
+    return found
 
 
 def choose(request: CircuitRequest, key: VerificationKey) -> int:

@@ -6,6 +6,7 @@ Letters: n rows in a bundle, N rows of a proof (its B), K inputs and D outputs o
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +15,16 @@ import numpy as np
 from enclaveml.errors import FormatError
 from enclaveml.nonce import NONCE_BYTES
 from enclaveml.zk.batch.files import canonical
-from enclaveml.zk.batch.format import DOMAIN, INPUT_KEY, VerificationKey
+from enclaveml.zk.batch.format import DOMAIN, INPUT_KEY, MASKS_DOMAIN, VerificationKey
 from enclaveml.zk.batch.integer import IntegerModel, quantised
 from enclaveml.zk.interface import PADDING, Circuit, Proof
 from enclaveml.zk.rows import padded
 
 #: The protocol's version, by which provers and verifiers agree on every byte.
 VERSION = DOMAIN.decode()
+
+#: Before what the hash of a model whose weights are hidden is made of.
+HIDDEN_MODEL = b"enclaveml hidden model"
 
 
 def settings_of(model: IntegerModel, row_shape: tuple[int, ...], dtype: str, inputs: str = "public") -> dict[str, Any]:
@@ -33,6 +37,13 @@ def circuit_id(key: bytes, settings: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the settings' canonical JSON and the key, each behind its length (u64, little-endian)."""
     text = canonical(settings)
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in (text, key))).hexdigest()
+
+
+def hidden_model_hash(seed: bytes, model_hash: str) -> str:
+    """What stands for a model's hash (hex) where its weights are hidden: SHA-256 (hex) of a domain, 32 bytes of the stream "model hash"
+    (PROTOCOL.md, "Randomness") of the weights' seed, and the hash. Whoever has a guess of the model and not the seed can try it on nothing."""
+    mixed = hashlib.shake_256(MASKS_DOMAIN + seed + struct.pack("<H", 10) + b"model hash").digest(32)
+    return hashlib.sha256(HIDDEN_MODEL + mixed + bytes.fromhex(model_hash)).hexdigest()
 
 
 def out_of_range(x: np.ndarray, key: VerificationKey) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The batch proof system as ``interface.ProofSystem`` has it: integrity only, or with committed inputs hiding these, and never the weights."""
+"""The batch proof system as ``interface.ProofSystem`` has it: integrity only, or with committed inputs hiding these, and where asked the weights."""
 
 from __future__ import annotations
 

@@ -52,6 +52,11 @@ def budget_of(circuits: Sequence[Circuit], private: bool) -> Budget:
     return Budget(keys.cache_root() / "proofs" / circuits[0].model_hash, most)
 
 
+def check_undisclosed(model_hash: str) -> None:
+    """Raise JobError for a model of which proofs were made, as far as this machine's cache knows, that show its weights."""
+    _refuse_disclosed(Budget(keys.cache_root() / "proofs" / model_hash, None).spent)
+
+
 def _allowed(circuit: Circuit) -> int:
     if circuit.system == SLICED:
         return min(_allowed_of(circuit.folder / each.file(SETTINGS), circuit.logrows, each.settings, LINKS) for each in slices_of(circuit))
@@ -129,5 +134,5 @@ class Budget:
 
 def _refuse_disclosed(spent: int) -> None:
     if spent >= DISCLOSED:
-        raise JobError("proof.private_weights: proofs of this model were made with proof.system: batch, and whoever has them can work out "
-                       "its weights; set proof.private_weights: false")
+        raise JobError("proof.private_weights: proofs of this model were made with proof.system: batch that do not hide its weights, and "
+                       "whoever has them can work these out; set proof.private_weights: false")

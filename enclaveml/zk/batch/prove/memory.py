@@ -38,13 +38,32 @@ def lookup_bytes(key: VerificationKey) -> int:
     return _MASKED_ENTRY * power_of_two(key.entries) if key.masks else _ENTRY * key.entries
 
 
+#: Bytes of a cell of hidden weights' columns: the column and its codeword; of a row of them: the pads with theirs, salts, leaves and nodes.
+_HIDDEN_CELL, _HIDDEN_ROW = 4 + 4 * BLOWUP, (4 + 4 * BLOWUP) * PADS + 2 * BLOWUP * (16 + 64)
+
+#: Bytes of a cell of the helpers' columns of hidden weights' proof, and of a cell of the cube that its rounds go over: five vectors of elements
+#: of F and a folded half of each.
+_HELPER, _ROUNDED = 4 + 4 * BLOWUP, 3 * 5 * 4 * DEGREE // 2
+
+
+def hidden_weights_bytes(key: VerificationKey) -> int:
+    """About the bytes that the weights proof of hidden weights takes at its peak, the process included."""
+    cells = key.helper_rows * (1 << (key.weight_columns - 1).bit_length())
+    return _BASE + _MASKED + _registered(key) + _HELPER * DEGREE * key.helper_rows * key.weight_columns + _ROUNDED * cells
+
+
+def _registered(key: VerificationKey) -> int:
+    """Of hidden weights' columns, and of what masks an opening of them."""
+    return key.weight_rows * (_HIDDEN_CELL * key.weight_columns + _HIDDEN_ROW)
+
+
 def memory_bytes(key: VerificationKey) -> int:
     """Bytes that proving a batch of the key's rows takes at its peak, in a process of its own, the process included.
 
     Measured and foreseen stand beside each other in ``benchmarks/reports/batch.md``. Not for the weights proof.
     """
     cells = key.rows * key.units
-    weights = sum(layer.length * layer.outputs for layer in key.layers)
+    weights = _registered(key) if key.weight_rows else _WEIGHT * sum(layer.length * layer.outputs for layer in key.layers)
     masked = _MASKED + _MASKED_CELL * key.rows * (key.width + PADS) if key.masks else 0
     read = max((wiring.positions * wiring.inputs for number in range(1, len(key.layers) + 1) for wiring in key.wirings(number) if not wiring.whole), default=0)
-    return _BASE + masked + lookup_bytes(key) + max(_CELL * cells, _KEPT * cells + _READ * read) + _ENDS * key.rows * (key.width + key.outputs) + _WEIGHT * weights
+    return _BASE + masked + lookup_bytes(key) + max(_CELL * cells, _KEPT * cells + _READ * read) + _ENDS * key.rows * (key.width + key.outputs) + weights
