@@ -217,9 +217,11 @@ class _Audit:
                 "circuit": circuit_id, "role": circuit.role, "rows": len(proved.get(circuit_id, ())),
                 "proofs": used.count(circuit_id), "rows_a_proof": circuit.rows,
                 "inputs": circuit.inputs + (", bounded" if circuit.inputs_bounded else ""), "scale": circuit.input_scale, "output_scale": circuit.output_scale,
-                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}" + (f", {circuit.slices} linked slices" if circuit.slices > 1 else ""),
+                "tolerance": circuit.tolerance, "srs": circuit.srs_origin, "system": f"{circuit.system} {circuit.version}" + (f", {circuit.slices} linked slices" if circuit.slices > 1 else "") + ", weights hidden" * circuit.hides_weights,
             })
-            if circuit.caution:
+            if circuit.hides_weights:
+                report.facts |= {"kind_of_proof": "inputs and weights hidden", "weights_hidden": True, "circuit_id": circuit_id}
+            elif circuit.caution:
                 report.facts["kind_of_proof"] = circuit.caution
             if options.srs is not None and keys.srs and verifier_srs(options.srs) != keys.srs:
                 report.fail(where, f"its SRS is not that of {options.srs}")

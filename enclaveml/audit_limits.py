@@ -8,7 +8,14 @@ from enclaveml.audit_report import Report
 from enclaveml.results_reader import Results
 from enclaveml.results_schema import FileStatus, RowStatus
 from enclaveml.seal import SealCheck
-from enclaveml.zk.interface import INTEGRITY_ONLY, Circuit
+from enclaveml.zk.interface import INTEGRITY_ONLY, WEIGHTS_HIDDEN, WEIGHTS_SHOW, Circuit
+
+#: What proofs of which that must be said do not hide.
+_SHOWN = {
+    INTEGRITY_ONLY: f"that anything is hidden: these proofs are {INTEGRITY_ONLY} (whoever has them can work out the weights)",
+    WEIGHTS_SHOW: "that the weights are hidden: whoever has these proofs can work them out",
+    WEIGHTS_HIDDEN: "that the weights stay hidden from who knows the inputs: the outputs are exact, and a network can be fitted to enough of them",
+}
 
 
 def limits(
@@ -23,11 +30,11 @@ def limits(
     """
     found: list[str] = []
     circuits = [circuit for circuit, _ in used]
-    if circuits and not circuit_given:
+    if not circuit_given and any(not c.hides_weights for c in circuits):
         found.append("which model this is: no --circuit-id was given (`enclaveml hash --circuit` of the model's owner prints it)")
+    found += [_network(c, circuit_given) for c in circuits if c.hides_weights]
     for caution in sorted({c.caution for c in circuits if c.caution}):
-        found.append(f"that anything is hidden: these proofs are {caution} (whoever has them can work out the weights)"
-                     if caution == INTEGRITY_ONLY else "that the weights are hidden: whoever has these proofs can work them out")
+        found.append(_SHOWN[caution])
         found.append("that the batch protocol and its code are sound: they are new, and nobody but their authors has audited them")
     if any(c.srs_origin == "own" for c in circuits):
         found.append("that nobody can forge these proofs: the SRS was made by the aggregator itself, who may know its secret")
@@ -66,6 +73,16 @@ def limits(
     if any(c.system == "batch" for c in circuits):
         found.append("who computed a row, and when: its proof is bound to an order to a rank, and who that rank was is the aggregator's word")
     return list(dict.fromkeys(found))
+
+
+def _network(circuit: Circuit, given: bool) -> str:
+    """What proofs of a circuit that hides its weights leave open about which model they are of."""
+    if given:
+        return (f"which model circuit {circuit.circuit_id[:16]} is of: its weights are hidden, and that is the word of who gave the id; it was made "
+                "when the job began, so nothing shows that the model was there before the data, and another job of the same model has another id")
+    return ("which model this is: the weights are hidden, and there may be a network of these shapes for any outputs. Somebody whom you believe, and "
+            f"who has the model and the job's registration, can say whether it is circuit {circuit.circuit_id} (`enclaveml hash --circuit "
+            "--registration`); give that with --circuit-id")
 
 
 def _hidden(mode: str, limits: Sequence[float | None], circuit_given: bool) -> list[str]:

@@ -12,6 +12,9 @@ from enclaveml.seal import brief
 #: Failures and limits that the text shows in full; the rest is counted.
 SHOWN = 20
 
+#: Facts that the verdict is made with, and that the text does not show by themselves.
+_NOT_SHOWN = ("circuit_given", "preprocess_outside", "weights_hidden")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -70,6 +73,8 @@ class Report:
             count = len(self.failures)
             return f"FAILED: {count} thing{'' if count == 1 else 's'} in this file {'is' if count == 1 else 'are'} not so{about}"
         which = "consistent; no claim about which model"
+        if self.facts.get("weights_hidden"):
+            which = "consistent; some network of these shapes gave these outputs, and there may be one for any"
         if self.facts.get("circuit_given"):
             which = f"of the circuit{'s' if len(self.circuits) > 1 else ''} given"
         if self.facts.get("preprocess_outside"):
@@ -102,7 +107,7 @@ class Report:
         lines = [f"{self.path}: {self.verdict}", ""]
         counts = ", ".join(f"{n} {name}" for name, n in self.statuses.items() if n)
         facts = {"rows": f"{self.rows}: {counts}" if counts else str(self.rows), **self.facts}
-        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in facts.items() if name not in ("circuit_given", "preprocess_outside")]
+        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in facts.items() if name not in _NOT_SHOWN]
         if self.circuits:
             heads = list(self.circuits[0])
             body = table([h.replace("_", " ") for h in heads],

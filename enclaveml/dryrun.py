@@ -115,7 +115,7 @@ def _summary(
 
 
 def _system(job: JobSpec) -> str:
-    caution = caution_of(job.proof.system, job.proof.inputs)
+    caution = caution_of(job.proof.system, job.proof.inputs, job.proof.private_weights)
     return f"system {job.proof.system} ({caution}), " if caution else ""
 
 

@@ -142,6 +142,7 @@ def _circuit(results: Results, name: str) -> dict[str, Any]:
         value = manifest.get(key)
         found[key] = value if type(value) in (int, float) and math.isfinite(value) else None
     found["inputs_bounded"] = manifest.get("inputs_bounded") is True
+    found["hides_weights"] = manifest.get("weights") == "hidden"
     settings = manifest.get("settings")
     slices = settings.get("slices") if isinstance(settings, dict) and manifest.get("system") == SLICED else None
     found["slices"] = len(slices) if isinstance(slices, list) else 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from enclaveml.progress import significant
 from enclaveml.provenance import preprocessing_words
+from enclaveml.report_words import hides_weights
 
 #: Rejections that are told one by one; the rest is counted (--json has all).
 SHOWN = 50
@@ -115,7 +116,7 @@ def _circuits(d: Mapping[str, Any]) -> Table:
     def told(value: float | None, form: str = "") -> str:
         return "unknown" if value is None else format(value, form)
 
-    rows = [[c["circuit_id"][:16], f"{c['system']} {c['version']}" + (f", {c['slices']} linked slices" if c["slices"] > 1 else ""), str(c["proofs"]), told(c["rows"]),
+    rows = [[c["circuit_id"][:16], f"{c['system']} {c['version']}" + (f", {c['slices']} linked slices" if c["slices"] > 1 else "") + ", weights hidden" * c["hides_weights"], str(c["proofs"]), told(c["rows"]),
              f"2^{told(c['logrows'])}", told(c["tolerance"], ".3g"),
              f"{told(c['deviation'], '.3g')} on {told(c['samples'])}", told(c["agreement"], ".4f"),
              "yes" if c["inputs_bounded"] else "no", c["srs_origin"]] for c in d["circuits"]]
@@ -140,8 +141,8 @@ def _provenance(d: Mapping[str, Any]) -> Table:
     versions = dict(d["versions"])
     rows = [["file", d["file"]], ["started", d["started"]], ["finished", d["finished"] or "not finished"],
             ["command", versions.pop("command", "")], ["aggregator's host", versions.pop("host", "")],
-            ["model hash", d["model_hash"]], ["dataset fingerprint", d["dataset_fingerprint"] or "not in the file: inputs are "
-             f"{d['inputs']}"],
+            ["model hash" + ", mixed with a secret" * hides_weights(d), d["model_hash"]],
+            ["dataset fingerprint", d["dataset_fingerprint"] or f"not in the file: inputs are {d['inputs']}"],
             *[["circuit id", c["circuit_id"]] for c in d["circuits"]],
             ["versions", ", ".join(f"{name} {value}" for name, value in versions.items())]]
     return Table("Provenance", ["", ""], [[a, str(b)] for a, b in rows])

@@ -73,7 +73,7 @@ def caution(document: Mapping[str, Any]) -> str:
         "agrees with its seal" + (", which carries a signature that was not checked (audit --public-key does)" if document["signed"] else ", which is not signed"))
     return ("This report repeats what the results file says and checks no proof; the file " + seal + ". "
             "Check it with: enclaveml audit " + document["file"].rsplit("/", 1)[-1] + ". A verified row does not mean that "
-            "the model is right, nor which rank computed it or when.")
+            "the model is right, nor which rank computed it or when." + _unknown(document))
 
 
 def kind_of(document: Mapping[str, Any]) -> str:
@@ -81,7 +81,18 @@ def kind_of(document: Mapping[str, Any]) -> str:
     batch = any(c["system"] == "batch" for c in document["circuits"])
     if not batch:
         return "zero-knowledge proof"
-    return f"proof ({caution_of('batch', document['inputs'])})"
+    return f"proof ({caution_of('batch', document['inputs'], hides_weights(document))})"
+
+
+def hides_weights(document: Mapping[str, Any]) -> bool:
+    """Whether a circuit of the file says that it hides its weights."""
+    return any(c["hides_weights"] for c in document["circuits"])
+
+
+def _unknown(document: Mapping[str, Any]) -> str:
+    """What hidden weights leave open, as a sentence; "" where they are not."""
+    return (" The weights are hidden: to whoever cannot tie the circuit's id, stated below, to a model, the proofs say that some network of "
+            "these shapes gave these outputs, and there may be one for any.") if hides_weights(document) else ""
 
 
 def counted(n: int, noun: str) -> str:
