@@ -55,10 +55,10 @@ def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit 
     masked, key_file = circuit is not None and circuit.masked, input_key.key_path(job.output.path)
     if options.resume and path.exists() and not holds_nothing(path):
         before = Resume.load(path)
+        _same_job(job, before.start, fresh)
         if circuit is not None and circuit.hides_weights and not before.circuit_ids:
             before = None  # killed before its circuit was noted: nothing is proved, and what it registered is lost
     if before is not None:
-        _same_job(job, before.start, fresh)
         if masked:
             key = input_key.load(key_file, str(before.start["versions"].get(input_key.DIGEST, "")))
             fresh["versions"][input_key.DIGEST] = input_key.digest(key)
