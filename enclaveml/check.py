@@ -53,7 +53,7 @@ def check(job_path: Path, overrides: Sequence[str] = (), ranks: int | None = Non
         return JobError.exit_code if looked.refused else 0
     from enclaveml.zk.ezkl.examine import examine
 
-    found = examine(model.function, samples, request, lambda line: log.info("%s", line))
+    found = examine(model.function, samples, request, lambda line: log.info("%s", line), model.state)
     report = document(found, request, model.outputs_layout, rows, len(samples)) | preprocess
     print(json.dumps(report, indent=2) if as_json else text(report), end="\n" if as_json else "")
     return JobError.exit_code if found.refused else 0
@@ -86,7 +86,8 @@ def document(found: Examination, request: CircuitRequest, parts: Sequence[Output
         "processors": request.cores,
         "key_bytes": number(found.key_bytes),
         "memory_bytes": number(found.memory),
-        "layers": [{"nodes": la.name, "shape": list(la.shape), "rows": la.rows, "tables": la.tables, "einsum": la.einsum}
+        "layers": [{"nodes": la.name, "shape": list(la.shape), "weights": la.weights, "rows": la.rows, "lookups": la.lookups,
+                    "tables": la.tables, "einsum": la.einsum}
                    for la in sorted(found.layers, key=lambda la: -la.rows)],
     }
 
@@ -120,9 +121,9 @@ def text(report: dict[str, Any]) -> str:
     lines = [f"refused: {report['refused']}" if report["refused"] else "the model can be proved"]
     if before := report.get("preprocess"):
         lines.append(f"preprocessing: {preprocessing_words((before['function'], before['proved']))}")
-    if report["advice"]:
-        lines += ["", "Advice:"] + [f"  - {a['what']}: {'refused, ' if a['refused'] else ''}{a['why']}; {a['instead']}"
-                                    for a in report["advice"]]
+    # What is refused for is said above.
+    if advice := [a for a in report["advice"] if not (a["refused"] and report["refused"])]:
+        lines += ["", "Advice:"] + [f"  - {a['what']}: {'refused, ' if a['refused'] else ''}{a['why']}; {a['instead']}" for a in advice]
     if report["outputs"]:
         heads = ["output", "shape", "largest", "ONNX off by", "agrees", "proved off by", "agrees"]
         body = [[o["output"], str(tuple(o["shape"])), _told(o["largest"]), _told(o["onnx_deviation"]), _share(o["onnx_agreement"]),
@@ -132,10 +133,10 @@ def text(report: dict[str, Any]) -> str:
                   f"{_tolerance(report)}):", table(heads, body)]
     if report["layers"]:
         total = sum(la["rows"] for la in report["layers"]) or 1
-        body = [[la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", str(la["tables"]),
-                 f"{la['einsum']:,}"] for la in report["layers"][:_SHOWN]]
+        body = [[la["weights"], la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", f"{la['lookups']:,}",
+                 str(la["tables"]), f"{la['einsum']:,}"] for la in report["layers"][:_SHOWN]]
         lines += ["", f"Where the cost sits, at {report['layers_at']} rows a proof, most expensive first:",
-                  table(["nodes", "value", "circuit rows", "%", "new tables", "einsum cells"], body)]
+                  table(["weights of", "nodes", "value", "circuit rows", "%", "lookups", "new tables", "einsum cells"], body)]
         if len(report["layers"]) > _SHOWN:
             lines.append(f"and {len(report['layers']) - _SHOWN} more (--json has all)")
     if report["plan"] or report["slices"]:

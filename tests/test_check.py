@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -23,6 +24,15 @@ class Two(nnx.Module):
     def __call__(self, x):
         hidden = jnp.maximum(self.a(x), 0)
         return {"classes": hidden, "value": self.b(hidden)}
+
+class Normed(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(1, 2, kernel_size=(3,), padding="VALID", rngs=rngs)
+        self.norm = nnx.BatchNorm(2, use_running_average=True, rngs=rngs)
+        self.out = nnx.Linear(8, 2, rngs=rngs)
+    def __call__(self, x):
+        hidden = jnp.maximum(self.norm(self.conv(x[:, :, None])), 0)
+        return self.out(hidden.reshape(x.shape[0], -1))
 
 class Dilated(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
@@ -97,6 +107,54 @@ def test_the_layers_add_up_to_the_circuit(tmp_path, capsys):
     assert circuit.deviation == pytest.approx(float(np.abs(found.proved - found.truth).max()))
 
 
+def test_a_layer_is_told_by_the_weights_that_it_has(tmp_path, capsys):
+    """Whatever order they lie in, and whatever was folded into them."""
+    path = job(tmp_path, "Normed")
+    report = told(path, capsys, 0, "proof.scale=10", "proof.tolerance=0.5", "proof.agreement=0")
+    by = {la["weights"]: la for la in report["layers"] if la["lookups"]}
+    assert list(by) == ["after conv, norm"]
+    legs = int(re.search(r"decomposition=\d+\^(\d+)", report["plan"])[1])
+    assert by["after conv, norm"]["lookups"] == report["layers_at"] * 4 * 2 * (legs + 1), "each digit of each ReLU, and its sign"
+    assert {la["weights"] for la in report["layers"]} >= {"conv, norm", "out"}
+    assert check(path, ["proof.scale=10", "proof.tolerance=0.5", "proof.agreement=0"], ranks=2) == 0
+    assert re.search(r"^weights of +nodes +value +circuit rows +% +lookups +new tables +einsum cells$", capsys.readouterr().out, re.M)
+
+
+LOOKED_UP = {  # by kind: nodes from x (2, 4) to y, decompositions and values of functions
+    "a ReLU each": (("Relu", ["x"], {}), 8, 0),
+    "three comparisons for a maximum of four": (("ReduceMax", ["x"], {"axes": [1]}), 2 * 3, 0),
+    "a product rescaled": (("Mul", ["x", "x"], {}), 8 * 3, 0),
+    "a function": (("Sigmoid", ["x"], {}), 0, 8),
+}
+
+
+@pytest.mark.parametrize("which", LOOKED_UP)
+def test_lookups_are_counted_as_ezkl_lays_them_out(which, tmp_path):
+    """Of what is known to be laid out: 4 digits and a sign of each value that is decomposed, one of each value that a function gives."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from enclaveml.zk import process
+    from enclaveml.zk.ezkl.bench import Bench
+    from enclaveml.zk.ezkl.layers import layers
+    from enclaveml.zk.ezkl.plan import Choice, Numerics
+    from enclaveml.zk.ezkl.program import EZKL
+    from enclaveml.zk.interface import ModelFunction
+    from enclaveml.zk.scratch import Scratch
+
+    (op, given, more), decomposed, looked_up = LOOKED_UP[which]
+    shape = [2, 1] if op == "ReduceMax" else [2, 4]
+    document = helper.make_model(helper.make_graph(
+        [helper.make_node(op, given, ["y"], **more)], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(document)
+    with contextlib.closing(process.Child(EZKL, 1)) as child, contextlib.closing(Scratch()) as scratch:
+        bench = Bench(ModelFunction(lambda x: x, (4,)), "public", child, scratch)
+        choice = Choice(Numerics(scale=8, multiplier=1, input_scale=8), base=128, legs=4, inner=2, logrows=14, rows=2, lookup=(-2000, 2000))
+        (found,) = layers(bench, choice, document.SerializeToString())
+    assert found.lookups == decomposed * 5 + looked_up
+
+
 def test_outputs_are_told_apart(tmp_path, capsys):
     report = told(job(tmp_path, "Two"), capsys, 0, "proof.scale=12")
     assert [(o["output"], o["shape"], o["proved_agreement"] is None) for o in report["outputs"]] == [
@@ -110,6 +168,8 @@ def test_a_dilated_convolution_is_refused_with_advice(tmp_path, capsys):
     (advice,) = [a for a in report["advice"] if a["refused"]]
     assert advice["what"].startswith("Conv (node ")
     assert (advice["why"], advice["instead"]) == ("a dilated convolution", "use a larger kernel with zeros, or strides")
+    assert check(tmp_path / "job.yaml", ranks=2) == 2
+    assert capsys.readouterr().out.count("a dilated convolution") == 1, "it is said once"
 
 
 def test_a_loop_is_refused_with_advice(tmp_path, capsys):
@@ -242,3 +302,4 @@ def test_the_tolerance_told_is_the_runs(tmp_path, capsys):
     tolerance = re.search(r"\(ONNX on 8; tolerance ([0-9.]+), twice what these rows need: MORE THAN THE DEFAULT 0.01\):", text)
     off = re.search(r"\noutput +\(3,\) .* ([0-9.]+) +[01]\.[0-9]{4}\n", text)
     assert tolerance and off and 2 * float(off[1]) * 0.99 <= float(tolerance[1]) <= 2.3 * float(off[1]) and float(off[1]) > 0.005
+

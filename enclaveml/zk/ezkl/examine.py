@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,8 +78,10 @@ class Examination:
         return max((plan.peak_bytes for plan in self.plans), default=math.nan)
 
 
-def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress) -> Examination:
-    """Export, compare and plan a model on sample rows (S, *row_shape), without keys.
+def examine(
+    function: ModelFunction, rows: np.ndarray, request: CircuitRequest, progress: Progress, weights: Mapping[str, Any] = {}
+) -> Examination:
+    """Export, compare and plan a model on sample rows (S, *row_shape), without keys. weights: the model's, by name, to tell its layers by.
 
     Never raises for a model that cannot be proved: that is ``refused``.
     """
@@ -115,7 +119,7 @@ def examine(function: ModelFunction, rows: np.ndarray, request: CircuitRequest, 
             if bench.settings(choice)["num_rows"] * choice.inner > LAYER_CELLS:
                 choice = replace(choice, rows=2)
             document = Path(bench.document(choice.rows, choice.bound)).read_bytes()
-            return replace(found, layers=tuple(layers(bench, choice, document)), layers_at=choice.rows)
+            return replace(found, layers=tuple(layers(bench, choice, document, weights)), layers_at=choice.rows)
         except (JobError, ProofError) as error:
             return replace(found, refused=(refusals(bench.canonical) if found.advice else "") + str(error))
 
