@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import sys
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -131,3 +134,49 @@ def test_polynomials_from_their_values() -> None:
     cubic = [interpolate(values[:4], F(x)) for x in range(5)]
     lead = (values[3] - 3 * values[2] + 3 * values[1] - values[0]) * pow(6, -1, P)
     assert [F(*value) for value in polynomial.cubic(*(value.c for value in cubic[:3]), lead.c)] == cubic[3:]
+
+
+_NUMBA = pytest.mark.skipif(not importlib.util.find_spec("numba"), reason="numba is in the extra fast")
+
+
+@_NUMBA
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 33])
+@pytest.mark.parametrize("ones", [False, True])
+def test_products_of_vectors_are_those_without(count: int, ones: bool) -> None:
+    """Every number of lanes, and one factor for all; numbers at random, and the largest, whose sums of products pass 2^64."""
+    draw = np.random.default_rng(count)
+    assert extension.vectors() is not None
+    for low in (0, P - 2):
+        x = draw.integers(low, P, (DEGREE, count), np.uint32)
+        y = draw.integers(low, P, (DEGREE, 1 if ones else count), np.uint32)
+        assert (extension.multiply(x, y) == extension.multiply_plainly(x, y)).all()
+        assert (extension.multiply(y, x) == extension.multiply_plainly(x, y)).all()
+
+
+@_NUMBA
+def test_products_of_arrays_of_other_shapes() -> None:
+    draw = np.random.default_rng(5)
+    shapes = ((3, 4), (4,)), ((2, 3, 1), (1, 1, 5)), ((6,), (1,)), ((2, 1), (2, 3))
+    for one, other in shapes:
+        x, y = (draw.integers(0, P, (DEGREE, *shape), np.uint32) for shape in (one, other))
+        axes = max(x.ndim, y.ndim)
+        expected = extension.multiply_plainly(*(v.reshape(DEGREE, *(1,) * (axes - v.ndim), *v.shape[1:]) for v in (x, y)))
+        found = extension.multiply(x, y)
+        assert found.shape == expected.shape and found.dtype == np.uint32 and (found == expected).all()
+        assert all((a == b).all() for a, b in zip(extension.multiply(tuple(x), tuple(y)), expected, strict=True))
+    turned = draw.integers(0, P, (9, DEGREE), np.uint32).T  # strides of another order
+    assert (extension.multiply(turned, turned) == extension.multiply_plainly(turned, turned)).all()
+
+
+def test_vectors_that_are_wrong_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what fails when it is called: numpy multiplies then."""
+    def failing(*arrays: np.ndarray) -> None:
+        raise RuntimeError("no such cache")
+
+    for kernel in (failing, lambda x, y, found: found.fill(1)):
+        made = ModuleType("enclaveml.zk.batch.prove.products")
+        made.multiply = kernel
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+        extension.vectors.cache_clear()
+        assert extension.vectors() is None
+    extension.vectors.cache_clear()

@@ -12,7 +12,7 @@ from batch_reference.rows import RowsProver
 from batch_reference.weights import WeightsProver
 
 from enclaveml.zk.batch.format import Layer, VerificationKey
-from enclaveml.zk.batch.prove import rows
+from enclaveml.zk.batch.prove import extension, rows
 from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
 from enclaveml.zk.batch.prove.memory import memory_bytes
 from enclaveml.zk.batch.verify.api import Rejected, verify, verify_weights
@@ -61,6 +61,13 @@ def test_the_rows_rounds_are_the_same_jitted(monkeypatch: pytest.MonkeyPatch) ->
     """So few rows are numpy's: all rounds by the programs that more rows take, in chunks and in tiers."""
     x, _, proof = proved()
     monkeypatch.setattr(rows, "SMALL", 0)
+    monkeypatch.setattr(rows, "SMALL_VECTORS", 0)
+    assert prover().prove(x, NONCE)[1] == proof
+
+
+def test_a_proof_without_numba_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _, proof = proved()
+    monkeypatch.setattr(extension, "vectors", lambda: None)
     assert prover().prove(x, NONCE)[1] == proof
 
 

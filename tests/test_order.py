@@ -47,7 +47,8 @@ zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.hidden zk.batch.verify.hidden_weights
 zk.batch.verify.api
 zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.sha256
-zk.batch.prove.tree zk.batch.prove.masks zk.batch.prove.rank
+zk.batch.prove.tree zk.batch.prove.masks zk.batch.prove.rank zk.batch.prove.vectors
+zk.batch.prove.products
 zk.batch.prove.extension zk.batch.prove.code
 zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
 zk.batch.prove.round_masks zk.batch.prove.row_parts zk.batch.prove.wiring
@@ -137,8 +138,8 @@ OWNERS = {
     "onnx": {"zk.batch.curves", "zk.batch.graph", "zk.batch.nodes", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_steps", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
-    "numba": {"zk.batch.prove.sha256"},
-    "llvmlite": {"zk.batch.prove.sha256"},
+    "numba": {"zk.batch.prove.products", "zk.batch.prove.sha256"},
+    "llvmlite": {"zk.batch.prove.products", "zk.batch.prove.sha256", "zk.batch.prove.vectors"},
     "tqdm": {"log", "progress"},
     "matplotlib": {"report_plots"},
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},

@@ -7,6 +7,8 @@ Python integers (plain, canonical).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,10 +69,29 @@ def _coordinate(x: list[Array], y: list[Array], doubled: list[Array], k: int) ->
 
 
 def _multiply_numpy(x: Extended, y: Extended) -> np.ndarray:
-    """x y in few operations on large arrays: what each costs by itself is what small ones take long for."""
+    """x y of numpy's arrays, uint32 [5, ...]; the last axes of one may be missing from the other, or of length 1."""
     left, right = _stacked(x), _stacked(y)
     axes = max(left.ndim, right.ndim)
-    left, right = (v.reshape(v.shape[:1] + (1,) * (axes - v.ndim) + v.shape[1:]).astype(np.uint64) for v in (left, right))
+    left, right = (v.reshape(v.shape[:1] + (1,) * (axes - v.ndim) + v.shape[1:]) for v in (left, right))
+    product = vectors()
+    if product is None:
+        return multiply_plainly(left, right)
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    if left.size == DEGREE:
+        left, right = right, left
+    if left.shape != shape:
+        left = np.broadcast_to(left, shape)
+    if right.shape != shape and right.size != DEGREE:
+        right = np.broadcast_to(right, shape)
+    found = np.empty(shape, np.uint32)
+    product(*(np.ascontiguousarray(v, np.uint32).reshape(DEGREE, -1) for v in (left, right)), found.reshape(DEGREE, -1))
+    return found
+
+
+def multiply_plainly(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The same, uint32 [5, ...] of as many axes, in few operations on large arrays: what each costs by itself is what small ones take
+    long for."""
+    left, right = left.astype(np.uint64), right.astype(np.uint64)
     products = left[:, None] * right[None]
     products %= np.uint64(P)
     sums = np.zeros((2 * DEGREE - 1,) + products.shape[2:], np.uint64)
@@ -78,6 +99,20 @@ def _multiply_numpy(x: Extended, y: Extended) -> np.ndarray:
         sums[i : i + DEGREE] += products[i]
     sums[: DEGREE - 1] += sums[DEGREE:] * np.uint64(RESIDUE)
     return field.reduce_small(sums[:DEGREE])
+
+
+@cache
+def vectors() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None:
+    """``products.multiply``; None where it cannot be imported, or not called, for whatever reason, or gives something else."""
+    tried = np.stack([np.arange(P - 11, P, dtype=np.uint32) // (k + 1) for k in range(DEGREE)])
+    found = np.empty_like(tried)
+    try:
+        from enclaveml.zk.batch.prove.products import multiply as multiply_vectors
+
+        multiply_vectors(tried, tried, found)
+    except Exception:  # no numba; or its own errors, which share no class; or a cache that a crash has cut
+        return None
+    return multiply_vectors if (found == multiply_plainly(tried, tried)).all() else None
 
 
 def _stacked(x: Extended) -> np.ndarray:

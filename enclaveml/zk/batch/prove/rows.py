@@ -55,8 +55,8 @@ class Hiding:
     added: RoundMask
 
 
-#: Cells, rows times features, from which on numpy is as quick as starting programs.
-SMALL = 1 << 10
+#: Cells, rows times features, of either half up to which numpy is as quick as starting programs: without vectors, and with.
+SMALL, SMALL_VECTORS = 1 << 10, 1 << 14
 
 
 def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Element], mu: Element, threads: Pool,
@@ -73,18 +73,19 @@ def prove_rows(transcript: Transcript, chunks: list[Chunk], tau: Sequence[Elemen
     rows = AllRows(sum_h, mu, brackets)
     point: list[Element] = []
     size, features = chunks[0][0][0].shape
-    small = None
+    small, most = None, SMALL_VECTORS if extension.vectors() else SMALL
     for k, t in enumerate(tau):
         half = 1 << (len(tau) - k - 1)
         weights = [_last_rows(suffixes[k + 1], half)] + ([_last_rows(eq_masks, half)] if block else [])
-        if small is None and half * features <= SMALL and len(chunks) == 1:
-            small = [np.stack(v)[:, : 2 * half] for v in chunks.pop()]
+        if small is None and half * features <= most:
+            small = [np.concatenate(list(map(np.stack, parts)), axis=1)[:, : 2 * half] for parts in zip(*chunks, strict=True)]
+            chunks.clear()
         if small is None:
             pairs = _pairs(chunks, half, size)
             found = _sums(pairs, weights, k == 0, threads)
         else:
             low, step = _low_and_step(small)
-            found = _small_sums(low, step, weights)
+            found = _small_sums(low, step, weights, k == 0)
         values = rows.values(found[0], t)
         sent = [minus(a, b) for a, b in zip(values, block.values(found[1]), strict=True)] if block else values
         r = send_round(transcript, ("rows", "row"), [sent[0], *sent[2:]], hiding.added if hiding else None)
@@ -137,17 +138,20 @@ def _low_and_step(small: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.nd
     return [low for low, _ in halves], [field.subtract(high, low) for low, high in halves]
 
 
-def _small_sums(low: list[np.ndarray], step: list[np.ndarray], weights: Sequence[Weights]) -> list[RoundSums]:
+def _small_sums(low: list[np.ndarray], step: list[np.ndarray], weights: Sequence[Weights], first: bool) -> list[RoundSums]:
     """What ``_sums`` returns, in numpy: A, B', h uint32 [5, H, F], the line and H [5, H]."""
     at_2 = [field.add(field.add(a, s), s) for a, s in zip(low, step, strict=True)]
-    left, right, helpers = (np.stack([low[v], at_2[v], step[v]], axis=1) for v in range(3))
+    points = [at_2, step] if first else [low, at_2, step]
+    left, right, helpers = (np.stack([point[v] for point in points], axis=1) for v in range(3))
     sums = np.stack(extension.sum_last(extension.multiply(helpers, extension.multiply(left, right))))
-    brackets = extension.subtract(sums, np.stack([low[3], at_2[3], np.zeros_like(low[3])], axis=1))
+    lines = [*(point[3] for point in points[:-1]), np.zeros_like(low[3])]  # a line has no leading coefficient of a cubic
+    brackets = extension.subtract(sums, np.stack(lines, axis=1))
     found = []
     for *eq, inside in weights:
         weighted = np.stack(extension.sum_last(extension.multiply(brackets, np.stack(eq)[:, None])))
         low_h = extension.sum_last(low[4] * inside)
-        found.append([*(extension.element(weighted[:, c, None]) for c in range(3)), extension.element(low_h)])
+        values = [extension.element(weighted[:, c, None]) for c in range(len(points))]
+        found.append([*([ZERO] if first else []), *values, extension.element(low_h)])
     return found
 
 

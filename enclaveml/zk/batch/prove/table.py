@@ -17,8 +17,8 @@ from enclaveml.zk.batch.prove.round_masks import RoundMask
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
-#: Entries that are worked on at once: above, programs are quicker than numpy.
-_CHUNK = 1 << 11
+#: Entries that are worked on at once: above, programs are quicker than numpy; without vectors, and with.
+_CHUNK, _CHUNK_VECTORS = 1 << 11, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def prove_table(transcript: Transcript, inverses: Extended, counted: np.ndarray,
     bound[0] = field.add(bound[0], field.to_montgomery(real))
     rest = tuple(map(np.asarray, kernels.multiply(inverses, extension.broadcast(extension.constant(minus(ONE, r)), 1))))
     folded = sum_check(transcript, labels, [tuple(bound), rest], total, 2, lambda ops, m, g: ops.multiply(m, g), added=added,
-                       chunk=_CHUNK)
+                       chunk=_CHUNK_VECTORS if extension.vectors() else _CHUNK)
     transcript.message("multiplicity", extension.to_bytes(folded.values[0]))
     point, split = [r, *folded.point], bits(len(counted))
     return TableClaim(point[:split], point[split:])
