@@ -78,6 +78,8 @@ def document(found: Examination, request: CircuitRequest, parts: Sequence[Output
         "outputs": [] if found.truth is None else _outputs(found, parts),
         "plan": str(found.plans[0]) if len(found.plans) == 1 else None,
         "slices": [str(plan) for plan in found.slices],
+        "slice_cpu_seconds_a_proof": [plan.prove_seconds for plan in found.slices],
+        "slice_key_bytes": [plan.key_bytes for plan in found.slices],
         "layers_at": found.layers_at or None,
         "rows_per_proof": found.plans[0].choice.rows if found.plans else None,
         "cpu_seconds_a_row": number(found.row_seconds),
@@ -86,7 +88,7 @@ def document(found: Examination, request: CircuitRequest, parts: Sequence[Output
         "processors": request.cores,
         "key_bytes": number(found.key_bytes),
         "memory_bytes": number(found.memory),
-        "layers": [{"nodes": la.name, "shape": list(la.shape), "weights": la.weights, "rows": la.rows, "lookups": la.lookups,
+        "layers": [{**({"slice": la.slice} if la.slice else {}), "nodes": la.name, "shape": list(la.shape), "weights": la.weights, "rows": la.rows, "lookups": la.lookups,
                     "tables": la.tables, "einsum": la.einsum}
                    for la in sorted(found.layers, key=lambda la: -la.rows)],
     }
@@ -133,15 +135,16 @@ def text(report: dict[str, Any]) -> str:
                   f"{_tolerance(report)}):", table(heads, body)]
     if report["layers"]:
         total = sum(la["rows"] for la in report["layers"]) or 1
-        body = [[la["weights"], la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", f"{la['lookups']:,}",
+        body = [[*([str(la["slice"])] if report["slices"] else []), la["weights"], la["nodes"], str(tuple(la["shape"])), f"{la['rows']:,}", f"{100 * la['rows'] / total:.1f}", f"{la['lookups']:,}",
                  str(la["tables"]), f"{la['einsum']:,}"] for la in report["layers"][:_SHOWN]]
         lines += ["", f"Where the cost sits, at {report['layers_at']} rows a proof, most expensive first:",
-                  table(["weights of", "nodes", "value", "circuit rows", "%", "lookups", "new tables", "einsum cells"], body)]
+                  table([*(["slice"] if report["slices"] else []), "weights of", "nodes", "value", "circuit rows", "%", "lookups", "new tables", "einsum cells"], body)]
         if len(report["layers"]) > _SHOWN:
             lines.append(f"and {len(report['layers']) - _SHOWN} more (--json has all)")
     if report["plan"] or report["slices"]:
         lines += ["", *([f"plan: {report['plan']}"] if report["plan"] else
-                        [f"plan, slice {i + 1} of {len(report['slices'])}: {plan}" for i, plan in enumerate(report["slices"])]),
+                        [f"plan, slice {i + 1} of {len(report['slices'])}: {plan}; {significant(report['slice_cpu_seconds_a_proof'][i])} CPU s a proof, "
+                         f"key {report['slice_key_bytes'][i] / 1e6:,.0f} MB" for i, plan in enumerate(report["slices"])]),
                   f"predicted: {significant(report['cpu_seconds_a_row'])} CPU s a row, {significant(report['cpu_seconds_a_proof'])} "
                   f"CPU s a proof; {report['rows']:,} rows in about {significant(report['wall_seconds'])} s on "
                   f"{report['processors']} cores like this machine's",

@@ -120,6 +120,19 @@ def test_a_layer_is_told_by_the_weights_that_it_has(tmp_path, capsys):
     assert re.search(r"^weights of +nodes +value +circuit rows +% +lookups +new tables +einsum cells$", capsys.readouterr().out, re.M)
 
 
+def test_of_a_model_in_slices_each_layers_slice_is_told_with_what_a_slice_costs(tmp_path, capsys):
+    path = job(tmp_path, "Two")
+    given = ["proof.scale=12", "proof.slices=2"]
+    report = told(path, capsys, 0, *given)
+    assert {(la["slice"], la["weights"]) for la in report["layers"]} >= {(1, "a"), (2, "b")}
+    assert report["layers"] == sorted(report["layers"], key=lambda la: -la["rows"]) and len(report["slice_key_bytes"]) == 2
+    assert sum(report["slice_cpu_seconds_a_proof"]) == pytest.approx(report["cpu_seconds_a_proof"])
+    assert check(path, given, ranks=2) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^slice +weights of +nodes ", text, re.M) and re.search(r"^2 +b +", text, re.M)
+    assert len(re.findall(r"^plan, slice [12] of 2: B=.*; [0-9.]+ CPU s a proof, key [0-9,]+ MB$", text, re.M)) == 2
+
+
 LOOKED_UP = {  # by kind: nodes from x (2, 4) to y, decompositions and values of functions
     "a ReLU each": (("Relu", ["x"], {}), 8, 0),
     "three comparisons for a maximum of four": (("ReduceMax", ["x"], {"axes": [1]}), 2 * 3, 0),

@@ -14,9 +14,10 @@ import numpy as np
 from enclaveml.capacity import allowed_cores
 from enclaveml.errors import JobError, ProofError
 from enclaveml.zk import process
+from enclaveml.zk.export import HASH_BATCH
 from enclaveml.zk.ezkl.advice import USUAL_SCALE, Advice, advise, refusals
 from enclaveml.zk.ezkl.bench import Bench
-from enclaveml.zk.ezkl.layers import Layer, layers
+from enclaveml.zk.ezkl.layers import Layer, layers, modules_of
 from enclaveml.zk.ezkl.layouts import TooLarge
 from enclaveml.zk.ezkl.plan import Candidate, Progress, work_of
 from enclaveml.zk.ezkl.program import EZKL
@@ -98,7 +99,7 @@ def examine(
             progress("looking for a circuit: witnesses of the sample rows at several scales")
             search = Search(bench, request, rows, truth, progress)
             if request.slices is not None and request.slices > 1:
-                return _cut(found, function, rows, request, child, progress)
+                return _cut(found, function, rows, request, child, progress, weights)
             try:
                 search.refuse_too_large()
                 first = next(search.tried(search.candidates(search.accurate())), None)
@@ -106,7 +107,7 @@ def examine(
                 if request.slices is not None:
                     raise
                 progress(f"{error}; it is cut into slices (proof.slices: auto)")
-                return _cut(found, function, rows, request, child, progress)
+                return _cut(found, function, rows, request, child, progress, weights)
             if first is None:
                 raise JobError(search.why_none())
             candidate, _ = first
@@ -115,11 +116,8 @@ def examine(
                             advice=tuple(advise(bench.canonical, candidate.choice.numerics.scale)))
             found = replace(found, tolerance=tolerance_of(request, function, proved, truth, progress))
             progress("measuring the cost of each layer")
-            choice = candidate.choice
-            if bench.settings(choice)["num_rows"] * choice.inner > LAYER_CELLS:
-                choice = replace(choice, rows=2)
-            document = Path(bench.document(choice.rows, choice.bound)).read_bytes()
-            return replace(found, layers=tuple(layers(bench, choice, document, weights)), layers_at=choice.rows)
+            at = 2 if _cells(bench, candidate) > LAYER_CELLS else candidate.choice.rows
+            return replace(found, layers=_layers(bench, candidate, at, modules_of(bench.canonical, weights)), layers_at=at)
         except (JobError, ProofError) as error:
             return replace(found, refused=(refusals(bench.canonical) if found.advice else "") + str(error))
 
@@ -131,17 +129,35 @@ def job_seconds(examination: Examination, request: CircuitRequest) -> float:
 
 
 def _cut(
-    found: Examination, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, progress: Progress
+    found: Examination, function: ModelFunction, rows: np.ndarray, request: CircuitRequest, child: process.Child, progress: Progress,
+    weights: Mapping[str, Any],
 ) -> Examination:
-    """The examination of the model in slices. Raises JobError, ProofError."""
+    """The examination of the model in slices; each slice's layers are told apart. Raises JobError, ProofError."""
     assert found.truth is not None
     with contextlib.ExitStack() as stack:
-        parts = planned(Whole(function), rows, found.truth, request, child,
+        whole = Whole(function)
+        parts = planned(whole, rows, found.truth, request, child,
                         lambda: stack.enter_context(contextlib.closing(Scratch())), progress)
-        plans = tuple(part.candidate for part in parts if part.candidate is not None)
+        pairs = [(part.bench, part.candidate) for part in parts if part.candidate is not None]
+        plans = tuple(candidate for _, candidate in pairs)
         proved = parts[-1].outputs
         found = replace(found, tolerance=tolerance_of(request, function, proved, found.truth, progress))
-        return replace(found, proved=proved, slices=plans, key_bytes=sum(plan.key_bytes for plan in plans))
+        progress("measuring the cost of each layer")
+        at = 2 if max(_cells(*pair) for pair in pairs) > LAYER_CELLS else plans[0].choice.rows
+        modules = modules_of(whole.document(HASH_BATCH), weights)
+        told = [replace(each, slice=number) for number, pair in enumerate(pairs, 1) for each in _layers(*pair, at, modules)]
+        return replace(found, proved=proved, slices=plans, key_bytes=sum(plan.key_bytes for plan in plans), layers=tuple(told), layers_at=at)
+
+
+def _cells(bench: Bench, candidate: Candidate) -> int:
+    """About how many cells a circuit has."""
+    return bench.settings(candidate.choice)["num_rows"] * candidate.choice.inner
+
+
+def _layers(bench: Bench, candidate: Candidate, rows: int, modules: Mapping[str, str]) -> tuple[Layer, ...]:
+    """The layers of a circuit at so many rows a proof."""
+    choice = replace(candidate.choice, rows=rows)
+    return tuple(layers(bench, choice, Path(bench.document(rows, choice.bound)).read_bytes(), modules))
 
 
 def _run(document: bytes, rows: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ class Layer:
     tables, ``einsum`` cells of Freivalds' argument, ``shape`` of the value at the cut (without the batch).
 
     lookups: how many digits, signs and values of functions are held to a table; small checks beside a quotient or root are left out.
-    weights: of which of the model's modules they have weights, by name; of none: "after" the nearest before.
+    weights: of which of the model's modules they have weights, by name; of none: "after" the nearest before. slice: which they lie in, from
+    1; 0 where the model is not cut.
     """
 
     name: str
@@ -47,19 +48,20 @@ class Layer:
     einsum: int
     lookups: int = 0
     weights: str = ""
+    slice: int = 0
 
 
-def layers(bench: Bench, choice: Choice, document: bytes, weights: Mapping[str, Any] = {}) -> list[Layer]:
+def layers(bench: Bench, choice: Choice, document: bytes, modules: Mapping[str, str] = {}) -> list[Layer]:
     """The layers of a document at the choice's batch, in its order; those that cost nothing are joined to the next.
 
-    weights: the model's, by name. Cuts that ezkl does not take alone (an index, say) are passed over.
+    modules: as ``modules_of`` has them. Cuts that ezkl does not take alone (an index, say) are passed over.
     """
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(document))
     shapes = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
     constants = {t.name for t in model.graph.initializer}
-    modules, start = _modules(bench.canonical, weights), 0
+    start = 0
     step = -(-len(model.graph.node) // MOST_CUTS)
     found: list[Layer] = []
     before: dict[str, Any] = {"rows": 0, "tables": 0, "einsum": 0, "digits": 0}
@@ -90,9 +92,9 @@ def _size(value: onnx.ValueInfoProto) -> int:
     return int(np.prod([d.dim_value for d in value.type.tensor_type.shape.dim], dtype=np.int64))
 
 
-def _modules(document: bytes, weights: Mapping[str, Any]) -> list[str]:
+def modules_of(document: bytes, weights: Mapping[str, Any]) -> dict[str, str]:
     """Of each node of a canonical document the model's module whose weights it takes, in whatever order they lie; of one that takes none
-    "after" and the nearest before it; "" where there is none. Document values are named after these nodes."""
+    "after" and the nearest before it; "" where there is none. By the name of their first output, after which what is made of them is named."""
     import onnx
     from onnx import numpy_helper
 
@@ -103,14 +105,14 @@ def _modules(document: bytes, weights: Mapping[str, Any]) -> list[str]:
     graph = onnx.load_from_string(document).graph
     given = {t.name: known.get(_likeness(numpy_helper.to_array(t)), "") for t in graph.initializer if np.prod(t.dims) > 1} if known else {}
     nearest: dict[str, str] = {}
-    found: list[str] = []
+    found: dict[str, str] = {}
     for node in graph.node:
         own = ", ".join(dict.fromkeys(given[name] for name in node.input if given.get(name)))
         before = next((nearest[name] for name in node.input if nearest.get(name)), "")
         if node.op_type == "BatchNormalization" and own and before:  # folded into the layer before
             own = f"{before}, {own}"
         nearest |= dict.fromkeys(node.output, own or before)
-        found.append(own or (f"after {before}" if before else ""))
+        found[node.output[0]] = own or (f"after {before}" if before else "")
     return found
 
 
@@ -119,10 +121,10 @@ def _likeness(values: np.ndarray) -> bytes:
     return np.unique(np.abs(values.astype(np.float32))).tobytes()
 
 
-def _told(model: onnx.ModelProto, nodes: range, modules: list[str]) -> str:
+def _told(model: onnx.ModelProto, nodes: range, modules: Mapping[str, str]) -> str:
     """The modules of these nodes of a document, which were made of those nodes of the canonical one that their values are named after."""
-    made = [int(number) for at in nodes for number in re.findall(r"value_(\d+)_", " ".join(model.graph.node[at].output))]
-    told = [modules[number] for number in made if number < len(modules)] or modules[-1:]  # the output has a name of its own
+    made = [name for at in nodes for name in re.findall(r"value_\d+_\d+", " ".join(model.graph.node[at].output))]
+    told = [modules[name] for name in made if name in modules] or list(modules.values())[-1:]  # the output has a name of its own
     own = ", ".join(dict.fromkeys(each for each in told if each and not each.startswith("after ")))
     return own or (told[-1] if told else "")
 
