@@ -158,6 +158,12 @@ def test_a_long_job_goes_on_at_the_rate_that_was_simulated(quick):
     assert ten.bundles == pytest.approx(10 * one.bundles, rel=0.02) and ten.provers == 63 * 4
 
 
+def test_a_run_that_hides_its_weights_makes_its_circuit_itself():
+    made = circuit(prove_seconds=4.0, compile_seconds=20.0, setup_seconds=3.0)
+    cached, registered = (predict(JOB, [one], SMALL).stages["circuit"] for one in (made, replace(made, hides_weights=True)))
+    assert registered == pytest.approx(cached + (20 + 4 + 3 + 0.5) / SMALL.core_speed)
+
+
 def test_the_curve_stops_where_rank_0_does(quick):
     """With 1 s of verification a proof and 4 cores to verify, 4 provers a rank at 8 s scale to 8 ranks and no further."""
     target = replace(SMALL, root_cores=4, jitter=0.0, slow=0.0)
