@@ -182,17 +182,24 @@ class Seen:
         assert at == len(data)
 
 
+@cache
+def honest(seed: int, number: int = 0) -> Seen:
+    """Of a registration's weights proof, 0, or one of its proofs."""
+    key, behind = registration(SYMMETRIC, seed)
+    return Seen(rows_proof(SYMMETRIC, key, behind, seed, number), ROWS_OPENINGS) if number else Seen(weights_proof(key, behind, seed), WEIGHTS_OPENINGS)
+
+
 def one(kind: str, seed: int) -> tuple[list[int], list[int]]:
     """The numbers of a registration's weights proof and of a proof; those that are tied together, if by anything, affinely."""
-    if kind == "simulated":
+    if kind == "real":
+        first, second = honest(seed), honest(seed, 1)
+    elif kind == "simulated":
         there = SimulatedRegistration(base_key_with_weights(), seed)
-        weights, proof = simulated_weights(there, seed), simulated_rows(there, seed, 1)
+        first, second = Seen(simulated_weights(there, seed), WEIGHTS_OPENINGS), Seen(simulated_rows(there, seed, 1), ROWS_OPENINGS)
     else:
-        network = TURNED if kind == "other weights and inputs" else SYMMETRIC
-        key, behind = registration(network, seed)
-        weights = weights_proof(key, behind, seed)
-        proof = rows_proof(network, key, behind, seed, 1, swapped=network is TURNED)
-    first, second = Seen(weights, WEIGHTS_OPENINGS), Seen(proof, ROWS_OPENINGS)
+        key, behind = registration(TURNED, seed)
+        first = Seen(weights_proof(key, behind, seed), WEIGHTS_OPENINGS)
+        second = Seen(rows_proof(TURNED, key, behind, seed, 1, swapped=True), ROWS_OPENINGS)
     return first.numbers + second.numbers, [*second.claims, *first.symbols, *second.symbols]
 
 
@@ -254,10 +261,8 @@ def symbols(made: list[list[Seen]]) -> int:
 def test_as_many_proofs_as_are_allowed_and_one_more() -> None:
     """What they show of a column is independent, until it is shown once more: then a relation remains, which depends on the weights."""
     def proofs(seed: int) -> list[Seen]:
-        key, behind = registration(SYMMETRIC, seed)
-        found = [Seen(weights_proof(key, behind, seed), WEIGHTS_OPENINGS)]
-        assert key.weight_openings == PROOFS + 1
-        return found + [Seen(rows_proof(SYMMETRIC, key, behind, seed, number), ROWS_OPENINGS) for number in range(1, PROOFS + 2)]
+        assert registration(SYMMETRIC, seed)[0].weight_openings == PROOFS + 1
+        return [honest(seed, number) for number in range(PROOFS + 2)]
 
     made = [proofs(seed) for seed in range(13)]
     assert symbols([found[:-1] for found in made]) == QUERIES * (PROOFS + 1)
@@ -290,8 +295,10 @@ ENTRIES = {
     ("last product's rounds", {"product sum 2"}), ("weights' rounds", {"weights sum 4"})])
 def test_a_mask_of_rows_that_is_left_out_is_noticed(left_out: str | None, where: set[str]) -> None:
     def leaking(seed: int) -> Seen:
+        if left_out is None:
+            return honest(seed, 1)
         key, behind = registration(SYMMETRIC, 0 if left_out == "registration" else seed)
-        return Seen(rows_proof(SYMMETRIC, key, behind, seed, 1, label=left_out or "", entries=ENTRIES.get(left_out)), ROWS_OPENINGS)
+        return Seen(rows_proof(SYMMETRIC, key, behind, seed, 1, label=left_out, entries=ENTRIES.get(left_out)), ROWS_OPENINGS)
 
     found = tied([leaking(seed) for seed in range(18)])
     assert where <= found if where else not found
@@ -300,5 +307,6 @@ def test_a_mask_of_rows_that_is_left_out_is_noticed(left_out: str | None, where:
 @pytest.mark.parametrize(("left_out", "where"), [
     ("", set()), ("helpers", {"leaf 0 0"}), ("multiplicities", {"leaf 1 0"}), ("masks", {"sums 1"}), ("pads helpers", {"opening 0"}), ("U", {"left 2"})])
 def test_a_mask_of_weights_that_is_left_out_is_noticed(left_out: str, where: set[str]) -> None:
-    found = tied([Seen(weights_proof(*registration(SYMMETRIC, seed), seed, label=left_out), WEIGHTS_OPENINGS) for seed in range(18)])
+    found = tied([Seen(weights_proof(*registration(SYMMETRIC, seed), seed, label=left_out), WEIGHTS_OPENINGS) if left_out else honest(seed)
+                  for seed in range(18)])
     assert where <= found if where else not found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from hashlib import sha256
 
+import numpy as np
+
 from enclaveml.zk.batch.format import P
 
 
@@ -18,12 +20,13 @@ def powers(w: int, count: int) -> list[int]:
 
 
 def transform(coefficients: list[int], w: int) -> list[int]:
-    """Values at w^0, w^1, ..., as many as coefficients (w of that order): Cooley and Tukey's recursion."""
-    if not any(coefficients[1:]):
-        return coefficients[:1] * len(coefficients)
-    even, odd = transform(coefficients[::2], w * w % P), transform(coefficients[1::2], w * w % P)
-    odd = [power * value % P for power, value in zip(powers(w, len(odd)), odd)]
-    return [(a + b) % P for a, b in zip(even, odd)] + [(a - b) % P for a, b in zip(even, odd)]
+    """Values at w^0, w^1, ..., as many as coefficients (w of that order): Cooley and Tukey's recursion from its end, all parts of a step at once."""
+    rows, values = len(coefficients), np.array(coefficients, np.int64)[:, None]
+    while rows > 1:  # row j has the values of every rows-th coefficient from the j-th
+        rows //= 2
+        even, odd = values[:rows], values[rows:] * np.array(powers(pow(w, rows, P), values.shape[1])) % P
+        values = np.concatenate([(even + odd) % P, (even - odd) % P], axis=1)
+    return values[0].tolist()
 
 
 def codeword(column: list[int]) -> list[int]:
