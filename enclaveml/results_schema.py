@@ -150,7 +150,7 @@ RANKS = (
     Column("ranks/copies", "int64", ("P",), "bundles in flight at other ranks that it was given as well"),
     Column("ranks/discarded", "int64", ("P",), "its bundles of which another rank's proof came first"),
     Column("ranks/seconds_inferring", "float64", ("P",), "time in the model", "s"),
-    Column("ranks/seconds_proving", "float64", ("P",), "time in the provers", "s"),
+    Column("ranks/seconds_proving", "float64", ("P",), "time in the provers, for proofs and single slices that they finished", "s"),
     Column("ranks/seconds_waiting", "float64", ("P",), "time without work", "s"),
     Column(
         "ranks/fate",

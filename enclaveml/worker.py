@@ -54,6 +54,7 @@ class Worker:
         self._to_prove: deque[tuple[Mapping[str, object], np.ndarray]] = deque()
         self._proving: dict[int, tuple[Mapping[str, object], np.ndarray, list[tuple[np.ndarray, np.ndarray]]]] = {}
         self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._counted: dict[int, tuple[float, float]] = {}  # of bundles in hand, seconds of slices that were given
         self._draining = False
         self.between: Callable[[], object] = lambda: None
         self.stopped = False
@@ -126,6 +127,7 @@ class Worker:
                 self._finish(result)
         if self._circuit.slices > 1:
             for part in self._prover.poll_slices():
+                self._spent(part)
                 self._outbox.put(Report("slice", {"bundle": part.task, "slice": part.slice}, blob=pack(part.proof)))
         while self._to_prove and len(self._proving) < self._children + AHEAD:
             meta, rows = self._to_prove.popleft()
@@ -188,8 +190,7 @@ class Worker:
 
     def _finish(self, result: ProofResult) -> None:
         meta, rows, held = self._proving.pop(result.task)
-        self._stats["witness_s"] += result.witness_seconds
-        self._stats["prove_s"] += result.prove_seconds
+        self._spent(result)
         if result.proof is None:
             self._stats["failures"] += 1
             # Rows of a bundle without a witness are ordered again; whoever gets others next is sent them.
@@ -206,6 +207,18 @@ class Worker:
         self._outbox.put(Report("envelope", {"bundle": result.task, **told},
                                 blob=self.seal(meta, rows, data, outputs, result.proof)))
 
+    def _spent(self, result: ProofResult) -> None:
+        """Count what a proof took, or one slice's, at once: it may end in a proof that is joined of two ranks' slices. A whole one has its slices'."""
+        witness, prove = self._counted.get(result.task, (0.0, 0.0))
+        if result.slice is None:
+            self._stats["witness_s"] += result.witness_seconds - witness
+            self._stats["prove_s"] += result.prove_seconds - prove
+            self._counted.pop(result.task, None)
+            return
+        self._counted[result.task] = witness + result.witness_seconds, prove + result.prove_seconds
+        self._stats["witness_s"] += result.witness_seconds
+        self._stats["prove_s"] += result.prove_seconds
+
     def seal(self, meta: Mapping[str, object], rows: np.ndarray, data: np.ndarray, outputs: np.ndarray,
              proof: Proof) -> bytes:
         """The envelope of one proved bundle: rows (n,), their data (n, *row_shape), float outputs (n, D), its proof."""
@@ -218,6 +231,7 @@ class Worker:
         self._to_prove = deque(item for item in self._to_prove if int(item[0]["bundle"]) != number)
         if number in self._proving and self._prover.cancel(number):
             waiting.append(self._proving.pop(number)[1])
+            self._counted.pop(number, None)
         for rows in waiting:
             for row in rows.tolist():
                 self._held.pop(row, None)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_aggregator_random import Alters, Behaviour, Claims, Flaky, Garbles, Honest, Sends, Slow, to_its_end
 
-from enclaveml.exchange import Report
+from enclaveml.exchange import STATS, Report
 from enclaveml.results_schema import RowStatus
 from enclaveml.roster import Fate
 
@@ -41,6 +41,9 @@ def test_an_idle_rank_helps_and_the_two_are_joined(tmp_path) -> None:
     (record,) = c.records("bundle")
     assert (record.meta["bundle"], record.meta["rank"]) == (task, 1)
     assert (c.members[1].rows_verified, c.members[2].copies, c.members[2].discarded, c.members[2].rows_verified) == (B, 1, 0, 0)
+    # The rank that holds the rows gave the first slices, the other the last, a quarter of a second each; nobody finished a whole proof.
+    spent = [c.ranks[r].worker.stats[STATS.index("prove_s")] for r in (1, 2)]
+    assert min(spent) >= 0.25 and sum(spent) in (0.75, 1.0) and [c.ranks[r].worker.stats[STATS.index("proofs")] for r in (1, 2)] == [0, 0]
     notes = [r.meta["reason"] for r in c.records("rows")]
     assert f"its slices are in the proof of bundle {task}" in notes
 

@@ -157,7 +157,7 @@ class EzklProver:
                 section = yield from self._section(proved.block, felts, names, timeout_s)
             if len(proofs) < len(order):
                 part = Proof(proved.block, b"" if number else section, outputs)
-                self._parts.append(ProofResult(task, part, "", 0.0, proved.seconds, slice=number))
+                self._parts.append(ProofResult(task, part, "", seconds["witness"] if len(proofs) == 1 else 0.0, proved.seconds, slice=number))
         return Proof(b"".join(proofs[number] for number in sorted(proofs)), section, outputs)
 
     def _section(self, first: bytes, felts: bytes, names: dict[str, str], timeout_s: float) -> Steps[bytes]:
