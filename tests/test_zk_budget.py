@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from enclaveml.errors import EnvironmentFault, JobError
-from enclaveml.zk.ezkl.budget import DISCLOSED, Budget, allowed, budget_of
+from enclaveml.zk.ezkl.budget import DISCLOSED, Budget, allowed, budget_of, check_undisclosed
 
 
 def spend_many(path: str, start, times: int) -> None:
@@ -70,6 +70,17 @@ def test_after_batch_proofs_nothing_is_private(tmp_path: Path) -> None:
             refused()
         assert str(caught.value) == ("proof.private_weights: proofs of this model were made with proof.system: batch that do not hide its weights, "
                                      "and whoever has them can work these out; set proof.private_weights: false")
+
+
+def test_weights_that_proofs_have_shown_are_hidden_by_no_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCLAVEML_CACHE", str(tmp_path))
+    shown, counted = "ab" * 32, "cd" * 32
+    Budget(tmp_path / "proofs" / shown, None).disclose()
+    Budget(tmp_path / "proofs" / counted, None).spend()
+    with pytest.raises(JobError, match="proof.private_weights: proofs of this model were made with proof.system: batch that do not hide its weights"):
+        check_undisclosed(shown)
+    check_undisclosed(counted)
+    check_undisclosed("ef" * 32)
 
 
 @pytest.mark.parametrize("text", [b"x", b"12\n", b"00000000000000000150", b"00000000000000000150\n7", b"-0000000000000000150\n"])
