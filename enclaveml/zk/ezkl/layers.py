@@ -1,8 +1,8 @@
 """Where a circuit's cost sits: rows, lookups and Freivalds' cells of each node, by settings of cut graphs.
 
 ezkl tells what a whole circuit needs. A graph cut off after a node needs what comes before it, so the
-difference of two cuts is what lies between them. How many lookups that takes ezkl doesn't tell; they are counted by what one
-leg more adds, ``LEG_ROWS``.
+difference of two cuts is what lies between them. How many lookups that takes ezkl doesn't tell; they are counted by what
+legs more add, ``LEG_ROWS``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ MOST_CUTS = 64
 #: Rows of one column that a value's decomposition takes more with one leg more: the digit, its place in the sum and its check (ezkl
 #: 23.0.5; ``tests/test_check.py`` counts ReLUs, products and maxima by it).
 LEG_ROWS = 3
+
+#: Legs more that are counted by: one graph's rows differ by one or two from call to call (where constants are placed), of 9 a value.
+MORE_LEGS = 3
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,10 @@ def _needs(bench: Bench, choice: Choice, document: bytes) -> dict[str, Any] | No
         settings = _settings(bench, choice, path)
         # With several inner columns a row holds several cells and some are left empty: counted in one.
         one = settings if choice.inner == 1 else _settings(bench, replace(choice, inner=1), path)
-        more = _settings(bench, replace(choice, inner=1, legs=choice.legs + 1), path)
+        more = _settings(bench, replace(choice, inner=1, legs=choice.legs + MORE_LEGS), path)
     except ProofError:
         return None
-    decompositions = round((more["num_rows"] - one["num_rows"]) / LEG_ROWS)  # a row less, at times, where constants meet
+    decompositions = round((more["num_rows"] - one["num_rows"]) / (LEG_ROWS * MORE_LEGS))
     return {
         "rows": settings["num_rows"],
         "tables": len(settings["required_lookups"]) + len(settings["required_range_checks"]),
