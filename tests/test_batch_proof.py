@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from batch_reference.rows import RowsProver
 from batch_reference.weights import WeightsProver
 
 from enclaveml.zk.batch.format import Layer, VerificationKey
-from enclaveml.zk.batch.prove import extension, rows
+from enclaveml.zk.batch.prove import columns, encoding, extension, helpers, rows_chunks
 from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
 from enclaveml.zk.batch.prove.memory import memory_bytes
 from enclaveml.zk.batch.verify.api import Rejected, verify, verify_weights
@@ -60,14 +61,17 @@ def test_a_proof_is_the_reference_s_byte_by_byte() -> None:
 def test_the_rows_rounds_are_the_same_jitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few rows are numpy's: all rounds by the programs that more rows take, in chunks and in tiers."""
     x, _, proof = proved()
-    monkeypatch.setattr(rows, "SMALL", 0)
-    monkeypatch.setattr(rows, "SMALL_VECTORS", 0)
+    monkeypatch.setattr(helpers, "vectors", lambda: None)
+    monkeypatch.setattr(rows_chunks, "SMALL", 0)
+    monkeypatch.setattr(rows_chunks, "SMALL_VECTORS", 0)
     assert prover().prove(x, NONCE)[1] == proof
 
 
-def test_a_proof_without_numba_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("without", [(columns,), (encoding,), (extension,), (helpers,), (columns, encoding, extension, helpers)])
+def test_a_proof_without_numba_is_the_same(monkeypatch: pytest.MonkeyPatch, without: tuple[ModuleType, ...]) -> None:
     x, _, proof = proved()
-    monkeypatch.setattr(extension, "vectors", lambda: None)
+    for module in without:
+        monkeypatch.setattr(module, "vectors", lambda: None)
     assert prover().prove(x, NONCE)[1] == proof
 
 

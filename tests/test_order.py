@@ -46,14 +46,19 @@ zk.batch.verify.layers zk.batch.verify.equations
 zk.batch.verify.rows zk.batch.verify.masked zk.batch.verify.weights
 zk.batch.verify.hidden zk.batch.verify.hidden_weights
 zk.batch.verify.api
-zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.chunks zk.batch.prove.sha256
-zk.batch.prove.tree zk.batch.prove.masks zk.batch.prove.rank zk.batch.prove.vectors
-zk.batch.prove.products
+zk.batch.prove.memory zk.batch.prove.allocation zk.batch.prove.field zk.batch.prove.parallel zk.batch.prove.sha256
+zk.batch.prove.chunks zk.batch.prove.tree zk.batch.prove.masks zk.batch.prove.rank zk.batch.prove.vectors
+zk.batch.prove.extension_vectors zk.batch.prove.combination_kernel
+zk.batch.prove.products zk.batch.prove.lookup_kernel zk.batch.prove.rows_kernel
 zk.batch.prove.extension zk.batch.prove.code
-zk.batch.prove.kernels zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
-zk.batch.prove.round_masks zk.batch.prove.row_parts zk.batch.prove.wiring
+zk.batch.prove.kernels zk.batch.prove.code_kernel zk.batch.prove.transcript zk.batch.prove.multilinear zk.batch.prove.polynomial
+zk.batch.prove.encoding zk.batch.prove.round_masks zk.batch.prove.row_parts zk.batch.prove.wiring
 zk.batch.prove.columns zk.batch.prove.commitment zk.batch.prove.inference zk.batch.prove.layers zk.batch.prove.linear
-zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.weights zk.batch.prove.masked_opening zk.batch.prove.mask_entries
+zk.batch.prove.lookup zk.batch.prove.rows zk.batch.prove.rows_chunks zk.batch.prove.rows_vectors
+zk.batch.prove.weights zk.batch.prove.masked_opening zk.batch.prove.mask_entries
+zk.batch.prove.helpers_chunks zk.batch.prove.helpers_vectors
+zk.batch.prove.helpers_trial
+zk.batch.prove.helpers
 zk.batch.prove.proof zk.batch.prove.table zk.batch.prove.weights_range zk.batch.prove.masked_trees
 zk.batch.prove.masked
 zk.batch.prove.hidden zk.batch.prove.hidden_range
@@ -138,8 +143,11 @@ OWNERS = {
     "onnx": {"zk.batch.curves", "zk.batch.graph", "zk.batch.nodes", "zk.ezkl.onnx_bound", "zk.onnx_canonical", "zk.ezkl.onnx_ids", "zk.ezkl.onnx_steps", "zk.ezkl.onnx_lean", "zk.ezkl.onnx_norms", "zk.ezkl.onnx_products", "zk.ezkl.onnx_run", "zk.ezkl.advice", "zk.ezkl.layers", "zk.ezkl.slices.cut"},
     "safetensors": {"weights"},
     "cryptography": {"signature"},
-    "numba": {"zk.batch.prove.products", "zk.batch.prove.sha256"},
-    "llvmlite": {"zk.batch.prove.products", "zk.batch.prove.sha256", "zk.batch.prove.vectors"},
+    "numba": {"zk.batch.prove.code_kernel", "zk.batch.prove.combination_kernel", "zk.batch.prove.lookup_kernel", "zk.batch.prove.products",
+              "zk.batch.prove.rows_kernel", "zk.batch.prove.sha256"},
+    "llvmlite": {"zk.batch.prove.code_kernel", "zk.batch.prove.combination_kernel", "zk.batch.prove.extension_vectors",
+                 "zk.batch.prove.lookup_kernel", "zk.batch.prove.products", "zk.batch.prove.rows_kernel", "zk.batch.prove.sha256",
+                 "zk.batch.prove.vectors"},
     "tqdm": {"log", "progress"},
     "matplotlib": {"report_plots"},
     "yaml": {"yaml_lines", "job", "begin", "audit_rows"},

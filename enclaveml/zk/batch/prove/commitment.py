@@ -7,16 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from enclaveml.zk.batch.format import BLOWUP, QUERIES
-from enclaveml.zk.batch.prove import code, kernels, multilinear
+from enclaveml.zk.batch.prove import multilinear
+from enclaveml.zk.batch.prove.encoding import codewords
 from enclaveml.zk.batch.prove.extension import Extended
-from enclaveml.zk.batch.prove.field import Array
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.transcript import Transcript
 from enclaveml.zk.batch.prove.tree import HASH, LEAF, Tree, hashing, releases_lock
-
-#: Cells that are encoded at once, about, and most columns: more leave a core's cache.
-_CELLS = 1 << 20
-_COLUMNS = 256
 
 
 class Committed:
@@ -26,26 +22,22 @@ class Committed:
     leaves' own, in the order of positions.
     """
 
-    def __init__(self, columns: np.ndarray, threads: Pool, salts: np.ndarray | None = None) -> None:
-        n, width = columns.shape
+    def __init__(self, columns: np.ndarray | Sequence[np.ndarray], threads: Pool, salts: np.ndarray | None = None) -> None:
+        """``columns``: in parts, which follow each other, where they are; int32 in (-p, p) likewise."""
+        parts = [columns] if isinstance(columns, np.ndarray) else columns
+        n = parts[0].shape[0]
         self._salts = np.zeros((BLOWUP * n, 0), np.uint8) if salts is None else salts
-        block = max(16, min(_COLUMNS, _CELLS // n))
-        blocks = -(-width // block)
-        block = -(-width // (16 * blocks)) * 16
-        parts = [kernels.on_device(_block(columns, start, block)) for start in range(0, width, block)]
-        self._cosets = [np.empty((n, width), "<u4") for _ in range(BLOWUP)]
-        encoded = [[threads.submit(_encode, part, code.scale_powers(n, c), coset[:, b * block : (b + 1) * block])
-                    for b, part in enumerate(parts)] for c, coset in enumerate(self._cosets)]
+        # While leaves of one coset are hashed, threads may encode the next. Where hashing holds the interpreter's lock (``tree``),
+        # encoding would have to wait at every step: then all is encoded before.
+        self._cosets, encoded = codewords(parts, threads, not releases_lock(sum(part.shape[1] for part in parts)))
         hashes = np.empty((n, BLOWUP, HASH), np.uint8)
         started = []
         for c, coset in enumerate(self._cosets):
-            # While leaves of one coset are hashed, threads encode the next. Where hashing holds the interpreter's lock (``tree``),
-            # encoding would have to wait at every step: then all is encoded before.
-            for future in encoded[c] if releases_lock(width) else sum(encoded, []):
+            for future in encoded[c]:
                 future.result()
             started.append(hashing(LEAF, coset, self._salts[c::BLOWUP], threads))
-        for c, parts in enumerate(started):
-            hashes[:, c] = np.concatenate([part() for part in parts])
+        for c, shares in enumerate(started):
+            hashes[:, c] = np.concatenate([share() for share in shares])
         self._tree = Tree(hashes.reshape(-1, HASH), threads)
 
     @property
@@ -65,16 +57,6 @@ class Committed:
             here = positions % BLOWUP == c
             found[here] = coset[positions[here] // BLOWUP]
         return np.concatenate([found.view(np.uint8), self._salts[positions], self._tree.paths(positions)], axis=1)
-
-
-def _block(columns: np.ndarray, start: int, width: int) -> np.ndarray:
-    """So many columns; zeros where there are fewer."""
-    part = columns[:, start : start + width]
-    return np.pad(part, ((0, 0), (0, width - part.shape[1])))
-
-
-def _encode(part: Array, scales: np.ndarray, found: np.ndarray) -> None:
-    found[:] = np.asarray(kernels.coset_values(part, scales))[:, : found.shape[1]]
 
 
 #: u and e, plain uint32 [n, 5] each.

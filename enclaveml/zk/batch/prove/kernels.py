@@ -23,6 +23,13 @@ from enclaveml.zk.batch.prove.field import Array
 TOGETHER = 8
 
 on_device = jnp.asarray
+
+
+def without_device() -> bool:
+    """Whether JAX works on the CPU, where numba's kernels are quicker."""
+    return jax.default_backend() == "cpu"
+
+
 coset_values = jax.jit(code.coset_values)
 multiply = jax.jit(extension.multiply)
 add = jax.jit(extension.add)

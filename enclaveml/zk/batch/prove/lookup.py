@@ -1,4 +1,4 @@
-"""The lookups of activations and remainders: how often each table entry is used, and the helpers h."""
+"""The lookups of activations and remainders: their challenges, and how often each table entry is used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from enclaveml.zk.batch.format import TABLE_TAG, VerificationKey
-from enclaveml.zk.batch.prove import extension, kernels
-from enclaveml.zk.batch.prove.extension import Element, Extended
+from enclaveml.zk.batch.prove import extension
+from enclaveml.zk.batch.prove.extension import Element
 from enclaveml.zk.batch.prove.inference import Trace
-from enclaveml.zk.batch.prove.parallel import Pool
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,15 @@ def multiplicities(key: VerificationKey, trace: Trace) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Helpers:
-    """A, B and h of all rows: lists of chunks, five uint32 [H, F] each in Montgomery form."""
+class Denominators:
+    """Of what A = base - q - beta a and B = offset - r are made: bases and offsets of each feature, uint32 [5, F], and beta, [5], in
+    Montgomery form."""
 
-    left: list[Extended]
-    right: list[Extended]
-    helpers: list[Extended]
+    bases: np.ndarray
+    offsets: np.ndarray
+    beta: np.ndarray
 
-
-def helpers(trace: Trace, challenges: Challenges, chunk: int, threads: Pool) -> Helpers:
-    """A = alpha - beta^2 tag - q - beta a, B = alpha - beta^2 s - r and h = 1/A + 1/B = (A + B) / (A B), chunk by chunk."""
-    beta = extension.constant(challenges.beta)
-    bases, offsets = (np.stack([extension.constant(each) for each in found], axis=1) for found in (challenges.bases, challenges.offsets))
-
-    def of_rows(start: int) -> tuple[Extended, Extended, Extended]:
-        rows = slice(start, start + chunk)
-        left, right = kernels.denominators(trace.quotients[rows], trace.remainders[rows], trace.activations[rows],
-                                           bases, beta, offsets)
-        others, inverse = kernels.inverted(kernels.multiply(left, right))
-        return left, right, kernels.scale(kernels.multiply(kernels.add(left, right), others), inverse)
-
-    return Helpers(*map(list, zip(*threads.map(of_rows, range(0, len(trace.quotients), chunk)), strict=True)))
+    @classmethod
+    def of(cls, challenges: Challenges) -> Denominators:
+        bases, offsets = (np.stack([extension.constant(each) for each in found], axis=1) for found in (challenges.bases, challenges.offsets))
+        return cls(bases, offsets, extension.constant(challenges.beta))

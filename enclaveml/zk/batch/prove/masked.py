@@ -9,13 +9,13 @@ import numpy as np
 
 from enclaveml.zk.batch.format import BLOWUP, DEGREE, ROUND_MASKS, table_shape
 from enclaveml.zk.batch.format import bits as bits_of
-from enclaveml.zk.batch.prove import columns, extension, field, kernels, lookup, multilinear, table
-from enclaveml.zk.batch.prove.chunks import chunk_rows
+from enclaveml.zk.batch.prove import columns, extension, field, lookup, multilinear, table
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed
 from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, minus, plus, times
+from enclaveml.zk.batch.prove.helpers import Helpers, helpers
 from enclaveml.zk.batch.prove.inference import Trace, infer, infer_masks
 from enclaveml.zk.batch.prove.linear import combination_of_rows
-from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked, combined, open_masked
+from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked, open_masked
 from enclaveml.zk.batch.prove.masked_trees import MaskedTree, MaskedTrees
 from enclaveml.zk.batch.prove.masks import Masks, input_digest, input_masks
 from enclaveml.zk.batch.prove.parallel import Pool
@@ -27,17 +27,15 @@ from enclaveml.zk.batch.prove.proof import (
     ZeroCheck,
     coefficients,
     combine_rows,
-    helper_columns,
     hidden_columns,
     open_weights,
     prove_features,
     prove_products,
     slices,
-    weighted,
 )
 from enclaveml.zk.batch.prove.round_masks import RoundMask, sum_weights, value_weights
 from enclaveml.zk.batch.prove.row_parts import product
-from enclaveml.zk.batch.prove.rows import Chunk, Hiding, prove_rows
+from enclaveml.zk.batch.prove.rows import Hiding, SummedRows, prove_rows
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
@@ -113,12 +111,12 @@ class MaskedProver:
         rows = self._commit_rows(x, real, input_key)
         small = self._commit_small(rows, real)
         challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
-        found = lookup.helpers(rows.trace, challenges, chunk_rows(key.rows, key.units), self._threads)
-        self._hide(found.helpers)
-        helpers = self._trees.commit("helpers", helper_columns(found.helpers, self._threads), "columns")
+        found = helpers(rows.trace, challenges, self._threads)
+        found.hide(self._helper_masks())
+        committed = self._trees.commit("helpers", found.columns(), "columns")
         drawn = ZeroCheck.draw(transcript, key)
-        claims = self._sum_checks(rows, small, challenges, weighted(key, found, drawn, self._threads), drawn)
-        self._openings(rows, small, helpers, found.helpers, drawn.mu, claims)
+        claims = self._sum_checks(rows, small, challenges, found.weighted(drawn.of_features(key)), drawn)
+        self._openings(rows, small, committed, found, drawn.mu, claims)
         return transcript.proof
 
     def _commit_rows(self, x: np.ndarray, real: Trace, input_key: bytes) -> Rows:
@@ -130,8 +128,7 @@ class MaskedProver:
         hidden = self._mask_rows(hidden_inputs)
         inputs = np.concatenate([x, hidden_inputs])
         trace = Trace(*(np.concatenate(pair) for pair in zip(_arrays(real), _arrays(hidden), strict=True)))
-        found = field.from_signed(np.concatenate([inputs, *hidden_columns(key, trace)], axis=1))
-        committed = Committed(found, self._threads, self._masks.salts("columns", BLOWUP * key.rows))
+        committed = Committed([inputs, *hidden_columns(key, trace)], self._threads, self._masks.salts("columns", BLOWUP * key.rows))
         self._transcript.message("columns", committed.root)
         return Rows(inputs, trace, committed)
 
@@ -148,13 +145,13 @@ class MaskedProver:
         """Of the columns that mask rounds, those of the multiplicities among them."""
         return ROUND_MASKS
 
-    def _sum_checks(self, rows: Rows, small: SmallTrees, challenges: lookup.Challenges, chunks: list[Chunk], drawn: ZeroCheck) -> SumChecked:
+    def _sum_checks(self, rows: Rows, small: SmallTrees, challenges: lookup.Challenges, summed: SummedRows, drawn: ZeroCheck) -> SumChecked:
         """Steps 4 to 8."""
         key, transcript = self._key, self._transcript
         of_rows, of_table = self._round_masks(small)[:2]
-        total = _sum_of_real(chunks, key.masks)
+        total = summed.helpers_sum(key.masks)
         transcript.message("sums", extension.to_bytes(plus(times(drawn.mu, total), of_rows.total()), plus(total, of_table.total())))
-        claim = prove_rows(transcript, chunks, drawn.tau, drawn.mu, self._threads, Hiding(key.masks, of_rows))
+        claim = prove_rows(transcript, summed, drawn.tau, drawn.mu, Hiding(key.masks, of_rows))
         inverses = table.inverses_of(key, challenges, small.counted.columns.size // 2)
         entry = table.prove_table(transcript, inverses, small.counted.columns, total, of_table)
 
@@ -181,11 +178,11 @@ class MaskedProver:
         """The same of layers' products."""
         return ()
 
-    def _openings(self, rows: Rows, small: SmallTrees, helpers: MaskedTree, chunks: list[Extended], mu: Element, claims: SumChecked) -> None:
-        """Steps 9 and 10; ``chunks`` of the helpers."""
+    def _openings(self, rows: Rows, small: SmallTrees, committed: MaskedTree, found: Helpers, mu: Element, claims: SumChecked) -> None:
+        """Steps 9 and 10; the helpers, committed and as they are."""
         key = self._key
         delta = self._transcript.elements("combine")[0]
-        self._open_rows(rows, helpers, chunks, claims, delta)
+        self._open_rows(rows, committed, found, claims, delta)
         self._trees.open(small.outputs, self._at_outputs(claims), claims.output_eq)
         self._open_counted(small, claims)
         weights = _equations(claims.rows, claims.entry.rows + claims.entry.columns, mu, delta)
@@ -203,19 +200,19 @@ class MaskedProver:
         self._trees.open(small.counted, multilinear.eq_suffixes(entry.rows)[0], multilinear.eq_table(entry.columns),
                          slice(len(small.counted.columns) // 2, None))
 
-    def _open_rows(self, rows: Rows, helpers: MaskedTree, chunks: list[Extended], claims: SumChecked, delta: Element) -> None:
+    def _open_rows(self, rows: Rows, committed: MaskedTree, found: Helpers, claims: SumChecked, delta: Element) -> None:
         """Step 9 a."""
         key = self._key
         theta_inputs, *theta = coefficients(key, claims.features, claims.later, delta)
-        hidden, inputs = combine_rows(key, rows.trace, chunks, self._threads), field.from_signed(rows.inputs)
+        hidden = combine_rows(key, found)
 
         def combine(gamma: Extended, xi: Element) -> Combinations:
             first, others = (tuple(v[part] for v in gamma) for part in (slice(0, key.width), slice(key.width, None)))
-            parts = (combined(inputs, first, columns.times_element(theta_inputs, xi), self._threads),
+            parts = (columns.combined(rows.inputs, first, columns.times_element(theta_inputs, xi), self._threads),
                      hidden(others, [columns.times_element(c, xi) for c in theta]))
             return tuple(field.add(a, b) for a, b in zip(*parts, strict=True))
 
-        opened = Masked((rows.committed, helpers.committed), helpers.pads, claims.suffixes[0], slice(-key.masks, None))
+        opened = Masked((rows.committed, committed.committed), committed.pads, claims.suffixes[0], slice(-key.masks, None))
         open_masked(self._transcript, opened, combine, self._threads)
 
     def _mask_rows(self, x: np.ndarray) -> Trace:
@@ -224,24 +221,15 @@ class MaskedProver:
                   for number, layer in enumerate(self._key.hidden, 1)] for name in "qa"]
         return infer_masks(self._key, self._network.weights, x, *(np.concatenate(parts, axis=1) for parts in found))
 
-    def _hide(self, helpers: list[Extended]) -> None:
-        """Replace the helpers of mask rows, the last of the chunks, by uniform elements."""
+    def _helper_masks(self) -> np.ndarray:
+        """What the helpers of mask rows, the last, are: uniform, uint32 [5, m, F]."""
         m = self._key.masks
         drawn = [self._masks.elements(f"h {number}", (m, layer.features, DEGREE)) for number, layer in enumerate(self._key.hidden, 1)]
-        rows = np.moveaxis(np.concatenate(drawn, axis=1), 2, 0)
-        size = min(m, len(helpers[0][0]))
-        for number, start in enumerate(range(0, m, size), len(helpers) - m // size):
-            helpers[number] = kernels.with_last_rows(helpers[number], tuple(np.ascontiguousarray(v[start : start + size]) for v in rows))
+        return np.moveaxis(np.concatenate(drawn, axis=1), 2, 0)
 
 
 def _arrays(trace: Trace) -> tuple[np.ndarray, ...]:
     return trace.quotients, trace.remainders, trace.activations, trace.outputs
-
-
-def _sum_of_real(chunks: list[Chunk], masks: int) -> Element:
-    """The sum of all helpers but those of mask rows."""
-    sums = tuple(np.concatenate([np.asarray(chunk[4][k]) for chunk in chunks])[:-masks] for k in range(DEGREE))
-    return multilinear.total(sums)
 
 
 def _equations(rows: list[Element], entries: list[Element], mu: Element, delta: Element) -> Extended:

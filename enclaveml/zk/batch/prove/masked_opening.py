@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclaveml.zk.batch.format import DEGREE, P, power_of_two
+from enclaveml.zk.batch.format import DEGREE, P
 from enclaveml.zk.batch.prove import code, columns, extension, field, multilinear
-from enclaveml.zk.batch.prove.chunks import CELLS
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed, draw_positions, send_combinations, send_leaves
 from enclaveml.zk.batch.prove.extension import ZERO, Element, Extended, plus, times
 from enclaveml.zk.batch.prove.linear import combination
@@ -54,20 +53,13 @@ def open_masked(transcript: Transcript, opened: Masked, combine: Callable[[Exten
     powers = multilinear.from_plain(np.eye(DEGREE, dtype=np.uint32))
     of_pads = columns.joined([powers, tuple(v[count : count + DEGREE] for v in gamma)])
     theta = columns.joined([tuple(np.zeros_like(v) for v in powers), powers])
-    added = combined(opened.pads, of_pads, theta, threads)
+    added = columns.combined(opened.pads, of_pads, theta, threads)
     send_combinations(transcript, tuple(field.add(a, b) for a, b in zip(found, added, strict=True)))
     positions = draw_positions(transcript, opened.trees)
     if opened.hidden is not None:
         _check_rank(opened, positions)
     send_leaves(transcript, opened.trees, positions)
     return xi
-
-
-def combined(values: np.ndarray, gamma: Extended, theta: Extended, threads: Pool) -> Combinations:
-    """The two combinations of columns uint32 [n, c], plain."""
-    size = min(len(values), power_of_two(-(-CELLS // values.shape[1])))
-    chunks = [[values[start : start + size]] for start in range(0, len(values), size)]
-    return columns.combine(chunks, columns.coefficients([(gamma, theta)], [False]), threads)
 
 
 def _check_rank(opened: Masked, positions: np.ndarray) -> None:

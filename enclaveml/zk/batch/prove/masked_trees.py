@@ -10,7 +10,7 @@ from enclaveml.zk.batch.format import BLOWUP
 from enclaveml.zk.batch.prove import columns
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed
 from enclaveml.zk.batch.prove.extension import Element, Extended
-from enclaveml.zk.batch.prove.masked_opening import Masked, combined, open_masked
+from enclaveml.zk.batch.prove.masked_opening import Masked, open_masked
 from enclaveml.zk.batch.prove.masks import Masks
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.transcript import Transcript
@@ -34,7 +34,7 @@ class MaskedTrees:
     def commit(self, label: str, values: np.ndarray, pads: str = "") -> MaskedTree:
         """Send the root of columns uint32 [n, c], plain; ``pads`` is the name of their opening, if that isn't the tree's."""
         drawn = self._masks.pads(pads or label, len(values))
-        committed = Committed(np.concatenate([values, drawn], axis=1), self._threads, self._masks.salts(label, BLOWUP * len(values)))
+        committed = Committed([values, drawn], self._threads, self._masks.salts(label, BLOWUP * len(values)))
         self._transcript.message(label, committed.root)
         return MaskedTree(values, drawn, committed)
 
@@ -50,5 +50,5 @@ class MaskedTrees:
     def open_columns(self, opened: Masked, values: np.ndarray, theta: Extended, hidden: Element | None = None) -> Element:
         """The opening of columns uint32 [n, c], plain; xi."""
         def combine(gamma: Extended, xi: Element) -> Combinations:
-            return combined(values, gamma, columns.times_element(theta, xi), self._threads)
+            return columns.combined(values, gamma, columns.times_element(theta, xi), self._threads)
         return open_masked(self._transcript, opened, combine, self._threads, hidden)

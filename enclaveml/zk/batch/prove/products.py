@@ -1,7 +1,8 @@
 """Products in F in the lanes of vectors: ``extension.multiply`` of numpy's arrays, in one pass.
 
 numpy goes through memory some sixty times for a product, and takes 0.1 ms to start all that, whatever the arrays' length. Importing
-this needs numba; what it compiles is kept in numba's cache (change this module when ``vectors`` changes). ``extension`` does without it.
+this needs numba; what it compiles is kept in numba's cache (change this module when ``extension_vectors`` or ``vectors`` changes).
+``extension`` does without it.
 """
 
 from __future__ import annotations
@@ -13,24 +14,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from enclaveml.zk.batch.format import DEGREE, RESIDUE, P
-from enclaveml.zk.batch.prove import vectors
-from enclaveml.zk.batch.prove.vectors import LANES, Halves
-
-#: A multiple of p just below 2^63: see ``extension._coordinate``.
-_FOLD = ((1 << 63) // P) * P
-
-
-def _coordinate(b: ir.IRBuilder, x: list[Halves], y: list[Halves], k: int) -> ir.Value:
-    """Coordinate k of a product; ``y`` with its coordinates doubled after them."""
-    terms = [vectors.product(b, x[i], y[k - i if i <= k else k + 2 * DEGREE - i]) for i in range(DEGREE)]
-    sums = []
-    for half in zip(*terms, strict=True):
-        first = b.add(b.add(half[0], half[1]), half[2])
-        over = b.icmp_signed("<", first, ir.Constant(first.type, [0] * (LANES // 2)))
-        fold = b.select(over, ir.Constant(first.type, [_FOLD] * (LANES // 2)), ir.Constant(first.type, [0] * (LANES // 2)))
-        sums.append(b.add(b.add(b.sub(first, fold), half[3]), half[4]))
-    return vectors.reduce(b, tuple(sums), small=False)
+from enclaveml.zk.batch.format import DEGREE
+from enclaveml.zk.batch.prove import extension_vectors, vectors
+from enclaveml.zk.batch.prove.vectors import LANES
 
 
 @intrinsic
@@ -39,14 +25,9 @@ def _multiplied(_context: Any, x: Any, y: Any, found: Any, start: Any, apart: An
     def generate(context: Any, b: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         *arrays, start, apart = arguments
         left, right, target = (vectors.pointer(context, b, kind, each) for kind, each in zip(signature.args[:3], arrays, strict=True))
-        places = [start]
-        while len(places) < DEGREE:
-            places.append(b.add(places[-1], apart))
-        given = [vectors.load(b, right, place) for place in places]
-        factors = [vectors.halves(b, v) for v in [*given, *(vectors.add(b, v, v) for v in given)]]
-        others = [vectors.halves(b, vectors.load(b, left, place)) for place in places]
-        for k, place in enumerate(places):
-            vectors.store(b, _coordinate(b, others, factors, k), target, place)
+        factor = extension_vectors.factor(b, extension_vectors.load(b, right, start, apart))
+        product = extension_vectors.multiply(b, extension_vectors.load(b, left, start, apart), factor)
+        extension_vectors.store(b, product, target, start, apart)
         return context.get_dummy_value()
 
     return types.void(x, y, found, start, apart), generate
@@ -79,5 +60,3 @@ def multiply(x: np.ndarray, y: np.ndarray, found: np.ndarray) -> None:
             for i in range(some):
                 found[k, start + i] = last[2, k, i]
 
-
-assert RESIDUE == 2  # coordinates are doubled

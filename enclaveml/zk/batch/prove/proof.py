@@ -10,16 +10,16 @@ import numpy as np
 
 from enclaveml.zk.batch.format import BIAS_CONSTANTS, BLOWUP, DEGREE, VerificationKey
 from enclaveml.zk.batch.format import bits as bits_of
-from enclaveml.zk.batch.prove import columns, extension, field, kernels, lookup, multilinear, wiring
-from enclaveml.zk.batch.prove.chunks import chunk_rows
+from enclaveml.zk.batch.prove import columns, extension, field, lookup, multilinear, wiring
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed, open_columns
 from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, plus, powers, times
+from enclaveml.zk.batch.prove.helpers import Helpers, helpers
 from enclaveml.zk.batch.prove.inference import Trace, infer
 from enclaveml.zk.batch.prove.layers import sum_check
 from enclaveml.zk.batch.prove.linear import combination, combination_of_rows
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.round_masks import RoundMask
-from enclaveml.zk.batch.prove.rows import Chunk, RowClaim, prove_rows
+from enclaveml.zk.batch.prove.rows import RowClaim, prove_rows
 from enclaveml.zk.batch.prove.transcript import Transcript
 
 
@@ -82,17 +82,16 @@ def prove(network: Network, x: np.ndarray, nonce: bytes, threads: Pool) -> tuple
 
 def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace: Trace, threads: Pool) -> None:
     key = network.key
-    committed = Committed(field.from_signed(np.concatenate(hidden_columns(key, trace), axis=1)), threads)
+    committed = Committed(hidden_columns(key, trace), threads)
     transcript.message("columns", committed.root)
     transcript.message("multiplicities", lookup.multiplicities(key, trace).tobytes())
     challenges = lookup.Challenges.of(key, *transcript.elements("lookup", 2))
-    found = lookup.helpers(trace, challenges, chunk_rows(key.rows, key.units), threads)
-    helpers = found.helpers
-    committed_helpers = Committed(helper_columns(helpers, threads), threads)
+    found = helpers(trace, challenges, threads)
+    committed_helpers = Committed(found.columns(), threads)
     transcript.message("helpers", committed_helpers.root)
 
     drawn = ZeroCheck.draw(transcript, key)
-    rows = prove_rows(transcript, weighted(key, found, drawn, threads), drawn.tau, drawn.mu, threads)
+    rows = prove_rows(transcript, found.weighted(drawn.of_features(key)), drawn.tau, drawn.mu)
     eq = multilinear.eq_suffixes(rows.point)[0]
     activations = combination(trace.activations, eq)
     features = prove_features(transcript, key, trace, challenges, rows, eq, activations, drawn.weights)
@@ -100,7 +99,7 @@ def _prove_hidden(transcript: Transcript, network: Network, x: np.ndarray, trace
     later, products, _ = prove_products(transcript, network, inputs, combination(trace.outputs.astype(np.int32), eq), features)
 
     _, *theta = coefficients(key, features, later, transcript.elements("combine")[0])
-    combine = combine_rows(key, trace, helpers, threads)
+    combine = combine_rows(key, found)
     open_columns(transcript, (committed, committed_helpers), lambda gamma: combine(gamma, theta))
     open_weights(transcript, network, products)
 
@@ -124,44 +123,22 @@ class ZeroCheck:
         weights = [columns.times_element(multilinear.eq_table(sigma), scale) for sigma, scale in zip(sigmas, scales, strict=True)]
         return cls(tau, mu, weights)
 
-
-def weighted(key: VerificationKey, found: lookup.Helpers, drawn: ZeroCheck, threads: Pool) -> list[Chunk]:
-    """A, w B, h, the line and H of every chunk; ``found`` keeps the helpers alone."""
-    weights = np.stack(columns.joined([wiring.of_features(layer, table) for layer, table in zip(key.hidden, drawn.weights, strict=True)]))
-
-    def chunk(left: Extended, right: Extended, helpers: Extended) -> Chunk:
-        right = kernels.weighted(right, weights)
-        return left, right, helpers, kernels.linear_part(left, weights, right), kernels.row_sums(helpers)
-
-    chunks = threads.map(chunk, found.left, found.right, found.helpers)
-    found.left.clear()
-    found.right.clear()
-    return chunks
+    def of_features(self, key: VerificationKey) -> np.ndarray:
+        """The weights of all features, next to each other: uint32 [5, F]."""
+        return np.stack(columns.joined([wiring.of_features(layer, table) for layer, table in zip(key.hidden, self.weights, strict=True)]))
 
 
-def helper_columns(helpers: list[Extended], threads: Pool) -> np.ndarray:
-    """uint32 [N, 5 F]: the coordinates of h, plain."""
-    size, features = helpers[0][0].shape
-    found = np.empty((size * len(helpers), DEGREE * features), np.uint32)
-    threads.map(lambda part, chunk: columns.interleave(part, kernels.plain(chunk)), np.split(found, len(helpers)), helpers)
-    return found
-
-
-def combine_rows(key: VerificationKey, trace: Trace, helpers: list[Extended],
-                 threads: Pool) -> Callable[[Extended, list[Extended]], Combinations]:
+def combine_rows(key: VerificationKey, found: Helpers) -> Callable[[Extended, list[Extended]], Combinations]:
     """u and e of step 9 for gamma, and theta for q, a and the five coordinates of h, five uint32 [F] each."""
-    features, size = trace.quotients.shape[1], helpers[0][0].shape[0]
     places = np.concatenate([np.arange(part.start, part.stop) + part.start for part in slices(key)])
     widths = np.repeat([layer.features for layer in key.hidden], [layer.features for layer in key.hidden])
-    planes = [[*kernels.elements(trace.quotients[start : start + size], trace.activations[start : start + size]), *chunk]
-              for start, chunk in zip(range(0, key.rows, size), helpers, strict=True)]
+    features = len(places)
 
     def combine(gamma: Extended, theta: list[Extended]) -> Combinations:
         of_columns, of_helpers = (tuple(v[part] for v in gamma)
                                   for part in (slice(0, 2 * features), slice(2 * features, None)))
         gammas = [tuple(v[where] for v in of_columns) for where in (places, places + widths)] + columns.apart(of_helpers)
-        given = columns.coefficients(list(zip(gammas, theta, strict=True)), [False, False] + [True] * DEGREE)
-        return columns.combine(planes, given, threads)
+        return found.combined(gammas, theta)
 
     return combine
 

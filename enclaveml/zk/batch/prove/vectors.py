@@ -1,4 +1,4 @@
-"""Arithmetic modulo p in the lanes of vectors, written in LLVM's language for kernels in numba (``ntt``, ``products``).
+"""Arithmetic modulo p in the lanes of vectors, written in LLVM's language for kernels in numba (``products``, ``extension_vectors`` and others).
 
 A compiler that finds such loops by itself widens every number to 64 bits apart; here even and odd lanes are multiplied where they
 lie. Importing this needs numba; who uses it does without where there is none. Values are those of ``field``, bit for bit.
@@ -100,3 +100,43 @@ def multiply(b: ir.IRBuilder, x: ir.Value, y: Halves) -> ir.Value:
 def pointer(context: Any, builder: ir.IRBuilder, kind: Any, array: ir.Value) -> ir.Value:
     """Where an array of numba's begins, i32*."""
     return context.make_array(kind)(context, builder, array).data
+
+
+def signed(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """``field.from_signed``: integers in (-p, p) as elements; elements are what they were."""
+    return _smaller(b, x, b.add(x, constant(P)))
+
+
+def inverse(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """x^(p-2), p - 2 = 14 2^27 + 2^27 - 1: 0 for 0."""
+    def times(y: ir.Value, z: ir.Value) -> ir.Value:
+        return multiply(b, y, halves(b, z))
+
+    def squared(y: ir.Value, count: int) -> ir.Value:
+        for _ in range(count):
+            y = times(y, y)
+        return y
+
+    # x^(2^n - 1) for n = 1, 2, 3, 6, 12, 24, 27.
+    two = times(squared(x, 1), x)
+    three = times(squared(two, 1), x)
+    six = times(squared(three, 3), three)
+    twelve = times(squared(six, 6), six)
+    twenty_four = times(squared(twelve, 12), twelve)
+    most = times(squared(twenty_four, 3), three)
+    return times(squared(squared(three, 1), 27), most)
+
+
+def accumulate(b: ir.IRBuilder, t: Halves, data: ir.Value, offset: int) -> None:
+    """Add 64 bits a lane to what is at ``data`` (i64*) + offset: LANES numbers, those of even lanes first."""
+    for number, half in enumerate(t):
+        at = b.bitcast(b.gep(data, [ir.Constant(ir.IntType(64), offset + number * LANES // 2)]), _WIDE.as_pointer())
+        b.store(b.add(b.load(at, align=8), half), at, align=8)
+
+
+def cut(b: ir.IRBuilder, t: Halves) -> tuple[Halves, Halves]:
+    """The lower 32 bits of each, and the upper ones."""
+    return tuple(b.and_(v, _wide(0xFFFFFFFF)) for v in t), tuple(b.lshr(v, _wide(32)) for v in t)
+
+
+assert P - 2 == (14 << 27) + (1 << 27) - 1
