@@ -32,6 +32,7 @@ from enclaveml.zk.batch.integer import IntegerLayer, activated, rescale
 from enclaveml.zk.batch.quantise import quantise
 from enclaveml.zk.ezkl.system import EzklSystem
 from enclaveml.zk.interface import CircuitRequest
+from enclaveml.zk.process import child_environment
 from enclaveml.zk.rows import float_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +110,7 @@ def run_case(path: Path, rows: int, masks: int, cache: Path, **more: Any) -> dic
     """One case in a process of its own; ``more``: "rounds" or "growth" (see ``batch_part``)."""
     asked = json.dumps({"model": str(path), "rows": rows, "masks": masks, "cache": str(cache), **more})
     done = subprocess.run([sys.executable, "-m", "benchmarks.batch_part"], input=asked, stdout=subprocess.PIPE, text=True,
-                          check=True, timeout=600, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+                          check=True, timeout=600, cwd=ROOT, env={**child_environment(len(os.sched_getaffinity(0))), "PYTHONPATH": str(ROOT)})
     return json.loads(done.stdout.splitlines()[-1])
 
 

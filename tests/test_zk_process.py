@@ -115,6 +115,14 @@ def test_the_child_knows_nothing_of_mpi(monkeypatch) -> None:
     assert not [name for name in env if name.startswith(("OMPI_", "PMIX_"))]
 
 
+def test_openblas_s_threads_do_not_wait_for_long(monkeypatch) -> None:
+    """But as the user says where that is said."""
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+    assert process.child_environment(1)["OPENBLAS_THREAD_TIMEOUT"] == "20"
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "9")
+    assert process.child_environment(1)["OPENBLAS_THREAD_TIMEOUT"] == "9"
+
+
 def test_frames_come_back_from_any_pieces() -> None:
     data = frames.encode({"a": [1, "é"]}, b"\x00\xff") + frames.encode({}, b"")
     buffer, found = bytearray(), []

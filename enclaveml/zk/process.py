@@ -67,8 +67,11 @@ class Reply:
 
 
 def child_environment(threads: int, named: tuple[str, ...] = ()) -> dict[str, str]:
-    """This process's environment without MPI's, the variables ``named`` set to a number of threads."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(_MPI_PREFIXES)}
+    """This process's environment without MPI's, the variables ``named`` set to a number of threads.
+
+    OpenBLAS's threads wait for work by turning: by default for 2^26 cycles, which takes a core from the proof's other threads; here for 2^20.
+    """
+    env = {"OPENBLAS_THREAD_TIMEOUT": "20"} | {k: v for k, v in os.environ.items() if not k.startswith(_MPI_PREFIXES)}
     return with_package(env) | dict.fromkeys(named, str(threads))
 
 
