@@ -1,6 +1,7 @@
 """One case of ``benchmarks.batch`` in a process of its own; its peak memory is read when it has only proved.
 
-Reads {"model": FILE.npz, "rows": N, "masks": m, "rounds": R, "cache": FOLDER} from standard input, writes its findings as one line of JSON.
+Reads {"model": FILE.npz, "rows": N, "masks": m, "hidden": whether weights are too, "rounds": R, "cache": FOLDER} from standard input, writes its
+findings as one line of JSON.
 With "growth" in it, a list of numbers of proofs: these one after the other, and what they took until each number.
 """
 
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ from benchmarks.batch_bound import best, bounds
 from enclaveml.zk.batch.format import BLOWUP, PADS, SALT, Layer, VerificationKey
 from enclaveml.zk.batch.integer import IntegerLayer, IntegerModel
 from enclaveml.zk.batch.prove import code, inference, kernels, masked, parallel, proof, tree
-from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range
+from enclaveml.zk.batch.prove.api import BatchProver, commit_weights, prove_weights_range, register_weights
 from enclaveml.zk.batch.prove.memory import memory_bytes
 from enclaveml.zk.batch.prove.transcript import Transcript
+from enclaveml.zk.batch.rows_of_a_proof import weight_rows_of
 from enclaveml.zk.batch.verify.api import KnownInputs, verify, verify_masked, verify_weights
 
 #: The label of a message to the stage whose work it ends (PROTOCOL.md, "The proof"). Before the first is inference.
 STAGES = {"kind": "infer", "columns": "columns", "multiplicities": "count lookups", "helpers": "helpers", "sums": "zero-check", "rows": "zero-check",
           "table": "table", "multiplicity": "table",
           "layers": "features", "features": "features", "claims": "features", "output": "matrix products", "product": "matrix products",
-          "product claims": "matrix products", "outputs": "infer", "masks": "commit masks"}
+          "product claims": "matrix products", "product sum": "matrix products", "residual": "matrix products", "outputs": "infer",
+          "masks": "commit masks", "weight pads": "commit masks", "weights sum": "weights' rounds", "weights": "weights' rounds"}
 
 
 class Watch:
@@ -46,9 +49,11 @@ class Watch:
         self._last = now
 
 
-def watched(watch: Watch, masks: int) -> type[Transcript]:
+def watched(watch: Watch, key: VerificationKey) -> type[Transcript]:
     """A transcript that tells ``watch`` when a stage ends."""
-    before_weights = 4 if masks else 1  # openings
+    # Which openings are of weights: those after all others, or the one before the last where they are hidden.
+    of_weights = range(3, 4) if key.weight_rows else range(4 if key.masks else 1, 99)
+
     class Watched(Transcript):
         openings = 0
 
@@ -59,7 +64,7 @@ def watched(watch: Watch, masks: int) -> type[Transcript]:
             elif label in STAGES:
                 watch.add(STAGES[label])
             elif label in ("pad", "proximity", "evaluation", "leaves"):
-                watch.add("open rows" if self.openings < before_weights else "open weights")
+                watch.add("open weights" if self.openings in of_weights else "open rows")
                 self.openings += label == "leaves"
             else:
                 watch.add("infer")
@@ -74,10 +79,15 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         layers = [given[f"weights_{i}"].astype(np.int32) for i in range(len(shapes))]
         pool = given["x"].astype(np.int32)
         low, high, range_bits = (int(given[name]) for name in ("low", "high", "range_bits"))
-    roots, _ = commit_weights(layers)
-    key = VerificationKey(case["rows"], low, high, shapes, range_bits, roots, case["masks"])
+    key = VerificationKey(case["rows"], low, high, shapes, range_bits, (bytes(32),) * len(shapes), case["masks"])
+    seed = os.urandom(32) if case.get("hidden") else None
     started = time.perf_counter()
-    prover = BatchProver(key, layers)
+    if seed:
+        # Each proof shows some of the registration's masks: enough for the rounds, the first two proofs and the weights'.
+        key = register_weights(replace(key, roots=(bytes(32),), weight_rows=weight_rows_of(key, case["rounds"] + 3)), layers, seed)
+    else:
+        key = replace(key, roots=commit_weights(layers)[0])
+    prover = BatchProver(key, layers, seed)
     first = prove(key, prover, pool, 0)
     found: dict[str, Any] = {"first_seconds": time.perf_counter() - started}
     second = prove(key, prover, pool, 1)
@@ -90,8 +100,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     found["rounds"] = [_round(key, prover, layers, pool, number) for number in range(1, case["rounds"] + 1)]
     found["infer_seconds"] = best(lambda: inference.infer(key, layers, pool[: key.real_rows]), 10)
     started = time.perf_counter()
-    weights_proof = prove_weights_range(key, layers)
-    found |= {"weights_seconds": time.perf_counter() - started, "weights_proof_bytes": len(weights_proof)}
+    weights_proof = prove_weights_range(key, layers, seed)
+    found |= {"weights_seconds": time.perf_counter() - started, "weights_proof_bytes": len(weights_proof), "weight_openings": key.weight_openings,
+              "weights_peak_bytes": peak_bytes()}
     started = time.perf_counter()
     verify_weights(key, weights_proof)
     found["weights_verify_seconds"] = time.perf_counter() - started
@@ -117,7 +128,7 @@ def prove(key: VerificationKey, prover: BatchProver, pool: np.ndarray, number: i
     x = np.roll(pool, 7 * number, axis=0)[: key.real_rows]
     nonce = f"benchmarks.batch, round {number}".encode()
     watch = Watch()
-    proof.Transcript = masked.Transcript = watched(watch, key.masks)
+    proof.Transcript = masked.Transcript = watched(watch, key)
     input_key = os.urandom(32) if key.masks else None
     started, used = time.perf_counter(), time.process_time()
     y, made = prover.prove(x, nonce, input_key)

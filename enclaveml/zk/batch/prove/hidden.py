@@ -9,6 +9,7 @@ from types import ModuleType
 from enclaveml.zk.batch.format import bits as bits_of
 from enclaveml.zk.batch.prove import columns, extension, multilinear
 from enclaveml.zk.batch.prove.extension import ONE, ZERO, Element, Extended, minus, powers, times
+from enclaveml.zk.batch.prove.helpers import Helpers
 from enclaveml.zk.batch.prove.inference import Trace
 from enclaveml.zk.batch.prove.layers import sum_check
 from enclaveml.zk.batch.prove.mask_entries import Combination, Entries, MaskEntries
@@ -58,12 +59,12 @@ class HiddenProver(MaskedProver):
     def _masks_of_products(self, small: SmallTrees) -> Sequence[RoundMask]:
         return [entries.mask(small.entries) for entries in self._of_products()]
 
-    def _openings(self, rows: Rows, small: SmallTrees, helpers: MaskedTree, chunks: list[Extended], mu: Element, claims: SumChecked) -> None:
-        """Steps 8 b and 9; ``chunks`` of the helpers."""
+    def _openings(self, rows: Rows, small: SmallTrees, committed: MaskedTree, found: Helpers, mu: Element, claims: SumChecked) -> None:
+        """Steps 8 b and 9; the helpers, committed and as they are."""
         transcript, layout = self._transcript, self._layout
         weights = self._prove_weights(claims, layout.polynomials[-1].mask(small.entries))
         delta = transcript.elements("combine")[0]
-        self._open_rows(rows, helpers, chunks, claims, delta)
+        self._open_rows(rows, committed, found, claims, delta)
         of_outputs, of_weights = small.entries[layout.singles : layout.singles + 2]
         outputs_xi = self._trees.open(small.outputs, self._at_outputs(claims), claims.output_eq, hidden=of_outputs)
         self._open_counted(small, claims)

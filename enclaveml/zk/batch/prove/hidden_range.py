@@ -15,7 +15,7 @@ from enclaveml.zk.batch.prove.linear import combination
 from enclaveml.zk.batch.prove.mask_entries import Combination, MaskEntries
 from enclaveml.zk.batch.prove.masked import BASIS
 from enclaveml.zk.batch.prove.masked_opening import Dependent, Masked
-from enclaveml.zk.batch.prove.masked_trees import MaskedTree, MaskedTrees
+from enclaveml.zk.batch.prove.masked_trees import MaskedTrees
 from enclaveml.zk.batch.prove.masks import Masks
 from enclaveml.zk.batch.prove.parallel import Pool
 from enclaveml.zk.batch.prove.proof import Network

@@ -180,7 +180,6 @@ class MaskedProver:
 
     def _openings(self, rows: Rows, small: SmallTrees, committed: MaskedTree, found: Helpers, mu: Element, claims: SumChecked) -> None:
         """Steps 9 and 10; the helpers, committed and as they are."""
-        key = self._key
         delta = self._transcript.elements("combine")[0]
         self._open_rows(rows, committed, found, claims, delta)
         self._trees.open(small.outputs, self._at_outputs(claims), claims.output_eq)

@@ -10,7 +10,7 @@ import numpy as np
 
 from enclaveml.zk.batch.format import BIAS_CONSTANTS, BLOWUP, DEGREE, VerificationKey
 from enclaveml.zk.batch.format import bits as bits_of
-from enclaveml.zk.batch.prove import columns, extension, field, lookup, multilinear, wiring
+from enclaveml.zk.batch.prove import columns, extension, lookup, multilinear, wiring
 from enclaveml.zk.batch.prove.commitment import Combinations, Committed, open_columns
 from enclaveml.zk.batch.prove.extension import ONE, Element, Extended, minus, plus, powers, times
 from enclaveml.zk.batch.prove.helpers import Helpers, helpers
