@@ -151,7 +151,7 @@ def lines_of(found: Findings, title: str) -> list[str]:
              "means of 2x2, then 251-175-10 (264,031 parameters), random weights. The best round of each counts; every proof was verified "
              "and its outputs held against the integer network before the next. Rows are those of the statement: a masked proof "
              f"has {MASKS} more, so that a proof of 1,024 rows in all shows 768, and 1,024 rows of a job need one of 2,048. Peak memory is "
-             "that of a process that has only proved. The goals are for masked proofs; that of verifying a row "
+             "that of a process that has only proved. The goals are for masked proofs; for verifying a row "
              f"it is {VERIFY_GOAL} us at 16,384.", "", *_figures_table(found.cases), *_small_batch(found.cases), "",
              "## Where the time goes, ms a proof", "", *_stages_table(found.cases), "",
              "`columns` and `helpers` are computing, encoding and hashing them; encoding and hashing overlap. What is alone was "

@@ -1,4 +1,4 @@
-"""Inference on a GPU: rows a second, GPU beside CPU outputs, two ranks on one GPU, memory, and whole jobs.
+"""Inference on a GPU: rows a second, GPU beside CPU outputs, two ranks on one GPU, memory, and whole jobs; batch proofs by JAX's programs there.
 
 ``python -m benchmarks.gpu`` needs neither ezkl nor MPI, and takes CPU devices where there is no GPU. Every part runs
 in a process of its own (``gpu_parts.py``); one that fails is told in the report, and the exit status is 1.
@@ -213,17 +213,42 @@ def lines_of(document: dict[str, Any]) -> list[str]:
                         [[j["model"], j["ranks"], ", ".join(j.get("devices", [])), j["rows"], f"{j['seconds']:.1f}",
                           f"{j.get('rows_s', 0):.0f}", j["exit_status"],
                           f"{j.get('deviation_from_one_rank', np.nan):.2g}"] for j in document["jobs"]])]
+    if "proofs" in document:
+        text += ["", "## Batch proofs", "", "Masked, of random weights, each verified; the least of 3 rounds after two. On a CPU a prover takes numba's "
+                 "kernels, where a device is JAX's programs; a job's prover is on the CPU. Hashing is the host's.", "",
+                 *table(("model", "rows a proof", "device", "by", "us a row", "first proof, s", "device memory, GB", "SHA-256 of the proof"),
+                        [[p["model"], p["real_rows"], p["device"], p["by"], f"{1e6 * p['seconds'] / p['real_rows']:.1f}",
+                          f"{p['first_seconds']:.1f}", f"{p['peak_gb']:.2f}", p["sha256"][:16]] for p in document["proofs"] if "error" not in p])]
     errors = [f"- {x}" for x in failures(document)]
     return text + (["", "## Failed", "", *errors] if errors else [])
+
+
+def proofs(folder: Path, kind: str, gpu: bool) -> list[dict[str, Any]]:
+    """Masked batch proofs of two nets with random weights: on the CPU by numba's kernels and by JAX's programs, and by those on the device."""
+    from itertools import pairwise
+
+    from benchmarks.batch import random_model
+
+    found: list[dict[str, Any]] = []
+    for name, widths, rows in (("64-32-10", (64, 32, 10), 16384), ("4-256-256-3", (4, 256, 256, 3), 2048 if gpu else 1024)):
+        path = random_model(folder / f"{name}.npz", [(k, m, ()) for k, m in pairwise(widths)], widths[0], rows)
+        for device, programs in dict.fromkeys([("cpu", False), ("cpu", True), (kind, True)]):
+            said = part("prove", 280, device=device, model=str(path), rows=rows, masks=256, programs=programs, rounds=3)
+            found.append({"model": name, "rows": rows, "kind": device, "by": "programs" if programs else "kernels", **said})
+    return found
 
 
 def failures(document: dict[str, Any]) -> list[str]:
     """What failed that should not have. (JAX's default is there to show what it does.)"""
     listed = [*document.get("speed", ()), *document.get("deviations", ()), *document.get("jobs", ()),
-              *(t for t in document.get("two", ()) if t["setting"] != "default"), document.get("out_of_memory", {})]
+              *document.get("proofs", ()), *(t for t in document.get("two", ()) if t["setting"] != "default"), document.get("out_of_memory", {})]
     wrong = [json.dumps(x) for x in listed if "error" in x]
     wrong += [f"{d['model']}: {d['rows_blamed']} rows beyond {ALLOWED:g} from the CPU's outputs"
               for d in document.get("deviations", ()) if d.get("setting") == "as bound" and d.get("rows_blamed")]
+    for name in dict.fromkeys(p["model"] for p in document.get("proofs", ())):
+        digests = {p["sha256"] for p in document["proofs"] if p["model"] == name and "error" not in p}
+        if len(digests) > 1:
+            wrong.append(f"{name}: the proofs differ from device to device")
     found = document.get("out_of_memory", {})
     if found.get("difference", 0) > 1e-3 * found.get("scale", 1):
         wrong.append(f"out of memory: other outputs, by {found['difference']:.2g}")
@@ -233,7 +258,7 @@ def failures(document: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Run the parts and write the report."""
     parser = argparse.ArgumentParser(description="inference on a GPU, or on CPU devices where there is none")
-    parser.add_argument("--parts", default="deviations,two,out_of_memory,speed,jobs", help="which, by commas")
+    parser.add_argument("--parts", default="deviations,two,out_of_memory,speed,jobs,proofs", help="which, by commas")
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="enclaveml-gpu-") as name:
@@ -249,6 +274,7 @@ def main() -> None:
             "two": lambda: two_processes(folder, kind, 5.0),
             "out_of_memory": lambda: part("out_of_memory", 120, device=kind),
             "speed": lambda: speeds(name, kind, gpu),
+            "proofs": lambda: proofs(folder, kind, gpu),
             "jobs": lambda: jobs(folder, kind, {"digits": 200_000 if gpu else 20_000, "resnet": 1500 if gpu else 8}),
         }
         for wanted in options.parts.split(","):

@@ -198,12 +198,45 @@ def out_of_memory(device: str) -> dict[str, Any]:
             "difference": float(np.abs(found[-200:] - small).max()), "scale": float(np.abs(small).max())}
 
 
+def prove(device: str, model: str, rows: int, masks: int, programs: bool, rounds: int) -> dict[str, Any]:
+    """Batch proofs of a file's integer model on the device, each verified: the least seconds of the rounds, and the SHA-256 of the last proof,
+    which follows from fixed seeds and must be the same everywhere. ``programs``: by JAX's programs, as on a GPU, and not by numba's kernels.
+    """
+    if programs:
+        sys.modules["numba"] = None  # type: ignore[assignment]  # importing it raises ImportError
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    info = bind(device)
+    import hashlib
+
+    import jax
+
+    from enclaveml.zk.batch.format import Layer, VerificationKey
+    from enclaveml.zk.batch.prove.api import BatchProver, commit_weights
+    from enclaveml.zk.batch.verify.api import KnownInputs, verify_masked
+
+    with np.load(model) as given:
+        shapes = tuple(Layer.from_json(layer) for layer in json.loads(str(given["layers"])))
+        layers = [given[f"weights_{i}"].astype(np.int32) for i in range(len(shapes))]
+        x, low, high, range_bits = given["x"].astype(np.int32), *(int(given[name]) for name in ("low", "high", "range_bits"))
+    key = VerificationKey(rows, low, high, shapes, range_bits, commit_weights(layers)[0], masks)
+    prover, x, seed, taken = BatchProver(key, layers), x[: key.real_rows], bytes(range(32)), []
+    for number in range(rounds + 2):  # two are compiled in
+        nonce = f"benchmarks.gpu {number}".encode()
+        began = time.perf_counter()
+        y, proof = prover.prove(x, nonce, seed, seed)
+        taken.append(time.perf_counter() - began)
+        verify_masked(key, nonce, y, proof, KnownInputs(x, seed))
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9
+    return {"device": info["name"], "seconds": min(taken[2:]), "first_seconds": taken[0], "real_rows": key.real_rows, "peak_gb": peak,
+            "sha256": hashlib.sha256(proof).hexdigest()}
+
+
 def main() -> None:
     """Run the part that the command line names; its arguments are a JSON object."""
     name, given = sys.argv[1], json.loads(sys.argv[2])
     if "folder" in given:
         given["folder"] = Path(given["folder"])
-    parts = {"draw_weights": draw_weights, "speed": speed, "outputs": outputs, "together": together,
+    parts = {"prove": prove, "draw_weights": draw_weights, "speed": speed, "outputs": outputs, "together": together,
              "out_of_memory": out_of_memory}
     print(json.dumps(parts[name](**given)), flush=True)
 
