@@ -2,7 +2,7 @@
 
 Rank 0 has them in its cache. A node that reads the same files there (one machine, or a
 home folder that nodes share) needs no copy; every other node's leader receives them by
-Bcast and writes them to node-local scratch. Every rank then checks the SHA-256 of each
+Bcast and writes them to node-local scratch, for this user alone (one may be what hides weights). Every rank then checks the SHA-256 of each
 file against the manifest that rank 0 sent, so that a bad copy on one node is that
 node's fault and not its ranks' lie.
 """
@@ -23,6 +23,7 @@ from enclaveml.errors import EnvironmentFault
 from enclaveml.node_scratch import scratch_root
 from enclaveml.together import together
 from enclaveml.zk.interface import MANIFEST, Circuit, circuit_from_manifest
+from enclaveml.zk.scratch import private
 
 
 class LocalCircuit:
@@ -79,7 +80,8 @@ def distribute(world: World, circuit: Circuit | None) -> LocalCircuit:
             _send_file(world, there.folder / name, copied / name if copied else None)
         with together(world, "writing the circuit's manifest to node-local scratch"):
             if copied:
-                (copied / MANIFEST).write_text(json.dumps(sent["manifest"]), encoding="utf-8")
+                with open(copied / MANIFEST, "x", encoding="utf-8", opener=private) as handle:
+                    handle.write(json.dumps(sent["manifest"]))
     place = _tell_node(world, str(copied or there.folder) if leader else "")
     mine = circuit_from_manifest(sent["manifest"], Path(place))
     with together(world, "checking the circuit's files"):
@@ -104,7 +106,7 @@ def _send_file(world: World, source: Path, target: Path | None) -> None:
             try:
                 # A node that cannot write goes on receiving: the others are in the same Bcast.
                 if target and failure is None:
-                    writer = writer or stack.enter_context(open(target, "wb", buffering=0))
+                    writer = writer or stack.enter_context(open(target, "xb", buffering=0, opener=private))
                     writer.write(part)
             except OSError as error:
                 failure = error

@@ -65,6 +65,12 @@ def test_nodes_that_share_nothing_get_the_keys_by_bcast(job: SmallJob, cache: di
     blind.write_text(
         "import sys\nfrom enclaveml import distribute\n"
         "distribute._digests_hold = lambda circuit: False\n"
+        "close = distribute.LocalCircuit.close\n"
+        "def told(self):\n"
+        "    if self._copied:\n"
+        "        print('copied with', {oct(file.stat().st_mode & 0o777) for file in self._copied.iterdir()}, file=sys.stderr, flush=True)\n"
+        "    close(self)\n"
+        "distribute.LocalCircuit.close = told\n"
         "from enclaveml.cli import run_main\nsys.exit(run_main(sys.argv[1:]))\n"
     )
     own = ["-np", "1", "-x", "SLURMD_NODENAME=n0", sys.executable, "-m", "enclaveml", "run", str(job.path)]
@@ -73,6 +79,7 @@ def test_nodes_that_share_nothing_get_the_keys_by_bcast(job: SmallJob, cache: di
     assert done.returncode == 0, log_of(done)
     outcome = read(job.results)
     assert outcome.status == "complete" and [r["host"] for r in outcome.ranks] == ["n0", "n1", "n1"]
+    assert "copied with {'0o600'}" in done.stderr  # what hides weights may be among them
     assert list(scratch.iterdir()) == []  # the copy is gone with the job
 
 
