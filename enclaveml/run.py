@@ -371,7 +371,7 @@ class _Story:
         from enclaveml.finish import Finish
         from enclaveml.heartbeat import Heartbeat
         from enclaveml.zk.batch.files import MODEL_HASH
-        from enclaveml.zk.batch.openings import Openings
+        from enclaveml.zk.batch.openings import Openings, hidden_by
         from enclaveml.zk.ezkl.budget import budget_of, check_undisclosed
 
         budget: Budget | Openings | None = None
@@ -383,6 +383,10 @@ class _Story:
             # One count for a model, whichever of its circuits a proof is of.
             budget = budget_of(circuits, job.proof.private_weights)
             if circuits[0].caution:  # such proofs show the weights
+                if registered := hidden_by(circuits[0].model_hash):
+                    log.warning("proof.private_weights is false: these proofs show the weights of this model, which %d registration%s of this cache "
+                                "hide%s (%s): who sees both learns what those were to hide", len(registered), "s" * (len(registered) > 1),
+                                "s" * (len(registered) == 1), ", ".join(each[:16] for each in registered))
                 budget.disclose()
         row_bytes = int(np.prod(dataset.row_shape)) * dataset.dtype.itemsize
         journal, before, key = begin(job, self.options, dataset, circuits[0] if circuits else None, model, members,

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -175,3 +176,27 @@ def test_as_many_proofs_as_a_registration_hides_and_no_count_that_is_begun_again
     (tmp_path / "registration.openings").write_text("7\n")
     with pytest.raises(EnvironmentFault, match="holds no count of how often hidden weights were opened"):
         count.spend()
+
+
+@pytest.mark.mpi
+def test_weights_that_are_shown_after_they_were_hidden(played: Played, tmp_path: Path) -> None:
+    """The job that shows them says what it does; from then on no job hides them, and none of its rows is proved."""
+    cache = {"ENCLAVEML_CACHE": str(played.cache)}
+    proof = {**PROOF, "inputs": "committed", "rows_per_proof": 256}
+
+    def ran(name: str, hides: bool) -> tuple[SmallJob, CompletedProcess[str]]:
+        job = write_small_job(tmp_path / name, 8, {"proof": {**proof, "private_weights": hides}})
+        save_file(others(0.8125), job.folder / "small.safetensors")
+        return job, mpirun(1, ["-m", "enclaveml", "run", str(job.path)], LIMIT_S, cache)
+
+    hidden, first = ran("hidden", True)
+    assert first.returncode == 0, log_of(first)
+    with read_results(hidden.results) as results:
+        (circuit_id,) = results.circuit_ids
+    warning = f"these proofs show the weights of this model, which 1 registration of this cache hides ({circuit_id[:16]})"
+    assert warning not in log_of(first)
+    _, shown = ran("shown", False)
+    assert shown.returncode == 0 and warning in log_of(shown), log_of(shown)
+    late, refused = ran("late", True)
+    assert refused.returncode == 2 and "proof.private_weights" in refused.stderr.splitlines()[-1], log_of(refused)
+    assert not late.results.exists() and not late.journal.exists()

@@ -19,6 +19,9 @@ KEY, SETTINGS, WEIGHTS, WEIGHTS_PROOF, SEED = "verification.key", "settings.json
 #: The hash (hex) of the model itself, beside hidden weights: rank 0's alone, in no manifest and sent to nobody.
 MODEL_HASH = "model.hash"
 
+#: The cache's subfolder of registrations, each named by its circuit's id.
+REGISTRATIONS = "registrations"
+
 FILES = (KEY, SETTINGS, WEIGHTS, WEIGHTS_PROOF)
 
 

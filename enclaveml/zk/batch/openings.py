@@ -6,14 +6,16 @@ of the job, whatever became of it. Where seed and count are not both there nothi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
 
 from enclaveml.errors import EnvironmentFault, JobError
-from enclaveml.zk.batch.files import KEY
+from enclaveml.zk.batch.files import KEY, MODEL_HASH, REGISTRATIONS
 from enclaveml.zk.batch.format import VerificationKey
 from enclaveml.zk.interface import Circuit
+from enclaveml.zk.keys import cache_root
 
 _WIDTH = 20  # digits of a count, so that a new one overwrites the old
 _ANEW = "run the rows that are left as a job of their own, which registers the weights anew"
@@ -27,6 +29,16 @@ def begin_count(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hidden_by(model_hash: str) -> list[str]:
+    """The registrations (circuit ids) of this machine's cache that hide the weights of the model with this hash."""
+    found = []
+    for path in sorted((cache_root() / REGISTRATIONS).glob(f"*/{MODEL_HASH}")):
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # one that somebody takes away, or a file of something else
+            if path.read_text(encoding="ascii") == model_hash:
+                found.append(path.parent.name)
+    return found
 
 
 class Openings:

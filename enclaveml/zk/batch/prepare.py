@@ -21,6 +21,7 @@ from enclaveml.zk.batch.files import (
     KEY,
     SEED,
     MODEL_HASH,
+    REGISTRATIONS,
     SETTINGS,
     WEIGHTS,
     WEIGHTS_PROOF,
@@ -44,9 +45,6 @@ from enclaveml.zk.scratch import Scratch, private
 
 #: Of the quantiser and this module: another version, other circuits.
 _PLAN_VERSION = 6  # 6: functions of a ReLU; tables of steep functions made for the rows' values
-
-#: The cache's subfolder of registrations, each named by its circuit's id.
-_REGISTRATIONS = "registrations"
 
 #: The order that the proof at preparation is made for; no run gives it.
 _NONCE = bytes(32)
@@ -100,13 +98,13 @@ def _registration(function: ModelFunction, sample_rows: np.ndarray, request: Cir
     cache = keys.Cache()
     if not request.registration:
         rows, _ = sampled(function, sample_rows)
-        folder = cache.new(_REGISTRATIONS, lambda folder: _build(folder, function, rows, request, progress))
+        folder = cache.new(REGISTRATIONS, lambda folder: _build(folder, function, rows, request, progress))
         begin_count(folder)
         return _loaded(folder)
-    folder = cache.load(_REGISTRATIONS, request.registration)
+    folder = cache.load(REGISTRATIONS, request.registration)
     if folder is None:
         raise JobError(f"the job to go on with has a registration of its weights, circuit {request.registration}, and its folder is not in this "
-                       f"cache ({cache.root / _REGISTRATIONS}), or is damaged: give the cache of the machine that began the job "
+                       f"cache ({cache.root / REGISTRATIONS}), or is damaged: give the cache of the machine that began the job "
                        "(ENCLAVEML_CACHE), or start anew with --force")
     return _loaded(folder)
 
