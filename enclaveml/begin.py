@@ -24,11 +24,17 @@ _FREE = ("cluster", "output", "job")
 
 
 def registration_of(job: JobSpec) -> str:
-    """The circuit_id of the registration of hidden weights that a job to go on with has; "" where there is none yet."""
+    """The circuit_id of the registration of hidden weights that a job to go on with has; "" where there is none yet.
+
+    Raises JobError where that job is another one, which may hide no weights: naming each key in which it differs.
+    """
     path = journal_path(job.output.path)
     if not path.exists() or holds_nothing(path):
         return ""
-    return next(iter(index_journal(path).circuits), "")
+    index = index_journal(path)
+    if index.circuits and (faults := _settings_that_differ(job, index.start)):
+        raise JobError(*faults)
+    return next(iter(index.circuits), "")
 
 
 def begin(job: JobSpec, options: RunOptions, dataset: Dataset, circuit: Circuit | None, model: Any,
@@ -100,12 +106,8 @@ def _rank(member: Member) -> dict[str, Any]:
             "memory_gb": member.memory_gb, "share": member.capacity}
 
 
-def _same_job(job: JobSpec, there: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Refuse to go on with a job that is not this one.
-
-    Raises:
-        JobError: with a fault for each difference.
-    """
+def _settings_that_differ(job: JobSpec, there: Mapping[str, Any]) -> list[Fault]:
+    """A fault for each key but those that are free in which a job differs from the one to go on with, by its start record."""
     import yaml
 
     faults = []
@@ -118,6 +120,16 @@ def _same_job(job: JobSpec, there: Mapping[str, Any], fresh: Mapping[str, Any]) 
                 faults.append(Fault(job.where(name), name,
                                     f"found {now.get(key)!r}; the job to go on with has {before.get(key)!r}. "
                                     f"Put it back, or start anew with --force"))
+    return faults
+
+
+def _same_job(job: JobSpec, there: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Refuse to go on with a job that is not this one.
+
+    Raises:
+        JobError: with a fault for each difference.
+    """
+    faults = _settings_that_differ(job, there)
     for name, what in (("model_fingerprint", "model.weights: the model or its weights differ"),
                        ("dataset_fingerprint", "input.path: the data differ"),
                        ("rows", "input.path: the number of rows differs"),

@@ -51,3 +51,19 @@ def test_a_journal_of_another_job_without_circuits_is_not_replaced(tmp_path: Pat
         began(now, hidden(tmp_path), resume=True)
     assert "proof.private_weights: found True; the job to go on with has False" in str(caught.value)
     assert small.journal.read_bytes() == kept
+
+
+def test_a_job_whose_weights_were_not_hidden_has_no_registration(tmp_path: Path) -> None:
+    """Nor is one looked for: the message is about the key that differs, before anything is made."""
+    plain = {**PROOF, "private_weights": False}
+    small = write_small_job(tmp_path / "job", 8, {"proof": plain})
+    shown = dataclasses.replace(a_circuit(tmp_path), system="batch", inputs="committed")
+    journal, *_ = begin(load_job(small.path), RunOptions(small.path), open_rows(load_job(small.path)), shown, MODEL, (a_member(0),), "")
+    journal.append("circuit", {"circuit_id": shown.circuit_id, "manifest": shown.manifest()}, vk=b"", settings=b"", weights_proof=b"")
+    journal.close()
+    kept = small.journal.read_bytes()
+    now = load_job(write_small_job(tmp_path / "job", 8, {"proof": PROOF}).path)
+    with pytest.raises(JobError) as caught:
+        registration_of(now)
+    assert str(caught.value).endswith("proof.private_weights: found True; the job to go on with has False. Put it back, or start anew with --force")
+    assert "job.yaml:" in str(caught.value) and small.journal.read_bytes() == kept
