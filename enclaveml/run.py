@@ -399,6 +399,8 @@ class _Story:
                                 {m.rank: m for m in members}, exchange.order_boxes, journal, infer, row_bytes,
                                 brief.job_id, spend=budget.spend if budget else lambda: None, input_key=key)
         if before is not None:
+            if isinstance(budget, Openings):
+                budget.reach(sum(count["proofs"] for count in before.counts.values()))
             aggregator.go_on(before)
         if budget and job.proof.private_weights:
             rows = aggregator.replicas * job.proof.coverage * (dataset.rows - aggregator.rows_done)

@@ -173,6 +173,9 @@ def test_as_many_proofs_as_a_registration_hides_and_no_count_that_is_begun_again
                                  f"them away; what is proved is kept in the results file: {anew}")
     with pytest.raises(JobError, match="this job needs about 1 proofs; 104 were ordered with its registration of the weights, and more than 104"):
         count.expect(1)
+    count.reach(104)
+    with pytest.raises(EnvironmentFault, match="104 proofs were counted that open hidden weights, and the job's journal has 105: the count was put back"):
+        count.reach(105)
     (tmp_path / "registration.openings").write_text("7\n")
     with pytest.raises(EnvironmentFault, match="holds no count of how often hidden weights were opened"):
         count.spend()

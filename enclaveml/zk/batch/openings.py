@@ -54,6 +54,12 @@ class Openings:
         """Orders so far. Raises EnvironmentFault where there is no count."""
         return self._add(0)
 
+    def reach(self, proofs: int) -> None:
+        """Raise EnvironmentFault where fewer were counted than the job's journal has: the count is an older copy, and what it lost is not known."""
+        if (spent := self.spent) < proofs:
+            raise EnvironmentFault(f"{self._path}: {spent} proofs were counted that open hidden weights, and the job's journal has {proofs}: the count was "
+                                   f"put back to what it was earlier, and more may be lost; put the latest back, or {_ANEW}")
+
     def expect(self, proofs: int) -> None:
         """Raise JobError where so many more are not to be had, before any is made."""
         if (spent := self.spent) + proofs > self.most:
