@@ -65,9 +65,11 @@ def test_devices_are_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("n", [16, 32, 64, 512, 1024, 1 << 14])
-@pytest.mark.parametrize("kind", [np.uint32, np.int32])
-def test_codewords(n: int, kind: type) -> None:
-    """Of parts whose columns fill vectors or don't, in columns next to each other or apart; the last length is cut twice."""
+@pytest.mark.parametrize(("kind", "cores"), [(np.uint32, 2), (np.int32, 2), (np.uint32, 9)])
+def test_codewords(monkeypatch: pytest.MonkeyPatch, n: int, kind: type, cores: int) -> None:
+    """Of parts whose columns fill vectors or don't, in columns next to each other or apart; the last length is cut twice. With many cores
+    their threads share columns too."""
+    monkeypatch.setattr(encoding, "cores", lambda: cores)
     draw = np.random.default_rng(n)
     low = 0 if kind is np.uint32 else 1 - P
     width = 133 if n < 1 << 14 else 41

@@ -98,10 +98,11 @@ def test_the_layers_add_up_to_the_circuit(tmp_path, capsys):
     found = examine(function, samples, request, lambda line: None)
     assert [la.name for la in found.layers][-1].split()[-1] in ("Gemm", "Add", "Flatten", "Reshape")
     assert sum("Abs" in la.name or "Relu" in la.name for la in found.layers) == 1
-    # What check planned is what prepare sets up, and the layers' rows are all that it has.
+    # What check planned is what prepare sets up, and the layers' rows are all that it has: of one model ezkl itself counts a row or two more or less
+    # from call to call.
     circuit = EzklSystem().prepare(function, samples, request, lambda line: None)
     settings = json.loads((circuit.folder / "settings.json").read_text())
-    assert sum(la.rows for la in found.layers) == settings["num_rows"]
+    assert sum(la.rows for la in found.layers) == pytest.approx(settings["num_rows"], abs=2)
     assert sum(la.einsum for la in found.layers) == settings["einsum_params"]["total_einsum_col_size"]
     assert circuit.model_hash == found.model_hash
     assert circuit.deviation == pytest.approx(float(np.abs(found.proved - found.truth).max()))

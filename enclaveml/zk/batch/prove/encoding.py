@@ -23,6 +23,9 @@ _COLUMNS = 256
 #: Shorter codes are not worth a kernel, and it has no steps for them.
 _SHORTEST = 16
 
+#: Fewest columns of a thread's share, and what their number is a multiple of, but at a part's end.
+_LEAST = 64
+
 #: Symbols below which a second thread doesn't pay.
 _SHARED = 1 << 16
 
@@ -44,20 +47,26 @@ def codewords(parts: Sequence[np.ndarray], threads: Pool, at_once: bool) -> tupl
 
 
 def _in_vectors(kernel: Kernel, parts: Sequence[np.ndarray], found: list[np.ndarray], threads: Pool) -> None:
-    starts = np.cumsum([0] + [part.shape[1] for part in parts]).tolist()
+    # Cosets are what threads share; where there are more cores than those, every part's columns too.
+    shares: list[list[tuple[np.ndarray, int]]] = [[] for _ in range(-(-cores() // BLOWUP))]
+    start = 0
+    for part in parts:
+        width = part.shape[1]
+        size = max(_LEAST, -(-width // (len(shares) * _LEAST)) * _LEAST)
+        for number, first in enumerate(range(0, width, size)):
+            shares[number].append((part[:, first : first + size], start + first))
+        start += width
 
-    def run(cosets: range) -> None:
-        for c in cosets:
-            for start, part in zip(starts, parts):
-                kernel(part, c, found[c], start)
+    def run(coset: int, share: list[tuple[np.ndarray, int]]) -> None:
+        for columns, to in share:
+            kernel(columns, coset, found[coset], to)
 
-    shares = min(cores(), BLOWUP) if found[0].size * BLOWUP >= _SHARED else 1
-    ends = [BLOWUP * i // shares for i in range(shares + 1)]
-    ranges = [range(*pair) for pair in zip(ends, ends[1:])]
-    if shares == 1:
-        run(ranges[0])
-    else:
-        threads.map(run, ranges)
+    jobs = [(coset, share) for coset in range(BLOWUP) for share in shares if share]
+    if found[0].size * BLOWUP < _SHARED:
+        for job in jobs:
+            run(*job)
+    elif jobs:
+        threads.map(run, *zip(*jobs, strict=True))
 
 
 def _in_jax(columns: np.ndarray, found: list[np.ndarray], threads: Pool) -> list[list[Future[None]]]:
